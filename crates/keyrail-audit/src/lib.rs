@@ -1,0 +1,1 @@
+//! The audit log: transparency log files, group commit and offline verification.

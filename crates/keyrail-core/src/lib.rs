@@ -1,0 +1,1 @@
+//! Domain types, key lifecycle, labels, rotation sweep and audit event types, without IO.

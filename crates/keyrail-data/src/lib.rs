@@ -1,0 +1,1 @@
+//! Assets and campaigns over foreign data stores.

@@ -1,0 +1,1 @@
+//! The one pipeline and the background work.

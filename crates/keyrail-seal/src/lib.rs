@@ -1,0 +1,1 @@
+//! Roots of trust: what protects the root key.

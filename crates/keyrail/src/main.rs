@@ -1,0 +1,2 @@
+//! The keyrail binary.
+fn main() {}
