@@ -1,0 +1,167 @@
+//! Campaigns: jobs that move an asset's data, can be stopped anywhere, and claim completion only with proof.
+
+use keyrail_crypto::envelope::Kid;
+
+use crate::id::{AssetId, CampaignId};
+use crate::text::text_enum;
+use crate::time::Timestamp;
+
+text_enum! {
+    /// What a campaign does.
+    CampaignKind, "kind of campaign" {
+        /// Encrypts plaintext in place.
+        Protect = "protect",
+        /// Puts everything under the active version.
+        Reencrypt = "reencrypt",
+        /// Puts everything back under the former version.
+        Rollback = "rollback",
+        /// Decrypts in place.
+        Unprotect = "unprotect",
+    }
+}
+
+text_enum! {
+    /// How far a campaign is.
+    CampaignState, "campaign state" {
+        /// Works, or will go on at the next start.
+        Running = "running",
+        /// Stopped by somebody.
+        Paused = "paused",
+        /// Stopped by an error, and can be resumed.
+        Stopped = "stopped",
+        /// Went through all rows, and the census still finds something: it does not claim completion.
+        Incomplete = "incomplete",
+        /// The census proves that nothing is left.
+        Completed = "completed",
+    }
+}
+
+text_enum! {
+    /// What happens to a campaign.
+    CampaignEvent, "campaign event" {
+        /// The census proved that nothing is left.
+        Complete = "complete",
+        /// An error stopped it.
+        Fail = "fail",
+        /// All rows were visited, and the census found something left.
+        FindLeft = "find-left",
+        /// Somebody pauses it.
+        Pause = "pause",
+        /// Somebody lets it go on.
+        Resume = "resume",
+    }
+}
+
+/// Where `event` takes a campaign in `state`.
+///
+/// # Errors
+/// [`CampaignError`] when the event does not belong to the state.
+pub const fn transition(state: CampaignState, event: CampaignEvent) -> Result<CampaignState, CampaignError> {
+    use CampaignEvent as Event;
+    use CampaignState as State;
+    match (state, event) {
+        (State::Running, Event::Complete) => Ok(State::Completed),
+        (State::Running, Event::Fail) => Ok(State::Stopped),
+        (State::Running, Event::FindLeft) => Ok(State::Incomplete),
+        (State::Running, Event::Pause) => Ok(State::Paused),
+        (State::Paused | State::Stopped | State::Incomplete, Event::Resume) => Ok(State::Running),
+        (State::Running, Event::Resume)
+        | (
+            State::Paused | State::Stopped | State::Incomplete,
+            Event::Complete | Event::Fail | Event::FindLeft | Event::Pause,
+        )
+        | (State::Completed, Event::Complete | Event::Fail | Event::FindLeft | Event::Pause | Event::Resume) => {
+            Err(CampaignError { state, event })
+        }
+    }
+}
+
+/// An event that does not belong to the state of the campaign.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a campaign that is {state} cannot {event}")]
+pub struct CampaignError {
+    /// The state the campaign is in.
+    pub state: CampaignState,
+    /// What was asked of it.
+    pub event: CampaignEvent,
+}
+
+/// A campaign as the store knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Campaign {
+    /// Immutable id.
+    pub id: CampaignId,
+    /// The asset it moves.
+    pub asset: AssetId,
+    /// What it does.
+    pub kind: CampaignKind,
+    /// The version that data goes under; `None` when it is decrypted.
+    pub target: Option<Kid>,
+    /// How far it is.
+    pub state: CampaignState,
+    /// The last row that is done in this pass, in the adapter's encoding; `None` before the first.
+    pub cursor: Option<Vec<u8>>,
+    /// How many rows per second at most.
+    pub rows_per_second_max: Option<u32>,
+    /// What it counted.
+    pub counts: CampaignCounts,
+    /// The stable code of the error that stopped it.
+    pub error_code: Option<String>,
+    /// Who started it.
+    pub started_by: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it last made a step.
+    pub updated_at: Timestamp,
+    /// When it was completed.
+    pub finished_at: Option<Timestamp>,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+/// What a campaign counted so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct CampaignCounts {
+    /// Rows of the table when it started, for the progress bar.
+    pub rows_total: u64,
+    /// Rows visited in this pass.
+    pub rows: u64,
+    /// Cells that were changed.
+    pub cells_moved: u64,
+    /// Cells that a writer had changed in between; they were read again.
+    pub cas_lost: u64,
+    /// Cells that do not open.
+    pub damaged: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Passes over the table, the present one included.
+    pub passes: u32,
+    /// Time spent working, in milliseconds.
+    pub busy_millis: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CampaignEvent as E;
+    use super::CampaignState as S;
+    use super::*;
+
+    #[test]
+    fn every_pair_of_state_and_event_is_decided() {
+        let moves = [
+            (S::Running, E::Complete, S::Completed),
+            (S::Running, E::Fail, S::Stopped),
+            (S::Running, E::FindLeft, S::Incomplete),
+            (S::Running, E::Pause, S::Paused),
+            (S::Paused, E::Resume, S::Running),
+            (S::Stopped, E::Resume, S::Running),
+            (S::Incomplete, E::Resume, S::Running),
+        ];
+        for &state in S::ALL {
+            for &event in E::ALL {
+                let want = moves.iter().find(|row| row.0 == state && row.1 == event).map(|row| row.2);
+                assert_eq!(transition(state, event).ok(), want, "{state} × {event}");
+            }
+        }
+    }
+}

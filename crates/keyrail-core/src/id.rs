@@ -1,0 +1,82 @@
+//! Identifiers: 16 random bytes each, a type of its own for each thing, written as 32 hex digits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::text::serde_as_text;
+
+/// Length of every id, in bytes.
+pub const ID_LEN: usize = 16;
+
+macro_rules! ids {
+    ($($(#[$meta:meta])* $name:ident,)+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub struct $name([u8; ID_LEN]);
+
+        impl $name {
+            /// The id with these bytes; new ids take them from the operating system's generator.
+            pub const fn from_bytes(bytes: [u8; ID_LEN]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes of the id.
+            pub const fn as_bytes(&self) -> &[u8; ID_LEN] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), hex::encode(self.0))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let mut bytes = [0; ID_LEN];
+                let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+                hex::decode_to_slice(text, &mut bytes).ok().filter(|()| lower).ok_or(IdError)?;
+                Ok(Self(bytes))
+            }
+        }
+
+        serde_as_text!($name);
+    )+};
+}
+
+ids! {
+    /// An app.
+    AppId,
+    /// A registered asset.
+    AssetId,
+    /// A campaign.
+    CampaignId,
+    /// A column, or a JSON member of one, of an asset.
+    ColumnId,
+    /// A data key; its versions have a `Kid` each.
+    DataKeyId,
+    /// A domain.
+    DomainId,
+    /// A master key: one set of versions for a domain and environment.
+    MasterKeyId,
+    /// A version of a master key.
+    MasterVersionId,
+    /// One request; also the id of its audit record.
+    RequestId,
+    /// A token.
+    TokenId,
+}
+
+/// A text is not an id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("an id is 32 lower-case hex digits")]
+pub struct IdError;

@@ -1,0 +1,158 @@
+//! Audit records: one for every operation and every refusal, never with data in it.
+
+use keyrail_crypto::envelope::Kid;
+use serde::{Deserialize, Serialize};
+
+use crate::access::Action;
+use crate::id::{RequestId, TokenId};
+use crate::name::VersionNumber;
+use crate::text::text_enum;
+use crate::time::Timestamp;
+
+/// The version of the record format, in every record.
+pub const RECORD_FORMAT: u8 = 1;
+
+text_enum! {
+    /// What a record is about.
+    RecordKind, "kind of record" {
+        /// An operation, done or refused.
+        Operation = "operation",
+        /// Something that somebody should look at.
+        Alarm = "alarm",
+        /// Several refusals before authentication, counted.
+        Aggregate = "aggregate",
+    }
+}
+
+text_enum! {
+    /// What the policy step said.
+    RecordDecision, "decision" {
+        /// Allowed.
+        Allow = "allow",
+        /// Refused.
+        Refuse = "refuse",
+    }
+}
+
+text_enum! {
+    /// How it ended.
+    Outcome, "outcome" {
+        /// Done.
+        Done = "done",
+        /// Refused by policy, by a key's state or for want of authentication.
+        Refused = "refused",
+        /// Tried and failed.
+        Failed = "failed",
+    }
+}
+
+/// One record. Field names are the wire names; absent means unknown or not applicable.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Record {
+    /// [`RECORD_FORMAT`].
+    pub v: u8,
+    /// The request, unique; a record is written once under it.
+    pub id: RequestId,
+    /// When the operation was decided.
+    pub time: Timestamp,
+    /// What the record is about.
+    pub kind: RecordKind,
+    /// Who asked: [`crate::access::Principal::label`], or `anonymous`.
+    pub principal: String,
+    /// The token that was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<TokenId>,
+    /// What was asked.
+    pub action: Action,
+    /// What it was about: the name of a key, app, asset, label or domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// The key versions it touched, with the number of items under each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<VersionUse>,
+    /// The asset that accounts for the use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asset: Option<String>,
+    /// What the caller said of itself, and where it called from.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// What the policy step said.
+    pub decision: RecordDecision,
+    /// The rule that decided.
+    pub reason: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The stable code of the refusal or failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Items of a batch, or counted refusals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u64>,
+    /// Items that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u64>,
+    /// More about a change, in words: versions, counts, reasons. Never data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detail: Vec<Detail>,
+}
+
+/// One more fact of a record.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Detail {
+    /// What it is.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A key version that an operation touched.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct VersionUse {
+    /// The version's number.
+    pub version: VersionNumber,
+    /// Its id.
+    #[serde(with = "kid_text")]
+    pub kid: Kid,
+    /// Items under it.
+    pub count: u64,
+}
+
+/// The longest text of one field of [`Origin`], in bytes; longer ones are cut.
+pub const ORIGIN_FIELD_LEN_MAX: usize = 128;
+
+/// Where a request came from. All but the address is what the caller said of itself.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Origin {
+    /// The app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The reusable part inside the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// The environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// The build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// The network address, or `local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The W3C trace id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+}
+
+mod kid_text {
+    use keyrail_crypto::envelope::Kid;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(kid: &Kid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(kid)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kid, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(|_| D::Error::custom("a kid is 32 hex digits"))
+    }
+}

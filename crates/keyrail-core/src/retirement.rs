@@ -1,0 +1,155 @@
+//! Retirement: what stands in its way, as a pure function of the evidence.
+
+use crate::access::Action;
+use crate::key::DataKeyVersion;
+use crate::lifecycle::VersionState;
+use crate::name::{Name, VersionNumber};
+use crate::time::Timestamp;
+use crate::usage::{UsageCount, UsageKey, UsagePlace};
+
+/// What the census of one asset says of the version that is to go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AssetEvidence {
+    /// The asset.
+    pub asset: Name,
+    /// Cells under the version, or why they could not be counted.
+    pub census: Result<AssetCount, CensusFailure>,
+    /// Whether a campaign on the asset is not finished.
+    pub campaign_open: bool,
+}
+
+/// Cells of one asset.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AssetCount {
+    /// Cells under the version.
+    pub left: u64,
+    /// Of those, cells that do not open and were not accepted.
+    pub damaged: u64,
+}
+
+/// The asset could not be counted; its absence proves nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CensusFailure;
+
+/// Use of the version by a caller of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OutsideUse {
+    /// Who.
+    pub principal: String,
+    /// What.
+    pub action: Action,
+    /// How often, and when last.
+    pub count: UsageCount,
+}
+
+/// Something that stands in the way of retirement.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Obstacle {
+    /// The asset still holds values under the version.
+    #[error("asset `{asset}` holds {left} values under this version, {damaged} of them damaged")]
+    ValuesLeft {
+        /// The asset.
+        asset: Name,
+        /// Cells under the version.
+        left: u64,
+        /// Of those, damaged and not accepted.
+        damaged: u64,
+    },
+    /// A campaign on the asset is not finished.
+    #[error("a campaign on asset `{asset}` is not finished")]
+    CampaignOpen {
+        /// The asset.
+        asset: Name,
+    },
+    /// The asset could not be counted.
+    #[error("asset `{asset}` could not be counted")]
+    NotCounted {
+        /// The asset.
+        asset: Name,
+    },
+    /// Somebody used the version outside every registered asset.
+    #[error("`{principal}` used this version outside every asset: {action}, {count} times, last at {last_at}")]
+    OutsideUse {
+        /// Who.
+        principal: String,
+        /// What.
+        action: Action,
+        /// How often.
+        count: u64,
+        /// When last.
+        last_at: Timestamp,
+    },
+    /// The version's state does not allow it.
+    #[error("key version {version} is {state}, and only a deactivated one is retired")]
+    WrongState {
+        /// The version.
+        version: VersionNumber,
+        /// Its state.
+        state: VersionState,
+    },
+}
+
+impl Obstacle {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::ValuesLeft { asset, damaged: 0, .. } => format!("run `keyrail campaign start {asset}`"),
+            Self::ValuesLeft { asset, .. } => {
+                format!("run `keyrail campaign start {asset}`, and look at the damaged ones with `keyrail asset census {asset}`")
+            }
+            Self::CampaignOpen { .. } => "let it finish: `keyrail campaign status`".to_owned(),
+            Self::NotCounted { asset } => format!("make it reachable and run `keyrail asset census {asset}`"),
+            Self::OutsideUse { principal, .. } => {
+                format!("let that caller re-encrypt what it holds, or accept the loss by name: --acknowledge {principal}")
+            }
+            Self::WrongState { state: VersionState::Active, .. } => "rotate the key first: `keyrail key rotate`".to_owned(),
+            Self::WrongState { .. } => "`keyrail key show` tells the state of each version".to_owned(),
+        }
+    }
+}
+
+/// Lists what stands in the way of retiring `version`; empty means that nothing does.
+///
+/// `acknowledged` are the principals whose use outside assets somebody answered for by name.
+pub fn obstacles(version: &DataKeyVersion, assets: &[AssetEvidence], outside: &[OutsideUse], acknowledged: &[String]) -> Vec<Obstacle> {
+    if version.state != VersionState::Deactivated {
+        return vec![Obstacle::WrongState { version: version.version, state: version.state }];
+    }
+    let in_assets = assets.iter().filter_map(asset_obstacle);
+    let unanswered = outside.iter().filter(|usage| !acknowledged.contains(&usage.principal));
+    in_assets.chain(unanswered.map(outside_obstacle)).collect()
+}
+
+/// The uses of a version that no asset accounts for.
+pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageCount)>) -> Vec<OutsideUse> {
+    let outside = usage.into_iter().filter(|(key, _)| key.place == UsagePlace::Outside);
+    outside.map(|(key, count)| OutsideUse { principal: key.principal.clone(), action: key.action, count: *count }).collect()
+}
+
+/// How long the write window of the version stays open, in seconds: within it a caller may still store a
+/// ciphertext that was handed out before the fence.
+pub fn window_left_seconds(version: &DataKeyVersion, write_window_seconds: u64, now: Timestamp) -> u64 {
+    let fenced_at = version.fenced_at.unwrap_or(version.state_changed_at);
+    let closes = fenced_at.plus_seconds(write_window_seconds);
+    let left_millis = closes.as_millis().saturating_sub(now.as_millis()).max(0);
+    u64::try_from(left_millis).unwrap_or(0).div_ceil(1000).min(write_window_seconds)
+}
+
+fn asset_obstacle(evidence: &AssetEvidence) -> Option<Obstacle> {
+    let asset = evidence.asset.clone();
+    match evidence.census {
+        Err(CensusFailure) => Some(Obstacle::NotCounted { asset }),
+        Ok(AssetCount { left, damaged }) if left > 0 => Some(Obstacle::ValuesLeft { asset, left, damaged }),
+        Ok(_) if evidence.campaign_open => Some(Obstacle::CampaignOpen { asset }),
+        Ok(_) => None,
+    }
+}
+
+fn outside_obstacle(usage: &OutsideUse) -> Obstacle {
+    Obstacle::OutsideUse {
+        principal: usage.principal.clone(),
+        action: usage.action,
+        count: usage.count.count,
+        last_at: usage.count.last_at,
+    }
+}

@@ -1,0 +1,129 @@
+//! Rows of the service itself: what opens the store, what the log still waits for, what time was seen.
+
+use crate::id::RequestId;
+use crate::text::text_enum;
+use crate::time::{Observation, Timestamp};
+
+/// One way to open the store: the root key, wrapped by a root of trust. Read before anything can be checked;
+/// its seal is checked right after.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootSlotRow {
+    /// Immutable id of the slot.
+    pub id: [u8; 16],
+    /// The slot, in the encoding of `keyrail-seal`.
+    pub slot: Vec<u8>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+text_enum! {
+    /// What a key directly under the root key is for; each for one use.
+    RootSecretPurpose, "purpose of a root secret" {
+        /// Signs the log's checkpoints.
+        LogSigning = "log-signing",
+        /// Seals the store's rows, hashes tokens and guards the journal, each through its own derivation.
+        Store = "store",
+    }
+}
+
+/// A key directly under the root key that is not a master key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootSecret {
+    /// What it is for.
+    pub purpose: RootSecretPurpose,
+    /// Immutable id, part of what the wrapping is bound to.
+    pub id: [u8; 16],
+    /// The wrapped key.
+    pub wrapped: Vec<u8>,
+    /// Counts the wrappings; part of what the wrapping is bound to.
+    pub wrap_generation: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+text_enum! {
+    /// Settings that change how the service behaves.
+    SettingName, "setting" {
+        /// `on` or `off`: whether the holder of data directory and root may act without a token.
+        LocalOperator = "local-operator",
+        /// The name of the log, in every checkpoint.
+        LogOrigin = "log-origin",
+    }
+}
+
+/// A setting.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Setting {
+    /// Which one.
+    pub name: SettingName,
+    /// Its value.
+    pub value: String,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+/// A record whose change is committed and which the log may not have yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OutboxEntry {
+    /// The record's request; the log gets it once.
+    pub request: RequestId,
+    /// The log's size when the change was committed: the record stands at this index or later.
+    pub log_index_min: u64,
+    /// The record's body.
+    pub body: Vec<u8>,
+}
+
+/// The log's head as the store remembers it: an older log is told by it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LogHeadRow {
+    /// Records in the log.
+    pub size: u64,
+    /// Root hash of the tree of that size.
+    pub root: [u8; 32],
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+/// The last look at the machine's clocks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ObservationRow {
+    /// What was seen.
+    pub observation: Observation,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+/// How far the usage table has followed the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UsageMark {
+    /// Records before this index are counted.
+    pub log_index: u64,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+/// How long an idempotency key is remembered, in seconds.
+pub const IDEMPOTENCY_SECONDS: u64 = 24 * 60 * 60;
+
+/// A change that was asked for under an idempotency key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IdempotencyEntry {
+    /// Keyed hash of principal and idempotency key.
+    pub key_hash: [u8; 32],
+    /// SHA-256 of the request; another request under the same key is refused.
+    pub request_sha256: [u8; 32],
+    /// The first answer, if it held no secret.
+    pub answer: Option<Vec<u8>>,
+    /// The request that made the change.
+    pub request: RequestId,
+    /// When it is forgotten.
+    pub expires_at: Timestamp,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}

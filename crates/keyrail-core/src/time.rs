@@ -1,0 +1,146 @@
+//! Time: always a parameter, and observed before it is believed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::text::serde_as_text;
+
+/// A moment: milliseconds since 1970-01-01 UTC. Written as RFC 3339 with milliseconds.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The moment this many milliseconds after 1970-01-01 UTC.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970-01-01 UTC.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds from `earlier` to this moment; zero if `earlier` is later.
+    pub fn seconds_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0).max(0) / 1000).unwrap_or(0)
+    }
+
+    /// The moment `seconds` later.
+    pub fn plus_seconds(self, seconds: u64) -> Self {
+        let millis = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(moment) => write!(f, "{moment:.3}"),
+            Err(_) => write!(f, "out-of-range({})", self.0),
+        }
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = TimestampError;
+
+    fn from_str(text: &str) -> Result<Self, TimestampError> {
+        let moment: jiff::Timestamp = text.parse().map_err(|_| TimestampError)?;
+        Ok(Self(moment.as_millisecond()))
+    }
+}
+
+serde_as_text!(Timestamp);
+
+/// A text is not a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a time is written as RFC 3339, like 2026-11-24T09:30:00.000Z")]
+pub struct TimestampError;
+
+/// Where time comes from: the operating system in production, the test's hand in tests.
+pub trait Clock: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+
+    /// What can be observed at this moment: the wall clock, and a clock of the machine that nobody can set.
+    fn observe(&self) -> Observation;
+}
+
+/// One look at both clocks of the machine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Observation {
+    /// Which start of the machine this is; clocks of different starts cannot be compared.
+    pub boot: BootId,
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// Milliseconds since the machine started, suspended time included (CLOCK_BOOTTIME).
+    pub uptime_millis: u64,
+}
+
+/// One start of a machine.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct BootId(pub [u8; 16]);
+
+/// What two observations of the same machine say of the time between them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Elapsed {
+    /// Both clocks agree: so much time has passed, in seconds.
+    Observed(u64),
+    /// The machine was restarted in between: what passed was not observed and does not count.
+    Unobserved,
+    /// The wall clock moved differently from the machine's own: somebody set it. Waiting periods halt.
+    ClockJumped {
+        /// How far the wall clock is off, in milliseconds; positive when it is ahead.
+        off_millis: i64,
+    },
+}
+
+/// Compares two observations, the earlier first.
+///
+/// A difference of up to [`DRIFT_MILLIS_MAX`] plus one per cent of the time passed is drift, more is a jump.
+pub fn elapsed(before: Observation, after: Observation) -> Elapsed {
+    if before.boot != after.boot || after.uptime_millis < before.uptime_millis {
+        return Elapsed::Unobserved;
+    }
+    let uptime = after.uptime_millis - before.uptime_millis;
+    let uptime_signed = i64::try_from(uptime).unwrap_or(i64::MAX);
+    let wall = after.wall.as_millis().saturating_sub(before.wall.as_millis());
+    let off_millis = wall.saturating_sub(uptime_signed);
+    if off_millis.unsigned_abs() > DRIFT_MILLIS_MAX + uptime / 100 {
+        return Elapsed::ClockJumped { off_millis };
+    }
+    Elapsed::Observed(uptime / 1000)
+}
+
+/// How far the wall clock may be from the machine's own clock before it counts as set by hand, in milliseconds.
+pub const DRIFT_MILLIS_MAX: u64 = 5_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(boot: u8, wall: i64, uptime_millis: u64) -> Observation {
+        Observation { boot: BootId([boot; 16]), wall: Timestamp::from_millis(wall), uptime_millis }
+    }
+
+    #[test]
+    fn only_time_that_both_clocks_saw_counts() {
+        let rows = [
+            ("agreeing clocks", at(1, 0, 0), at(1, 60_000, 60_000), Elapsed::Observed(60)),
+            ("small drift", at(1, 0, 0), at(1, 64_000, 60_000), Elapsed::Observed(60)),
+            ("set forward", at(1, 0, 0), at(1, 1_000_000, 60_000), Elapsed::ClockJumped { off_millis: 940_000 }),
+            ("set back", at(1, 500_000, 0), at(1, 0, 60_000), Elapsed::ClockJumped { off_millis: -560_000 }),
+            ("restarted", at(1, 0, 900_000), at(2, 60_000, 1_000), Elapsed::Unobserved),
+        ];
+        for (name, before, after, want) in rows {
+            assert_eq!(elapsed(before, after), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_timestamp_reads_back_what_it_prints() {
+        let moment = Timestamp::from_millis(1_795_512_600_007);
+        assert_eq!(moment.to_string(), "2026-11-24T09:30:00.007Z");
+        assert_eq!(moment.to_string().parse(), Ok(moment));
+    }
+}
