@@ -266,10 +266,10 @@ pub struct NewVersion {
 }
 
 /// Rows that change together.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeyChange {
-    /// The key's new row, if it changes.
-    pub key: Option<DataKey>,
+    /// The key's new row: its generation counts every change of the keyring.
+    pub key: DataKey,
     /// A version that is new.
     pub added: Option<DataKeyVersion>,
     /// The new rows of versions that were there.
@@ -315,7 +315,7 @@ impl Keyring {
         self.require_enabled()?;
         let added = self.new_active(new, now)?;
         let former = self.active().map(|version| version.after(VersionEvent::Deactivate, now)).transpose()?;
-        Ok(KeyChange { key: None, added: Some(added), changed: former.into_iter().collect() })
+        Ok(KeyChange { key: self.key_with(self.key.status, now), added: Some(added), changed: former.into_iter().collect() })
     }
 
     /// Makes a former version the active one again: the way back of a campaign.
@@ -326,7 +326,7 @@ impl Keyring {
         self.require_enabled()?;
         let chosen = self.version(number)?.after(VersionEvent::Activate, now)?;
         let former = self.active().map(|version| version.after(VersionEvent::Deactivate, now)).transpose()?;
-        Ok(KeyChange { key: None, added: None, changed: former.into_iter().chain([chosen]).collect() })
+        Ok(KeyChange { key: self.key_with(self.key.status, now), added: None, changed: former.into_iter().chain([chosen]).collect() })
     }
 
     /// Declares a version exposed. If it is the active one, `replacement` becomes active in the same change.
@@ -340,7 +340,7 @@ impl Keyring {
             (VersionState::Active, Some(new)) => Some(self.new_active(new, now)?),
             _ => None,
         };
-        Ok(KeyChange { key: None, added, changed: vec![version.after(VersionEvent::Compromise, now)?] })
+        Ok(KeyChange { key: self.key_with(self.key.status, now), added, changed: vec![version.after(VersionEvent::Compromise, now)?] })
     }
 
     /// Suspends a version; suspending the active one disables the key.
@@ -349,8 +349,8 @@ impl Keyring {
     /// [`KeyError::Lifecycle`], [`KeyError::NoSuchVersion`].
     pub fn suspend(&self, number: VersionNumber, now: Timestamp) -> Result<KeyChange, KeyError> {
         let version = self.version(number)?;
-        let key = version.state.encrypts().then(|| self.key_with(KeyStatus::Disabled, now));
-        Ok(KeyChange { key, added: None, changed: vec![version.after(VersionEvent::Suspend, now)?] })
+        let status = if version.state.encrypts() { KeyStatus::Disabled } else { self.key.status };
+        Ok(KeyChange { key: self.key_with(status, now), added: None, changed: vec![version.after(VersionEvent::Suspend, now)?] })
     }
 
     /// Resumes a suspended version; on a disabled key it becomes the active one, which enables the key.
@@ -360,10 +360,10 @@ impl Keyring {
     pub fn resume(&self, number: VersionNumber, now: Timestamp) -> Result<KeyChange, KeyError> {
         let resumed = self.version(number)?.after(VersionEvent::Resume, now)?;
         if self.key.status == KeyStatus::Enabled {
-            return Ok(KeyChange { changed: vec![resumed], ..KeyChange::default() });
+            return Ok(KeyChange { key: self.key_with(KeyStatus::Enabled, now), added: None, changed: vec![resumed] });
         }
         let active = DataKeyVersion { generation: resumed.generation, ..resumed.after(VersionEvent::Activate, now)? };
-        Ok(KeyChange { key: Some(self.key_with(KeyStatus::Enabled, now)), added: None, changed: vec![active] })
+        Ok(KeyChange { key: self.key_with(KeyStatus::Enabled, now), added: None, changed: vec![active] })
     }
 
     /// Retires a version: it opens nothing more.
@@ -391,15 +391,13 @@ impl Keyring {
     }
 
     fn single(&self, number: VersionNumber, event: VersionEvent, now: Timestamp) -> Result<KeyChange, KeyError> {
-        Ok(KeyChange { changed: vec![self.version(number)?.after(event, now)?], ..KeyChange::default() })
+        Ok(KeyChange { key: self.key_with(self.key.status, now), added: None, changed: vec![self.version(number)?.after(event, now)?] })
     }
 
     /// The keyring after a change, for callers that go on with it.
     #[must_use]
     pub fn with(mut self, change: &KeyChange) -> Self {
-        if let Some(key) = &change.key {
-            self.key = key.clone();
-        }
+        self.key = change.key.clone();
         for row in &change.changed {
             if let Some(version) = self.versions.iter_mut().find(|version| version.kid == row.kid) {
                 *version = row.clone();

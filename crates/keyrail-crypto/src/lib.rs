@@ -1,1 +1,21 @@
 //! Secret types, suites, wrapping and the envelope: the only crate that knows the ciphers.
+//!
+//! No IO, no clocks, no names of the domain. Everything that Keyrail itself encrypts, signs and hashes goes
+//! through aws-lc; Argon2id alone comes from RustCrypto. Contexts of the library exist during one operation
+//! only; between operations a key is in locked memory and nowhere else.
+
+pub mod digest;
+pub mod envelope;
+mod error;
+mod kdf;
+pub mod locked;
+pub mod mac;
+pub mod passphrase;
+pub mod process;
+pub mod random;
+pub mod secret;
+pub mod sign;
+pub mod suite;
+pub mod wrap;
+
+pub use error::CryptoError;

@@ -1,1 +1,44 @@
 //! Roots of trust: what protects the root key.
+//!
+//! A root of trust turns something outside the store (a key file, a passphrase, later an HSM or shares of
+//! several people) into a slot key, which wraps the root key in a [`RootSlot`]. It never sees the keys of the
+//! domain.
+
+mod error;
+mod key_file;
+mod passphrase;
+mod slot;
+mod spec;
+mod state;
+
+pub use error::SealError;
+pub use key_file::{KeyFile, parse_key_file};
+pub use passphrase::Passphrase;
+pub use slot::{RootKind, RootSlot, SlotParameters};
+pub use spec::{RootSpec, RootSpecError};
+pub use state::SealState;
+
+use keyrail_crypto::secret::RootKey;
+
+/// Something that can protect and open the root key. Calls may block for seconds (key derivation, devices):
+/// the engine makes them on a thread of their own.
+pub trait RootOfTrust: Send + Sync {
+    /// What kind of root it is.
+    fn kind(&self) -> RootKind;
+
+    /// Where it is, for people; never a secret.
+    fn describe(&self) -> String;
+
+    /// Wraps the root key in a new slot.
+    ///
+    /// # Errors
+    /// [`SealError`] when the root cannot be used.
+    fn protect(&self, root: &RootKey) -> Result<RootSlot, SealError>;
+
+    /// Opens a slot.
+    ///
+    /// # Errors
+    /// [`SealError::WrongSecret`] when the root is not the one of the slot, [`SealError::SlotDamaged`] when it
+    /// is and the slot was altered, others when the root cannot be used.
+    fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError>;
+}

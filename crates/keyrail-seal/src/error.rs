@@ -1,0 +1,83 @@
+//! What keeps a root of trust from opening the store.
+
+use std::path::PathBuf;
+
+use keyrail_crypto::CryptoError;
+
+/// What keeps a root of trust from opening the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The ciphers failed for another reason than a wrong secret.
+    #[error("a cryptographic operation failed")]
+    Crypto(#[source] CryptoError),
+    /// The file is there already and must not be overwritten.
+    #[error("`{path}` exists already")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be read or written.
+    #[error("cannot {action} `{path}`")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("`{path}` is not a Keyrail {what}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        what: &'static str,
+    },
+    /// The slot was made by another kind of root.
+    #[error("the slot was made by a {found}, and this is a {given}")]
+    OtherKind {
+        /// What made the slot.
+        found: &'static str,
+        /// What was given.
+        given: &'static str,
+    },
+    /// Others may read the file.
+    #[error("`{path}` may be read or written by others (mode {mode:o})")]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The secret is right and the slot does not open: it was altered.
+    #[error("the root slot in the store is damaged")]
+    SlotDamaged,
+    /// The secret is not the one that the slot was made with.
+    #[error("this is not the secret that protects the store")]
+    WrongSecret,
+}
+
+impl SealError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Exists { .. } => Some("name another file, or use the one that is there"),
+            Self::File { .. } => Some("check that the file is there and that this user may read it"),
+            Self::Malformed { .. } => Some("name the file that `keyrail init` made or used"),
+            Self::OtherKind { .. } => Some("name the root that the store was made with: --root keyfile:F or --root passphrase-file:F"),
+            Self::Permissions { .. } => Some("take the rights of others away: chmod 600"),
+            Self::SlotDamaged => Some("restore the store from a backup; the secret itself is right"),
+            Self::WrongSecret => Some("name the key file or passphrase that the store was made with"),
+            Self::Crypto(_) => None,
+        }
+    }
+}
+
+impl From<CryptoError> for SealError {
+    fn from(error: CryptoError) -> Self {
+        Self::Crypto(error)
+    }
+}

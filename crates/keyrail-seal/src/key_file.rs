@@ -1,0 +1,201 @@
+//! A key file as root of trust: 32 random bytes that lie, in production, on another disk than the store.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use keyrail_crypto::digest::Sha256;
+use keyrail_crypto::secret::{RootKey, SECRET_LEN, SlotKey, Wraps};
+use keyrail_crypto::{CryptoError, random};
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use crate::slot::wrap_context;
+use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters};
+
+/// The first line of a key file.
+const HEADER: &[u8] = b"keyrail root key v1\n";
+
+/// Length of the checksum at the end, in bytes: tells a damaged file from a wrong one.
+const CHECKSUM_LEN: usize = 8;
+
+/// Length of a key file, in bytes.
+const FILE_LEN: usize = HEADER.len() + SECRET_LEN + CHECKSUM_LEN;
+
+/// A key file as root of trust.
+pub struct KeyFile {
+    path: PathBuf,
+}
+
+impl KeyFile {
+    /// The key file at `path`, which is read when it is needed.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Makes a new random key file, readable by its owner alone and durable before this returns.
+    ///
+    /// # Errors
+    /// [`SealError::Exists`], [`SealError::File`].
+    pub fn create(path: impl Into<PathBuf>) -> Result<Self, SealError> {
+        let path = path.into();
+        let mut content = Zeroizing::new([0; FILE_LEN]);
+        write_content(&mut content)?;
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let mut file = opened.map_err(|source| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => SealError::Exists { path: path.clone() },
+            _ => SealError::File { action: "create", path: path.clone(), source },
+        })?;
+        let written = file.write_all(content.as_slice()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(&path));
+        written.map_err(|source| SealError::File { action: "write", path: path.clone(), source })?;
+        Ok(Self { path })
+    }
+
+    fn read(&self) -> Result<(SlotKey, [u8; 16]), SealError> {
+        let failed = |source| SealError::File { action: "read", path: self.path.clone(), source };
+        let flags = OFlags::NOFOLLOW.bits() as i32;
+        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path).map_err(failed)?;
+        self.require_private(&file)?;
+        let mut content = Zeroizing::new([0; FILE_LEN + 1]);
+        let len = read_up_to(&mut file, content.as_mut_slice()).map_err(failed)?;
+        let malformed = || SealError::Malformed { path: self.path.clone(), what: "key file" };
+        parse_key_file(content.get(..len).unwrap_or_default()).ok_or_else(malformed)
+    }
+
+    /// The file must be a plain file of this user that nobody else may read or write.
+    fn require_private(&self, file: &File) -> Result<(), SealError> {
+        let failed = |source| SealError::File { action: "read", path: self.path.clone(), source };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(SealError::Malformed { path: self.path.clone(), what: "key file" });
+        }
+        let mode = metadata.mode() & 0o7777;
+        let user = rustix::process::geteuid().as_raw();
+        if mode & 0o077 != 0 || (metadata.uid() != user && user != 0) {
+            return Err(SealError::Permissions { path: self.path.clone(), mode });
+        }
+        Ok(())
+    }
+}
+
+/// Reads the content of a key file: its key and its fingerprint, or `None` for anything but the exact form.
+pub fn parse_key_file(content: &[u8]) -> Option<(SlotKey, [u8; 16])> {
+    let rest = content.strip_prefix(HEADER)?;
+    let (key, checksum) = rest.split_first_chunk::<SECRET_LEN>()?;
+    if checksum.len() != CHECKSUM_LEN || !checksum_of(key).starts_with(checksum) {
+        return None;
+    }
+    let slot_key = SlotKey::init_with(|out| -> Result<(), CryptoError> {
+        out.copy_from_slice(key);
+        Ok(())
+    });
+    let fingerprint = *Sha256::new().with(b"keyrail/keyfile/fingerprint/v1").with(key).finish().first_chunk()?;
+    Some((slot_key.ok()?, fingerprint))
+}
+
+impl RootOfTrust for KeyFile {
+    fn kind(&self) -> RootKind {
+        RootKind::KeyFile
+    }
+
+    fn describe(&self) -> String {
+        format!("key file {}", self.path.display())
+    }
+
+    fn protect(&self, root: &RootKey) -> Result<RootSlot, SealError> {
+        let (key, fingerprint) = self.read()?;
+        let id = random::array()?;
+        let wrapped = key.wrap(root, &wrap_context(&id))?;
+        Ok(RootSlot { id, parameters: SlotParameters::KeyFile { fingerprint }, wrapped })
+    }
+
+    fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError> {
+        let SlotParameters::KeyFile { fingerprint: expected } = slot.parameters else {
+            return Err(SealError::OtherKind { found: slot.kind().as_str(), given: self.kind().as_str() });
+        };
+        let (key, fingerprint) = self.read()?;
+        if fingerprint != expected {
+            return Err(SealError::WrongSecret);
+        }
+        key.unwrap_key(&slot.wrapped, &wrap_context(&slot.id)).map_err(|_| SealError::SlotDamaged)
+    }
+}
+
+fn write_content(content: &mut [u8; FILE_LEN]) -> Result<(), SealError> {
+    let (header, rest) = content.split_at_mut(HEADER.len());
+    header.copy_from_slice(HEADER);
+    let (key, checksum) = rest.split_at_mut(SECRET_LEN);
+    random::fill(key)?;
+    for (to, from) in checksum.iter_mut().zip(checksum_of(key)) {
+        *to = from;
+    }
+    Ok(())
+}
+
+fn checksum_of(key: &[u8]) -> [u8; 32] {
+    Sha256::new().with(b"keyrail/keyfile/checksum/v1").with(key).finish()
+}
+
+fn read_up_to(file: &mut File, out: &mut [u8]) -> std::io::Result<usize> {
+    let mut len = 0;
+    loop {
+        match file.read(out.get_mut(len..).unwrap_or_default())? {
+            0 => return Ok(len),
+            more => len += more,
+        }
+    }
+}
+
+/// Makes the directory entry of a new file durable.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_file_opens_what_it_protected_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::create(dir.path().join("root.key")).unwrap();
+        let root = RootKey::generate().unwrap();
+        let slot = RootSlot::from_bytes(&file.protect(&root).unwrap().to_bytes()).unwrap();
+        assert!(file.open(&slot).unwrap().ct_eq(&root));
+
+        let other = KeyFile::create(dir.path().join("other.key")).unwrap();
+        assert!(matches!(other.open(&slot), Err(SealError::WrongSecret)));
+        let mut altered = slot.to_bytes();
+        *altered.last_mut().unwrap() ^= 1;
+        assert!(matches!(file.open(&RootSlot::from_bytes(&altered).unwrap()), Err(SealError::SlotDamaged)));
+    }
+
+    #[test]
+    fn a_key_file_is_private_and_whole_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.key");
+        let file = KeyFile::create(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(matches!(KeyFile::create(&path), Err(SealError::Exists { .. })));
+
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        assert!(matches!(file.read(), Err(SealError::Permissions { .. })));
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for index in 0..whole.len() {
+            let mut altered = whole.clone();
+            altered[index] ^= 0x20;
+            std::fs::write(&path, altered).unwrap();
+            assert!(matches!(file.read(), Err(SealError::Malformed { .. })), "byte {index}");
+        }
+        std::fs::write(&path, [&whole[..], b"\n"].concat()).unwrap();
+        assert!(matches!(file.read(), Err(SealError::Malformed { .. })));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(KeyFile::at(link).read(), Err(SealError::File { .. })));
+    }
+}

@@ -1,0 +1,126 @@
+//! Slots: the root key, wrapped by one root of trust, with what that root needs to open it again.
+
+use keyrail_crypto::passphrase::{Argon2Params, SALT_LEN};
+use keyrail_crypto::wrap::{WRAPPED_LEN, WrapContext, WrappedKey};
+
+use crate::SealError;
+
+/// The kinds of roots of trust.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RootKind {
+    /// A file with a random key.
+    KeyFile,
+    /// A passphrase.
+    Passphrase,
+}
+
+impl RootKind {
+    /// The word for people and programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::KeyFile => "keyfile",
+            Self::Passphrase => "passphrase",
+        }
+    }
+}
+
+/// What a root needs besides its secret. None of it is secret.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum SlotParameters {
+    /// The fingerprint of the key file: tells a wrong file from a damaged slot.
+    KeyFile {
+        /// SHA-256 under a domain of its own, cut to 16 bytes.
+        fingerprint: [u8; 16],
+    },
+    /// How the passphrase was stretched.
+    Passphrase {
+        /// Argon2id parameters.
+        params: Argon2Params,
+        /// Salt.
+        salt: [u8; SALT_LEN],
+    },
+}
+
+/// The root key, wrapped by one root of trust.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootSlot {
+    /// Immutable id.
+    pub id: [u8; 16],
+    /// What the root needs.
+    pub parameters: SlotParameters,
+    /// The wrapped root key.
+    pub wrapped: WrappedKey,
+}
+
+const FORMAT: u8 = 1;
+const TAG_KEY_FILE: u8 = 1;
+const TAG_PASSPHRASE: u8 = 2;
+
+impl RootSlot {
+    /// The kind of root that made it.
+    pub const fn kind(&self) -> RootKind {
+        match self.parameters {
+            SlotParameters::KeyFile { .. } => RootKind::KeyFile,
+            SlotParameters::Passphrase { .. } => RootKind::Passphrase,
+        }
+    }
+
+    /// The stored form: format, id, kind, parameters, wrapped key.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        out.extend_from_slice(&self.id);
+        match &self.parameters {
+            SlotParameters::KeyFile { fingerprint } => {
+                out.push(TAG_KEY_FILE);
+                out.extend_from_slice(fingerprint);
+            }
+            SlotParameters::Passphrase { params, salt } => {
+                out.push(TAG_PASSPHRASE);
+                for number in [params.memory_kib, params.passes, params.lanes] {
+                    out.extend_from_slice(&number.to_be_bytes());
+                }
+                out.extend_from_slice(salt);
+            }
+        }
+        out.extend_from_slice(self.wrapped.as_bytes());
+        out
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// [`SealError::SlotDamaged`] for anything but the exact form.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
+        Self::parse(bytes).ok_or(SealError::SlotDamaged)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (&FORMAT, rest) = bytes.split_first()? else { return None };
+        let (id, rest) = rest.split_first_chunk::<16>()?;
+        let (tag, rest) = rest.split_first()?;
+        let (parameters, wrapped) = match *tag {
+            TAG_KEY_FILE => {
+                let (fingerprint, wrapped) = rest.split_first_chunk::<16>()?;
+                (SlotParameters::KeyFile { fingerprint: *fingerprint }, wrapped)
+            }
+            TAG_PASSPHRASE => {
+                let (memory_kib, rest) = rest.split_first_chunk::<4>()?;
+                let (passes, rest) = rest.split_first_chunk::<4>()?;
+                let (lanes, rest) = rest.split_first_chunk::<4>()?;
+                let (salt, wrapped) = rest.split_first_chunk::<SALT_LEN>()?;
+                let [memory_kib, passes, lanes] = [memory_kib, passes, lanes].map(|bytes| u32::from_be_bytes(*bytes));
+                (SlotParameters::Passphrase { params: Argon2Params { memory_kib, passes, lanes }, salt: *salt }, wrapped)
+            }
+            _ => return None,
+        };
+        let wrapped = WrappedKey::from_bytes(wrapped).ok().filter(|wrapped| wrapped.as_bytes().len() == WRAPPED_LEN)?;
+        Some(Self { id: *id, parameters, wrapped })
+    }
+}
+
+/// What the root key's wrapping is bound to: the slot.
+pub(crate) fn wrap_context(id: &[u8; 16]) -> WrapContext<'_> {
+    WrapContext { table: "root_slot", id, version: 1, generation: 1 }
+}

@@ -1,0 +1,52 @@
+//! Whether the store is open, in words that people and programs share.
+
+use std::fmt;
+
+/// Whether the store is open, and if not, why.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SealState {
+    /// There is no store yet.
+    Uninitialized,
+    /// Closed; nobody has tried to open it, or somebody closed it.
+    Sealed,
+    /// Being opened right now.
+    Unsealing,
+    /// Open.
+    Unsealed,
+    /// Closed: the root that was given is not the store's.
+    WrongSecret,
+    /// Closed: the root cannot be used at the moment.
+    RootUnavailable,
+}
+
+impl SealState {
+    /// The word for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Uninitialized => "uninitialized",
+            Self::Sealed => "sealed",
+            Self::Unsealing => "unsealing",
+            Self::Unsealed => "unsealed",
+            Self::WrongSecret => "wrong-secret",
+            Self::RootUnavailable => "root-unavailable",
+        }
+    }
+
+    /// What to do about it.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::Uninitialized => "make a store with `keyrail init`",
+            Self::Sealed => "open it with `keyrail root unseal`",
+            Self::Unsealing => "wait a moment",
+            Self::Unsealed => "nothing is needed",
+            Self::WrongSecret => "name the key file or passphrase that the store was made with",
+            Self::RootUnavailable => "check that the root of trust is there and readable; it is tried again by itself",
+        }
+    }
+}
+
+impl fmt::Display for SealState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
