@@ -1,1 +1,17 @@
-//! What tests share.
+//! What integration tests share: places on the disk, child processes, a ledger for concurrent writers, the search
+//! for secrets, and the scale and seed of a run.
+//!
+//! Nothing in here waits by sleeping: a child is waited for through its pipe or its process descriptor, always with
+//! a limit.
+
+mod child;
+mod dir;
+mod ledger;
+mod run;
+mod search;
+
+pub use child::{Child, Exit, READY_LIMIT, Server, keyrail_bin};
+pub use dir::{TempDir, TempHome, free_port};
+pub use ledger::{Ledger, Mismatch, Ticket};
+pub use run::{Rng, scale, seeded};
+pub use search::{Encoding, Hit, NEEDLE_LEN_MIN, Search, planted_forms};

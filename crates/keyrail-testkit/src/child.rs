@@ -1,0 +1,317 @@
+//! Child processes: spawned, waited for with a limit, and ended by their own id.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::dir::target_dir;
+
+/// How long a server may take until it says that it is ready. Far above the promise, for a loaded machine.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// The keyrail binary under test: the one that `KEYRAIL_BIN` names, else the one built beside the running test.
+///
+/// # Errors
+/// There is none: build it with `cargo build -p keyrail`.
+pub fn keyrail_bin() -> anyhow::Result<PathBuf> {
+    let named =
+        std::env::var_os("KEYRAIL_BIN").or_else(|| std::env::var_os("CARGO_BIN_EXE_keyrail"));
+    if let Some(path) = named {
+        return Ok(PathBuf::from(path));
+    }
+    let target = target_dir().context("the test does not run from a target directory")?;
+    let exe = std::env::current_exe()?;
+    let profile = exe
+        .strip_prefix(&target)?
+        .iter()
+        .next()
+        .context("the test lies outside of a profile")?;
+    let path = target.join(profile).join("keyrail");
+    if !path.is_file() {
+        bail!(
+            "`{}` is absent: build it with `cargo build -p keyrail`",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// How a child ended, and what it wrote.
+#[derive(Debug)]
+pub struct Exit {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All that it wrote to standard output.
+    pub stdout: String,
+    /// All that it wrote to standard error.
+    pub stderr: String,
+}
+
+/// A running child whose two outputs are read as they come. It is killed when it is dropped.
+pub struct Child {
+    child: std::process::Child,
+    pid: Pid,
+    stdout: Stream,
+    stderr: Stream,
+    lines: Receiver<String>,
+}
+
+impl Child {
+    /// Starts `command`; standard input is empty unless the command says otherwise before.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start(mut command: Command) -> anyhow::Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("`{}` cannot be started", command.get_program().display()))?;
+        let pid = Pid::from_child(&child);
+        let (sender, lines) = mpsc::channel();
+        let stdout = Stream::follow(
+            child.stdout.take().context("no standard output")?,
+            sender.clone(),
+        );
+        let stderr = Stream::follow(child.stderr.take().context("no standard error")?, sender);
+        Ok(Self {
+            child,
+            pid,
+            stdout,
+            stderr,
+            lines,
+        })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line, of either output, that `wanted` turns into something.
+    ///
+    /// # Errors
+    /// No such line came within `limit`, or the child closed its outputs first; the error holds what it wrote.
+    pub fn wait_line<T>(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&str) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    if let Some(found) = wanted(&line) {
+                        return Ok(found);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("no such line within {limit:?}: {}", self.written())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the child ended before such a line: {}", self.written())
+                }
+            }
+        }
+    }
+
+    /// What it has written so far: standard output, then standard error.
+    #[must_use]
+    pub fn written(&self) -> String {
+        format!("{}{}", self.stdout.text(), self.stderr.text())
+    }
+
+    /// Sends it a signal, by its id.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid, signal)?)
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It still runs after `limit`; it is killed then.
+    pub fn wait(mut self, limit: Duration) -> anyhow::Result<Exit> {
+        if !self.ends_within(limit)? {
+            bail!("the child still runs after {limit:?}: {}", self.written());
+        }
+        self.collect()
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// It still runs after `limit`; it is killed then.
+    pub fn stop(self, limit: Duration) -> anyhow::Result<Exit> {
+        self.signal(Signal::TERM)?;
+        self.wait(limit)
+    }
+
+    /// Ends it at once (SIGKILL), as a crash would.
+    ///
+    /// # Errors
+    /// The system refuses to say how it ended.
+    pub fn kill(mut self) -> anyhow::Result<Exit> {
+        self.child.kill()?;
+        self.collect()
+    }
+
+    fn ends_within(&self, limit: Duration) -> anyhow::Result<bool> {
+        let handle = pidfd_open(self.pid, PidfdFlags::empty())?;
+        let mut waited = [PollFd::new(&handle, PollFlags::IN)];
+        let limit = rustix::event::Timespec::try_from(limit)?;
+        Ok(poll(&mut waited, Some(&limit))? > 0)
+    }
+
+    fn collect(&mut self) -> anyhow::Result<Exit> {
+        let status = self.child.wait()?;
+        Ok(Exit {
+            status,
+            stdout: self.stdout.finish(),
+            stderr: self.stderr.finish(),
+        })
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // A child that was waited for is gone already; there is nobody left to tell about an error.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server that has said where it listens.
+pub struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    /// Starts `command` and waits for the first line, on either output, that holds an address.
+    ///
+    /// # Errors
+    /// It could not be started, or no address came within `limit`.
+    pub fn start(command: Command, limit: Duration) -> anyhow::Result<Self> {
+        let child = Child::start(command)?;
+        let url = child.wait_line(limit, address)?;
+        Ok(Self { child, url })
+    }
+
+    /// The base address, such as `http://127.0.0.1:8440`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// The process, to wait for, stop or kill it.
+    #[must_use]
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+}
+
+/// The first `http://` or `https://` address with a port in a line.
+fn address(line: &str) -> Option<String> {
+    let start = line.find("http://").or_else(|| line.find("https://"))?;
+    let rest = line.get(start..)?;
+    let end = rest.find(|c: char| !is_address(c)).unwrap_or(rest.len());
+    let found = rest.get(..end)?.trim_end_matches(['/', '.', ',']);
+    found
+        .rsplit_once(':')
+        .filter(|(_, port)| port.parse::<u16>().is_ok())?;
+    Some(found.to_owned())
+}
+
+fn is_address(c: char) -> bool {
+    c.is_ascii_alphanumeric() || ".:/[]-".contains(c)
+}
+
+/// One output of a child, read by a thread of its own so that the child never blocks on a full pipe.
+struct Stream {
+    text: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Stream {
+    fn follow(source: impl Read + Send + 'static, lines: Sender<String>) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let kept = Arc::clone(&text);
+        let reader = std::thread::spawn(move || follow(source, &kept, &lines));
+        Self {
+            text,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().clone()
+    }
+
+    /// The whole text; the child has ended, so the reader ends too.
+    fn finish(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.text()
+    }
+}
+
+fn follow(source: impl Read, kept: &Mutex<String>, lines: &Sender<String>) {
+    let mut source = BufReader::new(source);
+    let mut bytes = Vec::new();
+    while source
+        .read_until(b'\n', &mut bytes)
+        .is_ok_and(|read| read > 0)
+    {
+        let line = String::from_utf8_lossy(&bytes).into_owned();
+        kept.lock().push_str(&line);
+        // Nobody may be waiting for lines any more; the text is kept all the same.
+        let _ = lines.send(line.trim_end().to_owned());
+        bytes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address;
+
+    #[test]
+    fn an_address_is_found_in_a_ready_line() {
+        for (line, want) in [
+            (
+                "ready: listening on http://127.0.0.1:8440",
+                Some("http://127.0.0.1:8440"),
+            ),
+            (
+                "{\"url\":\"https://127.0.0.1:41\"}",
+                Some("https://127.0.0.1:41"),
+            ),
+            (
+                "listening on http://127.0.0.1:8440/, sealed.",
+                Some("http://127.0.0.1:8440"),
+            ),
+            ("see https://example.org/docs", None),
+            ("warning: the key file lies beside the data", None),
+        ] {
+            assert_eq!(address(line).as_deref(), want, "{line}");
+        }
+    }
+}
