@@ -1,1 +1,26 @@
-//! The audit log: transparency log files, group commit and offline verification.
+//! The audit log: C2SP tlog-tiles files that anybody can verify, and a group commit that makes records durable.
+//!
+//! The crate knows bytes, not what records mean. `D/audit` holds only evidence; records that are durable and
+//! not there yet lie in `D/journal`. `spec/audit-log.md` has the layout.
+
+mod body;
+mod error;
+mod files;
+mod journal;
+mod log;
+mod note;
+mod publish;
+mod reader;
+mod sequencer;
+mod tile;
+mod tree;
+mod verify;
+
+pub use body::{Record, parse_bodies, parse_entries};
+pub use error::{AppendError, LogError, VerifyFailure, VerifyProblem};
+pub use journal::parse_frame;
+pub use log::{Epoch, Head, Keys, Log, LogHealth, LogOptions, Position, Recovered};
+pub use note::{Checkpoint, NoteError, VerifierKey};
+pub use reader::Reader;
+pub use tree::Hash;
+pub use verify::{Remembered, Report, verify};

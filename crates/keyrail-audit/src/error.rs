@@ -1,0 +1,139 @@
+//! What can go wrong with the log, for who writes and for who verifies.
+
+use std::path::PathBuf;
+
+use keyrail_crypto::CryptoError;
+
+use crate::note::NoteError;
+
+/// The log cannot be opened, published or closed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Signing failed.
+    #[error("a cryptographic operation failed")]
+    Crypto(#[from] CryptoError),
+    /// The log is there already.
+    #[error("`{path}` holds a log already")]
+    Exists {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} `{path}`")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The journal was altered: a frame before its last does not check.
+    #[error("the journal `{path}` was altered at byte {offset}")]
+    JournalAltered {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+    },
+    /// The checkpoint on disk is not the one of this log.
+    #[error("the checkpoint on disk does not match the journal")]
+    Mismatch,
+    /// The checkpoint cannot be read.
+    #[error("the checkpoint is not usable")]
+    Checkpoint(#[source] NoteError),
+    /// There is no journal, so nothing tells where the log ends.
+    #[error("`{path}` holds no journal")]
+    NoJournal {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// A record was not accepted, or it is not known whether it is durable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The state changed since the operation was decided; nothing was recorded.
+    #[error("the operation was decided under an older state")]
+    Fenced,
+    /// It is not known whether the record is durable.
+    #[error("it is not known whether the record is durable")]
+    Indeterminate,
+    /// Too many records wait already; nothing was recorded.
+    #[error("too many records wait to be written")]
+    QueueFull,
+    /// The record is longer than the log takes.
+    #[error("a record may have {max} bytes at most")]
+    TooLong {
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The disk takes no records; nothing was acknowledged.
+    #[error("the log cannot be written")]
+    Unavailable,
+}
+
+/// The log does not verify: what is wrong, and where first.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}{}", place(.file, .record))]
+pub struct VerifyFailure {
+    /// What is wrong.
+    pub problem: VerifyProblem,
+    /// The first bad file, relative to the log's directory.
+    pub file: Option<PathBuf>,
+    /// The first bad record.
+    pub record: Option<u64>,
+}
+
+/// What is wrong with a log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyProblem {
+    /// A record's body is not the one that was logged.
+    #[error("a record was altered")]
+    Altered,
+    /// A file does not hold what the records before it demand.
+    #[error("a file was altered")]
+    FileAltered,
+    /// A file is missing.
+    #[error("a file is missing")]
+    Missing,
+    /// There is a file that does not belong to the log.
+    #[error("a file does not belong to the log")]
+    Stray,
+    /// The checkpoint is not a signed one of this log.
+    #[error("the checkpoint is not valid: {0}")]
+    Checkpoint(NoteError),
+    /// The records are consistent, and are not the ones that were signed.
+    #[error("the records are not the ones that the checkpoint signs")]
+    Root,
+    /// The log is shorter than somebody remembers.
+    #[error("the log has {found} records, and had {remembered} before")]
+    Older {
+        /// Records in the log.
+        found: u64,
+        /// Records that are remembered.
+        remembered: u64,
+    },
+    /// The log differs from what somebody remembers of it.
+    #[error("the log differs from the one of {size} records that is remembered")]
+    Fork {
+        /// The size at which it was remembered.
+        size: u64,
+    },
+    /// A file cannot be read.
+    #[error("a file cannot be read")]
+    Unreadable(#[source] std::io::Error),
+}
+
+fn place(file: &Option<PathBuf>, record: &Option<u64>) -> String {
+    let record = record.map(|index| format!(": record {index}")).unwrap_or_default();
+    let file = file.as_ref().map(|file| format!(": {}", file.display())).unwrap_or_default();
+    format!("{record}{file}")
+}

@@ -1,0 +1,218 @@
+//! The journal: what makes a group commit durable with one sync.
+//!
+//! A journal file begins with the log's right edge at its start, so that everything after it can be derived
+//! again from the file alone. Then come frames of records. Each frame has a MAC that chains it to the one
+//! before: a torn tail, which was never acknowledged, is told from tampering.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use keyrail_crypto::mac::MacKey;
+
+use crate::body::{BODY_LEN_MAX, Record, parse_records};
+use crate::error::LogError;
+use crate::files::{self, failed};
+use crate::publish::RightEdge;
+
+const MAGIC: &[u8; 24] = b"keyrail audit journal 1\n";
+
+/// A journal file is followed by a new one when it has grown to this size, in bytes.
+pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
+
+/// The most bytes of one frame: a full queue of the longest records does not fit, so a commit may be several.
+pub(crate) const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
+
+const MAC_LEN: usize = 32;
+
+/// Kind, payload length, first index.
+const HEAD_LEN: usize = 1 + 4 + 8;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum FrameKind {
+    /// The right edge, first in every file.
+    Edge = 1,
+    /// Records.
+    Records = 2,
+    /// Everything before is published and durable.
+    Clean = 3,
+}
+
+/// A journal file, open for appending.
+pub(crate) struct JournalFile {
+    path: PathBuf,
+    file: File,
+    chain: [u8; MAC_LEN],
+    len: u64,
+}
+
+impl JournalFile {
+    /// Begins a file with the right edge, durable before this returns.
+    pub(crate) fn create(dir: &Path, sequence: u64, edge: &RightEdge, key: &MacKey) -> Result<Self, LogError> {
+        let path = dir.join(format!("journal-{sequence:020}"));
+        // A file of this name can only be one that was begun and never used.
+        files::remove(&path)?;
+        let mut options = OpenOptions::new();
+        options.append(true).create_new(true).mode(0o600);
+        let file = options.open(&path).map_err(failed("create", &path))?;
+        let mut journal = Self { path, file, chain: start_of_chain(key, sequence), len: 0 };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(frame(FrameKind::Edge, edge.size(), &edge.encode(), &mut journal.chain, key));
+        journal.write(&bytes)?;
+        files::sync_dir(dir)?;
+        Ok(journal)
+    }
+
+    /// Opens a file whose frames were just read, at the end of the last good one; what follows is cut off.
+    pub(crate) fn resume(path: &Path, replayed: &Replayed) -> Result<Self, LogError> {
+        let file = OpenOptions::new().append(true).open(path).map_err(failed("open", path))?;
+        if file.metadata().map_err(failed("open", path))?.len() != replayed.len {
+            file.set_len(replayed.len).and_then(|()| file.sync_all()).map_err(failed("cut", path))?;
+        }
+        Ok(Self { path: path.to_owned(), file, chain: replayed.chain, len: replayed.len })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len >= JOURNAL_LEN_MAX
+    }
+
+    /// Appends one frame of records that begin at `first`, and makes it durable. After an error the state of
+    /// the file is unknown, and it must not be written again.
+    pub(crate) fn append(&mut self, first: u64, payload: &[u8], key: &MacKey) -> Result<(), LogError> {
+        let bytes = frame(FrameKind::Records, first, payload, &mut self.chain, key);
+        self.write(&bytes)
+    }
+
+    /// Notes that everything up to `size` is published and durable.
+    pub(crate) fn mark_clean(&mut self, size: u64, key: &MacKey) -> Result<(), LogError> {
+        let bytes = frame(FrameKind::Clean, size, &[], &mut self.chain, key);
+        self.write(&bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        self.file.write_all(bytes).and_then(|()| self.file.sync_data()).map_err(failed("write", &self.path))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// What a journal file holds.
+pub(crate) struct Replayed {
+    pub(crate) edge: RightEdge,
+    /// Records from the edge's size on.
+    pub(crate) records: Vec<Record>,
+    /// Whether the last frame says that everything is published and durable.
+    pub(crate) clean: bool,
+    /// Bytes that were cut off: a frame that was not finished and never acknowledged.
+    pub(crate) torn_len: u64,
+    chain: [u8; MAC_LEN],
+    len: u64,
+}
+
+/// The journal files of a directory, in their order.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed("list", dir))? {
+        let path = entry.map_err(failed("list", dir))?.path();
+        let sequence = path.file_name().and_then(|name| name.to_str()?.strip_prefix("journal-")?.parse().ok());
+        if let Some(sequence) = sequence {
+            found.push((sequence, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads a journal file. `None` if it was begun and its edge is not whole, so that nothing can be in it.
+pub(crate) fn replay(path: &Path, sequence: u64, key: &MacKey) -> Result<Option<Replayed>, LogError> {
+    let bytes = std::fs::read(path).map_err(failed("read", path))?;
+    let altered = |offset: usize| LogError::JournalAltered { path: path.to_owned(), offset: offset as u64 };
+    let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else { return Ok(None) };
+    let mut chain = start_of_chain(key, sequence);
+    let mut replayed: Option<Replayed> = None;
+    loop {
+        let offset = bytes.len() - rest.len();
+        let Some(found) = parse_frame(rest).filter(|found| found.is_whole(&chain, key)) else {
+            return end_of_journal(replayed, rest, offset, chain).map_err(|Altered| altered(offset));
+        };
+        chain = found.mac;
+        rest = found.rest;
+        match (&mut replayed, found.kind) {
+            (None, kind) if kind == FrameKind::Edge as u8 => {
+                let edge = RightEdge::decode(found.payload).filter(|edge| edge.size() == found.first);
+                let edge = edge.ok_or_else(|| altered(offset))?;
+                replayed = Some(Replayed { edge, records: Vec::new(), clean: false, torn_len: 0, chain, len: 0 });
+            }
+            (Some(state), kind) if kind == FrameKind::Records as u8 => {
+                let records = parse_records(found.payload, usize::MAX).ok_or_else(|| altered(offset))?;
+                state.records.extend(records);
+                state.clean = false;
+            }
+            (Some(state), kind) if kind == FrameKind::Clean as u8 => state.clean = true,
+            _ => return Err(altered(offset)),
+        }
+    }
+}
+
+struct Altered;
+
+/// What stands behind the last good frame is torn if it is the file's end, and altered if another frame follows.
+fn end_of_journal(replayed: Option<Replayed>, rest: &[u8], offset: usize, chain: [u8; MAC_LEN]) -> Result<Option<Replayed>, Altered> {
+    let followed = parse_frame(rest).is_some_and(|frame| !frame.rest.is_empty());
+    if followed {
+        return Err(Altered);
+    }
+    let torn_len = rest.len() as u64;
+    // A torn tail was never acknowledged, so what is clean before it stays clean.
+    Ok(replayed.map(|state| Replayed { torn_len, chain, len: offset as u64, ..state }))
+}
+
+/// A frame, as far as its lengths tell; its MAC is not checked yet.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    kind: u8,
+    first: u64,
+    head: &'a [u8],
+    payload: &'a [u8],
+    mac: [u8; MAC_LEN],
+    rest: &'a [u8],
+}
+
+impl Frame<'_> {
+    fn is_whole(&self, chain: &[u8; MAC_LEN], key: &MacKey) -> bool {
+        key.verify(&[chain, self.head, self.payload], &self.mac)
+    }
+}
+
+/// Splits a frame off; `None` if there is no whole one.
+pub fn parse_frame(bytes: &[u8]) -> Option<Frame<'_>> {
+    let (head, rest) = bytes.split_at_checked(HEAD_LEN)?;
+    let (kind, numbers) = head.split_first()?;
+    let (len, first) = numbers.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_be_bytes(*len)).ok().filter(|len| *len <= FRAME_LEN_MAX + BODY_LEN_MAX + 64)?;
+    let (payload, rest) = rest.split_at_checked(len)?;
+    let (mac, rest) = rest.split_first_chunk::<MAC_LEN>()?;
+    Some(Frame { kind: *kind, first: u64::from_be_bytes(first.try_into().ok()?), head, payload, mac: *mac, rest })
+}
+
+fn frame(kind: FrameKind, first: u64, payload: &[u8], chain: &mut [u8; MAC_LEN], key: &MacKey) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD_LEN + payload.len() + MAC_LEN);
+    out.push(kind as u8);
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(&first.to_be_bytes());
+    let (head, _) = out.split_at(HEAD_LEN);
+    *chain = key.tag(&[chain, head, payload]);
+    out.extend_from_slice(payload);
+    out.extend_from_slice(chain);
+    out
+}
+
+fn start_of_chain(key: &MacKey, sequence: u64) -> [u8; MAC_LEN] {
+    key.tag(&[MAGIC, &sequence.to_be_bytes()])
+}

@@ -1,0 +1,511 @@
+//! The log as its users see it: append, read, publish, close.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyrail_crypto::mac::MacKey;
+use keyrail_crypto::random;
+use keyrail_crypto::secret::SigningSeed;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::body::{BODY_LEN_MAX, Record};
+use crate::error::{AppendError, LogError};
+use crate::files::{self, failed};
+use crate::journal::{self, JournalFile, Replayed};
+use crate::note::{Checkpoint, VerifierKey};
+use crate::publish::{Logged, Publisher, RightEdge};
+use crate::reader::Reader;
+use crate::sequencer::Sequencer;
+use crate::tree::{Edge, Hash, leaf_hash};
+
+/// Where the log lies and how it behaves.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The evidence.
+    pub audit_dir: PathBuf,
+    /// The journal, on the same file system.
+    pub journal_dir: PathBuf,
+    /// The log's name; stands in every checkpoint.
+    pub origin: String,
+    /// How many records may wait to become durable.
+    pub queue_len_max: usize,
+    /// How long a durable record may wait to be published.
+    pub publish_interval: Duration,
+}
+
+impl LogOptions {
+    /// The usual limits.
+    pub fn new(audit_dir: PathBuf, journal_dir: PathBuf, origin: String) -> Self {
+        Self { audit_dir, journal_dir, origin, queue_len_max: 65_536, publish_interval: Duration::from_millis(250) }
+    }
+}
+
+/// What the log signs and guards with.
+pub struct Keys {
+    /// Seed of the key that signs checkpoints.
+    pub seed: SigningSeed,
+    /// Guards the journal.
+    pub journal: MacKey,
+}
+
+/// The state under which an operation was decided; see [`Log::set_epoch`].
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Epoch(pub u64);
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Position {
+    /// Its index, from 0.
+    pub index: u64,
+}
+
+/// A head of the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Head {
+    /// Records in the log.
+    pub size: u64,
+    /// Root hash of the tree of that size.
+    pub root: Hash,
+}
+
+/// What opening had to do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Recovered {
+    /// Records that were durable and not published before.
+    pub published: u64,
+    /// Bytes of a frame that was not finished and never acknowledged.
+    pub torn_len: u64,
+    /// Whether the log was closed properly before.
+    pub clean: bool,
+}
+
+/// How the log is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogHealth {
+    /// What keeps it from taking or publishing records, if something does.
+    pub failure: Option<String>,
+    /// Records that wait to become durable.
+    pub queue_len: usize,
+    /// Records that are durable and not published.
+    pub unpublished_len: usize,
+}
+
+/// The log. A cheap handle; the last one closes it.
+#[derive(Clone)]
+pub struct Log(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    key: VerifierKey,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Log {
+    /// Makes an empty log.
+    ///
+    /// # Errors
+    /// [`LogError::Exists`], [`LogError::File`].
+    pub fn create(options: &LogOptions, keys: &Keys) -> Result<VerifierKey, LogError> {
+        let key = verifier_key(&options.origin, &keys.seed)?;
+        files::make_dir(&options.audit_dir)?;
+        files::make_dir(&options.journal_dir)?;
+        if !journal::list(&options.journal_dir)?.is_empty() {
+            return Err(LogError::Exists { path: options.journal_dir.clone() });
+        }
+        let edge = RightEdge::default();
+        let mut publisher = Publisher::new(options.audit_dir.clone(), &options.journal_dir, edge.clone());
+        publisher.checkpoint(&keys.seed, &key)?;
+        let mut file = JournalFile::create(&options.journal_dir, 1, &edge, &keys.journal)?;
+        files::sync_file_system(&options.audit_dir)?;
+        file.mark_clean(0, &keys.journal)?;
+        Ok(key)
+    }
+
+    /// Opens the log: what is durable and not published yet is published, what was never acknowledged is cut off.
+    ///
+    /// # Errors
+    /// [`LogError::JournalAltered`], [`LogError::Mismatch`] when the evidence is not the journal's, [`LogError::File`].
+    pub fn open(options: LogOptions, keys: Keys) -> Result<(Self, Recovered), LogError> {
+        let key = verifier_key(&options.origin, &keys.seed)?;
+        let mut replay = Replay::read(&options, &keys.journal)?;
+        let recovered = replay.recovered();
+        let mut publisher = Publisher::new(options.audit_dir.clone(), &options.journal_dir, replay.edge.clone());
+        if !recovered.clean {
+            publisher.forget_partials();
+        }
+        publisher.add(&replay.records)?;
+        if recovered.clean {
+            require_checkpoint(&options.audit_dir, publisher.edge(), &key)?;
+        } else {
+            publisher.checkpoint(&keys.seed, &key)?;
+            publisher.sweep_stale()?;
+        }
+        let journal = JournalFile::resume(&replay.path, &replay.last)?;
+        let shared = Arc::new(Shared::new(&options, publisher.edge()));
+        let sequencer = Sequencer {
+            shared: shared.clone(),
+            seed: keys.seed,
+            key: key.clone(),
+            mac: keys.journal,
+            publisher,
+            journal: Some(journal),
+            former: std::mem::take(&mut replay.former),
+            sequence: replay.sequence,
+            publish_interval: options.publish_interval,
+            oldest_unpublished: None,
+        };
+        let spawned = std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || sequencer.run());
+        let thread = Mutex::new(Some(spawned.map_err(failed("start the writer of", &options.journal_dir))?));
+        Ok((Self(Arc::new(Handle { shared, key, thread })), recovered))
+    }
+
+    /// The log's public key.
+    pub fn verifier_key(&self) -> &VerifierKey {
+        &self.0.key
+    }
+
+    /// Appends a record; resolves once it is durable.
+    ///
+    /// # Errors
+    /// [`AppendError::Fenced`] when the epoch is older than the log's: then nothing was recorded.
+    pub async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
+        self.enqueue(body, epoch)?.await.unwrap_or(Err(AppendError::Indeterminate))
+    }
+
+    /// [`Log::append`] for threads outside the async runtime.
+    ///
+    /// # Errors
+    /// Those of [`Log::append`].
+    pub fn append_blocking(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
+        self.enqueue(body, epoch)?.blocking_recv().unwrap_or(Err(AppendError::Indeterminate))
+    }
+
+    fn enqueue(&self, body: Vec<u8>, epoch: Epoch) -> Result<oneshot::Receiver<Result<Position, AppendError>>, AppendError> {
+        if body.len() > BODY_LEN_MAX {
+            return Err(AppendError::TooLong { max: BODY_LEN_MAX });
+        }
+        let salt = random::array().map_err(|_| AppendError::Unavailable)?;
+        let (answer, receiver) = oneshot::channel();
+        let waiting = Waiting { logged: Record { salt, body }.into(), epoch, answer };
+        self.0.shared.push(waiting)?;
+        Ok(receiver)
+    }
+
+    /// From the moment this returns no append under an older epoch is accepted any more.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.0.shared.queue.lock().epoch = epoch;
+    }
+
+    /// The durable head: everything acknowledged is in it.
+    pub fn head(&self) -> Head {
+        let state = self.0.shared.state.lock();
+        Head { size: state.tree.size(), root: state.tree.root() }
+    }
+
+    /// The durable size, without computing the root.
+    pub fn size(&self) -> u64 {
+        self.0.shared.size()
+    }
+
+    /// The published head: what the files under `D/audit` say.
+    pub fn published(&self) -> Head {
+        self.0.shared.state.lock().published
+    }
+
+    /// Publishes everything that is durable.
+    ///
+    /// # Errors
+    /// [`LogError::Closed`] when it cannot be published; [`Log::health`] says why.
+    pub async fn publish(&self) -> Result<Head, LogError> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.shared.push_publish(answer)?;
+        receiver.await.ok().and_then(Result::ok).ok_or(LogError::Closed)
+    }
+
+    /// Records from `first` on, at most `count`, published or not.
+    ///
+    /// # Errors
+    /// [`LogError::File`].
+    pub fn read(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
+        let (published, recent) = self.0.shared.recent(first, count);
+        let mut records = Vec::new();
+        if first < published {
+            let reader = Reader::at(self.0.shared.audit_dir(), published);
+            records = reader.read(first, count.min(usize::try_from(published - first).unwrap_or(count)))?;
+        }
+        records.extend(recent.into_iter().take(count.saturating_sub(records.len())));
+        Ok(records)
+    }
+
+    /// How the log is.
+    pub fn health(&self) -> LogHealth {
+        let (queue_len, state) = (self.0.shared.queue.lock().waiting.len(), self.0.shared.state.lock());
+        LogHealth { failure: state.failure.clone(), queue_len, unpublished_len: state.unpublished.len() }
+    }
+
+    /// Publishes everything, makes it durable and ends the writer. Later appends are refused.
+    ///
+    /// # Errors
+    /// [`LogError`] when something could not be published; it is still safe in the journal.
+    pub fn close(&self) -> Result<Head, LogError> {
+        self.0.shared.request_close();
+        if let Some(thread) = self.0.thread.lock().take() {
+            // The writer does not panic; if it did, the missing result below says so.
+            let _joined = thread.join();
+        }
+        self.0.shared.state.lock().closed.take().unwrap_or(Err(LogError::Closed))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.request_close();
+        if let Some(thread) = self.thread.get_mut().take() {
+            let _joined = thread.join();
+        }
+    }
+}
+
+fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogError> {
+    VerifierKey::new(origin, seed.public_key()?).map_err(LogError::Checkpoint)
+}
+
+/// After a clean end the evidence must be the journal's; otherwise somebody changed it meanwhile.
+fn require_checkpoint(audit_dir: &Path, edge: &RightEdge, key: &VerifierKey) -> Result<(), LogError> {
+    let path = audit_dir.join("checkpoint");
+    let note = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+    let checkpoint = Checkpoint::verify(&note, key).map_err(LogError::Checkpoint)?;
+    if checkpoint.size == edge.size() && checkpoint.root == edge.root() { Ok(()) } else { Err(LogError::Mismatch) }
+}
+
+/// What the journal files say together.
+struct Replay {
+    edge: RightEdge,
+    records: Vec<Logged>,
+    last: Replayed,
+    path: PathBuf,
+    sequence: u64,
+    former: Vec<PathBuf>,
+}
+
+impl Replay {
+    fn read(options: &LogOptions, key: &MacKey) -> Result<Self, LogError> {
+        let mut found: Option<Self> = None;
+        let mut former = Vec::new();
+        for (sequence, path) in journal::list(&options.journal_dir)? {
+            let Some(mut last) = journal::replay(&path, sequence, key)? else {
+                former.push(path);
+                continue;
+            };
+            let records = std::mem::take(&mut last.records);
+            let mut next = match found.take() {
+                None => Self { edge: last.edge.clone(), records: Vec::new(), last, path, sequence, former: Vec::new() },
+                Some(mut earlier) => {
+                    former.push(earlier.path);
+                    // What an earlier file holds beyond this one's edge was never acknowledged.
+                    let keep = last.edge.size().saturating_sub(earlier.edge.size());
+                    earlier.records.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+                    Self { edge: earlier.edge, records: earlier.records, last, path, sequence, former: Vec::new() }
+                }
+            };
+            next.records.extend(records.into_iter().map(Logged::from));
+            found = Some(next);
+        }
+        let replay = found.ok_or_else(|| LogError::NoJournal { path: options.journal_dir.clone() })?;
+        Ok(Self { former, ..replay })
+    }
+
+    fn recovered(&self) -> Recovered {
+        let clean = self.last.clean && self.former.is_empty();
+        let published = if clean { 0 } else { self.records.len() as u64 };
+        Recovered { published, torn_len: self.last.torn_len, clean }
+    }
+}
+
+/// A record that waits to become durable.
+pub(crate) struct Waiting {
+    pub(crate) logged: Logged,
+    pub(crate) epoch: Epoch,
+    pub(crate) answer: oneshot::Sender<Result<Position, AppendError>>,
+}
+
+impl Waiting {
+    pub(crate) fn answer(self, result: Result<Position, AppendError>) {
+        // The appender may have been cancelled.
+        let _gone = self.answer.send(result);
+    }
+}
+
+type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
+
+/// What the sequencer does next.
+pub(crate) enum Work {
+    Append { batch: Vec<Waiting>, epoch: Epoch },
+    Publish(Vec<PublishAnswer>),
+    Idle,
+    Close,
+}
+
+/// What handles and sequencer share. Lock order: queue before state.
+pub(crate) struct Shared {
+    audit_dir: PathBuf,
+    journal_dir: PathBuf,
+    queue_len_max: usize,
+    queue: Mutex<Queue>,
+    /// Signalled when there is work and the sequencer waits for it.
+    work: Condvar,
+    state: Mutex<State>,
+    size: AtomicU64,
+}
+
+struct Queue {
+    waiting: Vec<Waiting>,
+    publish: Vec<PublishAnswer>,
+    epoch: Epoch,
+    closing: bool,
+}
+
+struct State {
+    tree: Edge,
+    unpublished: Vec<Logged>,
+    published: Head,
+    failure: Option<String>,
+    closed: Option<Result<Head, LogError>>,
+}
+
+impl Shared {
+    fn new(options: &LogOptions, edge: &RightEdge) -> Self {
+        let published = Head { size: edge.size(), root: edge.root() };
+        Self {
+            audit_dir: options.audit_dir.clone(),
+            journal_dir: options.journal_dir.clone(),
+            queue_len_max: options.queue_len_max,
+            queue: Mutex::new(Queue { waiting: Vec::new(), publish: Vec::new(), epoch: Epoch(0), closing: false }),
+            work: Condvar::new(),
+            state: Mutex::new(State { tree: edge.tree().clone(), unpublished: Vec::new(), published, failure: None, closed: None }),
+            size: AtomicU64::new(edge.size()),
+        }
+    }
+
+    pub(crate) fn audit_dir(&self) -> &Path {
+        &self.audit_dir
+    }
+
+    pub(crate) fn journal_dir(&self) -> &Path {
+        &self.journal_dir
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn push(&self, waiting: Waiting) -> Result<(), AppendError> {
+        let mut queue = self.queue.lock();
+        if queue.closing {
+            return Err(AppendError::Unavailable);
+        }
+        if waiting.epoch < queue.epoch {
+            return Err(AppendError::Fenced);
+        }
+        if queue.waiting.len() >= self.queue_len_max {
+            return Err(AppendError::QueueFull);
+        }
+        queue.waiting.push(waiting);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn push_publish(&self, answer: PublishAnswer) -> Result<(), LogError> {
+        let mut queue = self.queue.lock();
+        if queue.closing {
+            return Err(LogError::Closed);
+        }
+        queue.publish.push(answer);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn request_close(&self) {
+        self.queue.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    /// Waits for work, at most for `limit` if there is one. The epoch is read together with the batch: that
+    /// is what makes an append conditional on it.
+    pub(crate) fn take_work(&self, limit: Option<Duration>) -> Work {
+        let mut queue = self.queue.lock();
+        loop {
+            if !queue.waiting.is_empty() {
+                return Work::Append { batch: std::mem::take(&mut queue.waiting), epoch: queue.epoch };
+            }
+            if !queue.publish.is_empty() {
+                return Work::Publish(std::mem::take(&mut queue.publish));
+            }
+            if queue.closing {
+                return Work::Close;
+            }
+            match limit {
+                None => self.work.wait(&mut queue),
+                Some(limit) => {
+                    if self.work.wait_for(&mut queue, limit).timed_out() {
+                        return Work::Idle;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes durable records in.
+    pub(crate) fn durable(&self, records: Vec<Logged>) {
+        let mut state = self.state.lock();
+        for logged in &records {
+            state.tree.push(leaf_hash(&logged.entry));
+        }
+        state.unpublished.extend(records);
+        self.size.store(state.tree.size(), Ordering::Release);
+    }
+
+    pub(crate) fn unpublished_len(&self) -> usize {
+        self.state.lock().unpublished.len()
+    }
+
+    /// The durable records from `size` on, for the publisher, which may have taken some of them already.
+    pub(crate) fn unpublished(&self, size: u64) -> Vec<Logged> {
+        let state = self.state.lock();
+        let taken = usize::try_from(size.saturating_sub(state.published.size)).unwrap_or(usize::MAX);
+        state.unpublished.get(taken..).unwrap_or_default().to_vec()
+    }
+
+    pub(crate) fn published(&self, head: Head) {
+        let mut state = self.state.lock();
+        let count = usize::try_from(head.size - state.published.size).unwrap_or(usize::MAX).min(state.unpublished.len());
+        state.unpublished.drain(..count);
+        state.published = head;
+    }
+
+    fn recent(&self, first: u64, count: usize) -> (u64, Vec<Record>) {
+        let state = self.state.lock();
+        let skip = usize::try_from(first.saturating_sub(state.published.size)).unwrap_or(usize::MAX);
+        let recent = state.unpublished.iter().skip(skip).take(count).map(|logged| logged.record.clone());
+        (state.published.size, recent.collect())
+    }
+
+    pub(crate) fn failed(&self, error: &LogError) {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        self.state.lock().failure = Some(format!("{error}{cause}"));
+    }
+
+    pub(crate) fn recovered(&self) {
+        let mut state = self.state.lock();
+        if state.failure.is_some() {
+            state.failure = None;
+        }
+    }
+
+    pub(crate) fn closed(&self, result: Result<Head, LogError>) {
+        self.state.lock().closed = Some(result);
+    }
+}

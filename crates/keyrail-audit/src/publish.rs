@@ -1,0 +1,220 @@
+//! From records to evidence: the right edge of the log, and the files that follow from it.
+
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+
+use keyrail_crypto::secret::SigningSeed;
+
+use crate::body::{BODY_LEN_MAX, Record, SALT_LEN, encode_entry, parse_bodies};
+use crate::error::LogError;
+use crate::files;
+use crate::note::{Checkpoint, VerifierKey};
+use crate::tile::{Tile, TileKind};
+use crate::tree::{Edge, FullTile, Hash, TILE_WIDTH, leaf_hash};
+
+/// The right edge of the log: hashes of the tiles that are not full, and the records of the last bundle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RightEdge {
+    tree: Edge,
+    /// Entry bundle of the records after the last full one.
+    entries: Vec<u8>,
+    /// Their bodies.
+    bodies: Vec<u8>,
+}
+
+impl RightEdge {
+    pub(crate) fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
+    pub(crate) fn root(&self) -> Hash {
+        self.tree.root()
+    }
+
+    pub(crate) fn tree(&self) -> &Edge {
+        &self.tree
+    }
+
+    /// How many records the last, unfull bundle has.
+    fn width(&self) -> usize {
+        (self.tree.size() % TILE_WIDTH as u64) as usize
+    }
+
+    /// Appends a record; gives what became full: files that will never change again.
+    fn push(&mut self, logged: &Logged) -> Vec<(Tile, Vec<u8>)> {
+        encode_entry(&logged.entry, &mut self.entries);
+        logged.record.encode(&mut self.bodies);
+        let bundle = self.tree.size() / TILE_WIDTH as u64;
+        let full = self.tree.push(leaf_hash(&logged.entry));
+        if full.is_empty() {
+            return Vec::new();
+        }
+        let mut files = vec![
+            (Tile::full(TileKind::Bodies, bundle), std::mem::take(&mut self.bodies)),
+            (Tile::full(TileKind::Entries, bundle), std::mem::take(&mut self.entries)),
+        ];
+        let hashes = |tile: FullTile| (Tile::full(TileKind::Hashes(tile.level), tile.index), tile.hashes.concat());
+        files.extend(full.into_iter().map(hashes));
+        files
+    }
+
+    /// The files of the tiles that are not full.
+    fn partial(&self) -> Vec<(Tile, Vec<u8>)> {
+        let mut files = Vec::new();
+        let bundle = self.tree.size() / TILE_WIDTH as u64;
+        let width = self.width();
+        if width > 0 {
+            files.push((Tile { kind: TileKind::Bodies, index: bundle, width }, self.bodies.clone()));
+            files.push((Tile { kind: TileKind::Entries, index: bundle, width }, self.entries.clone()));
+        }
+        for (level, hashes) in self.tree.levels().iter().enumerate().filter(|(_, hashes)| !hashes.is_empty()) {
+            let index = self.tree.size() >> (8 * (level + 1));
+            files.push((Tile { kind: TileKind::Hashes(level), index, width: hashes.len() }, hashes.concat()));
+        }
+        files
+    }
+
+    /// Size, number of levels, each level with its length, bodies of the last bundle.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = self.tree.size().to_be_bytes().to_vec();
+        out.push(self.tree.levels().len() as u8);
+        for level in self.tree.levels() {
+            out.extend_from_slice(&(level.len() as u16).to_be_bytes());
+            out.extend_from_slice(&level.concat());
+        }
+        out.extend_from_slice(&self.bodies);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (size, rest) = bytes.split_first_chunk::<8>()?;
+        let (count, mut rest) = rest.split_first()?;
+        let mut levels = Vec::new();
+        for _ in 0..*count {
+            let (len, more) = rest.split_first_chunk::<2>()?;
+            let (hashes, more) = more.split_at_checked(usize::from(u16::from_be_bytes(*len)) * 32)?;
+            levels.push(hashes.chunks_exact(32).map(|hash| hash.try_into().ok()).collect::<Option<Vec<Hash>>>()?);
+            rest = more;
+        }
+        let tree = Edge::from_levels(u64::from_be_bytes(*size), levels)?;
+        let records = parse_bodies(rest)?;
+        let mut entries = Vec::new();
+        records.iter().for_each(|record| encode_entry(&record.entry(), &mut entries));
+        let edge = Self { tree, entries, bodies: rest.to_vec() };
+        (records.len() == edge.width()).then_some(edge)
+    }
+}
+
+/// A record with its entry, which is computed once.
+#[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    pub(crate) record: Record,
+    pub(crate) entry: Hash,
+}
+
+impl From<Record> for Logged {
+    fn from(record: Record) -> Self {
+        Self { entry: record.entry(), record }
+    }
+}
+
+/// Writes the evidence.
+pub(crate) struct Publisher {
+    audit_dir: PathBuf,
+    temporary: PathBuf,
+    edge: RightEdge,
+    /// Files that became full and are not written yet, because the disk did not take them.
+    unwritten: VecDeque<(Tile, Vec<u8>)>,
+    /// Partial files of the last checkpoint, to be removed once another one stands.
+    partials: HashSet<Tile>,
+}
+
+impl Publisher {
+    pub(crate) fn new(audit_dir: PathBuf, journal_dir: &Path, edge: RightEdge) -> Self {
+        let partials = edge.partial().into_iter().map(|(tile, _)| tile).collect();
+        Self { audit_dir, temporary: journal_dir.join("publishing"), edge, unwritten: VecDeque::new(), partials }
+    }
+
+    pub(crate) fn edge(&self) -> &RightEdge {
+        &self.edge
+    }
+
+    /// Takes records over and writes what became full. The checkpoint follows with [`Self::checkpoint`].
+    pub(crate) fn add(&mut self, records: &[Logged]) -> Result<(), LogError> {
+        for logged in records {
+            self.unwritten.extend(self.edge.push(logged));
+        }
+        while let Some((tile, content)) = self.unwritten.front() {
+            self.write(tile, content)?;
+            self.unwritten.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Writes the partial tiles and the checkpoint, then removes the partial tiles of the one before.
+    pub(crate) fn checkpoint(&mut self, seed: &SigningSeed, key: &VerifierKey) -> Result<(), LogError> {
+        let mut partials = HashSet::new();
+        for (tile, content) in self.edge.partial() {
+            if !self.partials.contains(&tile) {
+                self.write(&tile, &content)?;
+            }
+            partials.insert(tile);
+        }
+        let checkpoint = Checkpoint { origin: key.name().to_owned(), size: self.edge.size(), root: self.edge.root() };
+        files::replace(&self.temporary, &self.audit_dir.join("checkpoint"), checkpoint.sign(seed, key)?.as_bytes())?;
+        for stale in self.partials.difference(&partials) {
+            remove_partial(&self.audit_dir.join(stale.path()))?;
+        }
+        self.partials = partials;
+        Ok(())
+    }
+
+    /// Writes every file of the edge again, whether it is there or not: after a power cut nothing newer than
+    /// the journal's start is believed.
+    pub(crate) fn forget_partials(&mut self) {
+        self.partials.clear();
+    }
+
+    /// Removes partial tiles that no checkpoint of this log needs any more.
+    pub(crate) fn sweep_stale(&mut self) -> Result<(), LogError> {
+        let mut stale = Vec::new();
+        walk(&self.audit_dir, Path::new(""), &mut |relative| {
+            if let Some(tile) = Tile::at(relative)
+                && tile.width < TILE_WIDTH
+                && !self.partials.contains(&tile)
+            {
+                stale.push(relative.to_owned());
+            }
+        })?;
+        stale.iter().try_for_each(|relative| remove_partial(&self.audit_dir.join(relative)))
+    }
+
+    fn write(&self, tile: &Tile, content: &[u8]) -> Result<(), LogError> {
+        files::replace(&self.temporary, &self.audit_dir.join(tile.path()), content)
+    }
+}
+
+/// Removes a partial tile, and its directory when that is empty.
+fn remove_partial(path: &Path) -> Result<(), LogError> {
+    files::remove(path)?;
+    if let Some(dir) = path.parent() {
+        // Fails while another partial tile is in there, which is fine.
+        let _not_empty = std::fs::remove_dir(dir);
+    }
+    Ok(())
+}
+
+/// Calls `visit` with the path of every file below `root`, relative to it.
+pub(crate) fn walk(root: &Path, relative: &Path, visit: &mut dyn FnMut(&Path)) -> Result<(), LogError> {
+    let dir = root.join(relative);
+    for entry in std::fs::read_dir(&dir).map_err(files::failed("list", &dir))? {
+        let entry = entry.map_err(files::failed("list", &dir))?;
+        let below = relative.join(entry.file_name());
+        let kind = entry.file_type().map_err(files::failed("list", &dir))?;
+        if kind.is_dir() { walk(root, &below, visit)? } else { visit(&below) }
+    }
+    Ok(())
+}
+
+/// The most bytes of a body file.
+pub(crate) const BODY_FILE_LEN_MAX: u64 = (TILE_WIDTH * (4 + SALT_LEN + BODY_LEN_MAX)) as u64;
