@@ -1,1 +1,24 @@
-//! The Store trait and its SQLite implementation.
+//! The `Store` trait and its SQLite implementation.
+//!
+//! A [`Store`] knows tables, values and transactions, and nothing of keys. [`State`] on top of it knows the
+//! rows of `keyrail-core`: it seals each row when it is written and checks the seal whenever it is read, so
+//! that every driver gives the same guarantee.
+
+mod change;
+mod driver;
+mod error;
+mod field;
+mod finders;
+mod row;
+mod rows;
+mod seal;
+mod sqlite;
+mod state;
+
+pub use change::{Change, Recorded};
+pub use driver::{Condition, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
+pub use error::{Fault, StoreError};
+pub use row::{Row, TABLES, Table};
+pub use seal::RowSealer;
+pub use sqlite::{OpenMode, SCHEMA_VERSION, SqliteStore};
+pub use state::{Bootstrap, Finding, FindingKind, LIST_ROWS_MAX, State, bootstrap};

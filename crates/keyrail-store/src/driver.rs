@@ -1,0 +1,120 @@
+//! What a database must be able to do: the seam that further databases implement.
+
+use async_trait::async_trait;
+
+use crate::error::StoreError;
+use crate::row::Table;
+
+/// The most rows of one [`Select`].
+pub const SELECT_ROWS_MAX: usize = 1_000;
+
+/// A value of a column.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Value {
+    /// No value.
+    Null,
+    /// A number, a time in milliseconds, a count.
+    Integer(i64),
+    /// A name, a word.
+    Text(String),
+    /// An id, a wrapped key, a seal.
+    Blob(Vec<u8>),
+}
+
+/// What a row must fulfil.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    /// The column has this value.
+    Equal(&'static str, Value),
+    /// The column is less than this value.
+    Less(&'static str, Value),
+}
+
+/// Rows of one table, in the order of unique columns, a page at a time.
+#[derive(Clone, Debug)]
+pub struct Select {
+    /// The table.
+    pub table: &'static Table,
+    /// What the rows fulfil, all of it.
+    pub conditions: Vec<Condition>,
+    /// The columns that order them; together with the columns of the conditions they are unique.
+    pub order: &'static [&'static str],
+    /// The values of `order` after which the page begins.
+    pub after: Option<Vec<Value>>,
+    /// How many rows at most, up to [`SELECT_ROWS_MAX`].
+    pub limit: usize,
+}
+
+/// One write of a transaction.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A new row: the values of all columns, the seal last.
+    Insert {
+        /// The table.
+        table: &'static Table,
+        /// The values.
+        values: Vec<Value>,
+    },
+    /// New values for the row of the same key, if it is still of `former_generation`.
+    Update {
+        /// The table.
+        table: &'static Table,
+        /// The values.
+        values: Vec<Value>,
+        /// The generation that the row must have.
+        former_generation: u64,
+    },
+    /// A row to delete; one that is gone already is no failure.
+    Delete {
+        /// The table.
+        table: &'static Table,
+        /// The values of its key columns.
+        key: Vec<Value>,
+    },
+}
+
+/// Writes that happen together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// The writes, in their order.
+    pub writes: Vec<Write>,
+}
+
+/// A database. It moves values, and knows neither keys nor seals.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Reads a page of rows: for each the values of all columns, the seal last.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError>;
+
+    /// Counts rows.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    async fn count(
+        &self,
+        table: &'static Table,
+        conditions: Vec<Condition>,
+    ) -> Result<u64, StoreError>;
+
+    /// Does all writes of a transaction, durably, or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::Conflict`], [`StoreError::Constraint`], [`StoreError::Full`];
+    /// [`StoreError::Indeterminate`] when it cannot be known.
+    async fn apply(&self, transaction: Transaction) -> Result<(), StoreError>;
+
+    /// Asks the database whether its own structures are whole; each sentence is a finding.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be asked.
+    async fn integrity(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    async fn health(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,173 @@
+//! What a store can fail with.
+
+use std::path::PathBuf;
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// A bug of Keyrail.
+    Bug,
+    /// The request does not go with what is stored.
+    Caller,
+    /// The disk or the database does not do its part.
+    Dependency,
+    /// What is stored is damaged or was altered.
+    StoredData,
+}
+
+/// Why the store did not do it. No variant carries data of a row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A row with the same key or name is there already.
+    #[error("a row of `{table}` with this key or name is there already")]
+    Exists {
+        /// The table.
+        table: &'static str,
+    },
+    /// The row is not of the generation that the change was made for.
+    #[error("a row of `{table}` has changed meanwhile")]
+    Conflict {
+        /// The table.
+        table: &'static str,
+    },
+    /// The change breaks a rule of the schema.
+    #[error("a change breaks a rule of table `{table}`")]
+    Constraint {
+        /// The table.
+        table: &'static str,
+        /// What the database said: names of columns, no values.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The seal of a row is not the one it was written with.
+    #[error("a row of `{table}` was altered outside Keyrail: {id}")]
+    RowSeal {
+        /// The table.
+        table: &'static str,
+        /// The row's key, in hex or words.
+        id: String,
+    },
+    /// A row holds a value that cannot be.
+    #[error("a row of `{table}` has no readable `{column}`")]
+    Malformed {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+    },
+    /// The file is not a store of Keyrail.
+    #[error("`{path}` is not a store of Keyrail")]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file's schema is newer than this program.
+    #[error("the store has schema {found}, and this program knows up to {known}")]
+    UnknownSchema {
+        /// The schema of the file.
+        found: i64,
+        /// The newest schema that is known.
+        known: i64,
+    },
+    /// The file's schema is older, and it was opened for reading only.
+    #[error("the store has schema {found} and must be brought to {known} first")]
+    OldSchema {
+        /// The schema of the file.
+        found: i64,
+        /// The newest schema.
+        known: i64,
+    },
+    /// A list is longer than it may be.
+    #[error("table `{table}` holds more than {max} matching rows")]
+    TooMany {
+        /// The table.
+        table: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// The disk is full.
+    #[error("the disk of the store is full")]
+    Full(#[source] rusqlite::Error),
+    /// Another process holds the database.
+    #[error("the store is locked by another process")]
+    Busy(#[source] rusqlite::Error),
+    /// The database file is damaged.
+    #[error("the file of the store is damaged")]
+    Damaged(#[source] rusqlite::Error),
+    /// The store was opened for reading only.
+    #[error("the store is open for reading only")]
+    ReadOnly,
+    /// The commit failed in a way that leaves its fate open.
+    #[error("it is not known whether the change was stored")]
+    Indeterminate {
+        /// What the database said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A file of the store.
+    #[error("cannot use `{path}`")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The ciphers failed.
+    #[error("a cryptographic operation failed")]
+    Crypto(#[from] keyrail_crypto::CryptoError),
+    /// Any other failure of the database.
+    #[error("the database of the store failed")]
+    Database(#[source] rusqlite::Error),
+}
+
+impl StoreError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Exists { .. } | Self::Conflict { .. } => Fault::Caller,
+            Self::Constraint { .. } => Fault::Bug,
+            Self::RowSeal { .. }
+            | Self::Malformed { .. }
+            | Self::NotAStore { .. }
+            | Self::Damaged(_) => Fault::StoredData,
+            _ => Fault::Dependency,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Exists { .. } => "choose another name, or use what is there",
+            Self::Conflict { .. } => "read it again and repeat the change",
+            Self::Constraint { .. } => "please report it",
+            Self::RowSeal { .. } | Self::Malformed { .. } => {
+                "`keyrail verify` lists every altered row; restore the store from a backup"
+            }
+            Self::NotAStore { .. } => "name another --data-dir",
+            Self::UnknownSchema { .. } => {
+                "use the release of Keyrail that wrote it, or a newer one"
+            }
+            Self::OldSchema { .. } => {
+                "run a command that writes, or start the server once: it brings the schema up"
+            }
+            Self::TooMany { .. } => "ask for a page at a time",
+            Self::Full(_) => "make room on the disk of the data directory; nothing was changed",
+            Self::Busy(_) => "end the other process that holds the file, then try again",
+            Self::Damaged(_) => "check the disk, and restore the store from a backup",
+            Self::ReadOnly => {
+                "run the command against the server, or with no other process on the data directory"
+            }
+            Self::Indeterminate { .. } => "look at the present state before trying again",
+            Self::Closed => "open it again",
+            Self::File { .. } => "check that the data directory exists and belongs to this user",
+            Self::Crypto(_) | Self::Database(_) => {
+                "look at the cause below; the health endpoint tells whether it goes on"
+            }
+        }
+    }
+}

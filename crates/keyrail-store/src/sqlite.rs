@@ -1,0 +1,266 @@
+//! The store on SQLite: one writer on a thread of its own, a few readers that never wait for it.
+
+mod errors;
+mod migrate;
+mod sql;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::driver::{Condition, Select, Store, Transaction, Value};
+use crate::error::StoreError;
+use crate::row::Table;
+use errors::{classify, classify_commit};
+pub use migrate::SCHEMA_VERSION;
+use migrate::{FileKind, MIGRATIONS, identify, migrate};
+
+/// How many connections read at the same time.
+const READERS: usize = 4;
+
+/// How many transactions wait for the writer.
+const WAITING_MAX: usize = 1_024;
+
+/// How long another process may hold the file before that is an error, in milliseconds.
+const BUSY_MILLIS_MAX: u64 = 5_000;
+
+/// How many prepared statements a connection keeps.
+const STATEMENTS_MAX: usize = 128;
+
+/// The most bytes of findings that an integrity check tells.
+const INTEGRITY_FINDINGS_MAX: usize = 100;
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpenMode {
+    /// Made if it is not there.
+    Create,
+    /// It must be there; its schema is brought up.
+    Write,
+    /// It must be there, with the newest schema; nothing is changed.
+    Read,
+}
+
+struct Job {
+    transaction: Transaction,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A store in one SQLite file: WAL, `synchronous=FULL`, readable by its owner alone.
+pub struct SqliteStore {
+    path: PathBuf,
+    readers: Arc<parking_lot::Mutex<Vec<Connection>>>,
+    reading: Arc<Semaphore>,
+    writer: Option<mpsc::Sender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in `path`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAStore`], [`StoreError::UnknownSchema`], [`StoreError::OldSchema`],
+    /// [`StoreError::File`], and what SQLite fails with.
+    pub fn open(path: &Path, mode: OpenMode) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        };
+        if mode == OpenMode::Create {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+                .map_err(failed)?;
+        }
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        let writer = if mode == OpenMode::Read {
+            require_newest(path)?;
+            None
+        } else {
+            if metadata.permissions().mode() & 0o077 != 0 {
+                std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
+            }
+            let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            connection
+                .pragma_update(None, "journal_mode", "WAL")
+                .map_err(classify)?;
+            migrate(&mut connection, path, MIGRATIONS)?;
+            Some(connection)
+        };
+        let readers = (0..READERS)
+            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (sender, thread) = writer
+            .map(start_writer)
+            .transpose()
+            .map_err(failed)?
+            .unzip();
+        Ok(Self {
+            path: path.to_owned(),
+            readers: Arc::new(parking_lot::Mutex::new(readers)),
+            reading: Arc::new(Semaphore::new(READERS)),
+            writer: sender,
+            thread,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = self
+            .reading
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        let readers = self.readers.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let connection = readers.lock().pop().ok_or(StoreError::Closed)?;
+            let result = work(&connection);
+            readers.lock().push(connection);
+            result
+        });
+        joined.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.writer = None;
+        self.readers.lock().clear();
+        if let Some(thread) = self.thread.take() {
+            // The writer ends when its queue does; a panic there was told to whoever waited.
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn require_newest(path: &Path) -> Result<(), StoreError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let known = SCHEMA_VERSION;
+    match identify(&connection, path)? {
+        FileKind::Store(found) if found == known => Ok(()),
+        FileKind::Store(found) if found > known => Err(StoreError::UnknownSchema { found, known }),
+        FileKind::Store(found) => Err(StoreError::OldSchema { found, known }),
+        FileKind::Empty => Err(StoreError::NotAStore {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(classify)?;
+    connection
+        .busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX))
+        .map_err(classify)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    for (name, value) in [
+        ("foreign_keys", "ON"),
+        ("trusted_schema", "OFF"),
+        ("synchronous", "FULL"),
+        ("cell_size_check", "ON"),
+        ("secure_delete", "ON"),
+    ] {
+        connection
+            .pragma_update(None, name, value)
+            .map_err(classify)?;
+    }
+    Ok(connection)
+}
+
+fn start_writer(
+    mut connection: Connection,
+) -> std::io::Result<(mpsc::Sender<Job>, std::thread::JoinHandle<()>)> {
+    let (sender, mut jobs) = mpsc::channel::<Job>(WAITING_MAX);
+    let thread = std::thread::Builder::new()
+        .name("keyrail-store".to_owned())
+        .spawn(move || {
+            while let Some(job) = jobs.blocking_recv() {
+                let result = run(&mut connection, &job.transaction);
+                if let Err(Err(lost)) = job.done.send(result) {
+                    tracing::warn!(error = %lost, "a change failed and nobody waited for it");
+                }
+            }
+        })?;
+    Ok((sender, thread))
+}
+
+fn run(connection: &mut Connection, work: &Transaction) -> Result<(), StoreError> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(classify)?;
+    for write in &work.writes {
+        // Dropping the transaction rolls it back.
+        sql::write(&transaction, write)?;
+    }
+    transaction.commit().map_err(classify_commit)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
+        self.read(move |connection| sql::select(connection, &select))
+            .await
+    }
+
+    async fn count(
+        &self,
+        table: &'static Table,
+        conditions: Vec<Condition>,
+    ) -> Result<u64, StoreError> {
+        self.read(move |connection| sql::count(connection, table, &conditions))
+            .await
+    }
+
+    async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
+        let (done, result) = oneshot::channel();
+        writer
+            .send(Job { transaction, done })
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        self.read(|connection| {
+            let sql = format!("/* integrity */ PRAGMA integrity_check({INTEGRITY_FINDINGS_MAX})");
+            let mut statement = connection.prepare(&sql).map_err(classify)?;
+            let lines = statement
+                .query_map([], |row| row.get::<_, String>(0))
+                .map_err(classify)?;
+            let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(classify)?;
+            Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        })
+        .await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        if self.writer.as_ref().is_some_and(mpsc::Sender::is_closed) {
+            return Err(StoreError::Closed);
+        }
+        self.read(|connection| {
+            connection
+                .query_row("/* health */ SELECT 1", [], |_| Ok(()))
+                .map_err(classify)
+        })
+        .await
+    }
+}
