@@ -89,6 +89,8 @@ text_enum! {
         SystemSeal = "system.seal",
         /// Open the store with its root of trust.
         SystemUnseal = "system.unseal",
+        /// Change a setting.
+        SystemUpdate = "system.update",
         /// Check every row and the log.
         SystemVerify = "system.verify",
         /// Make a token.
@@ -223,7 +225,17 @@ fn allows(role: Role, action: Action) -> bool {
 fn reads(action: Action) -> bool {
     use Action as A;
     reads_service(action)
-        || matches!(action, A::AppList | A::AssetRead | A::CampaignRead | A::DomainList | A::KeyRead | A::AuditRead | A::SystemVerify | A::TokenRead)
+        || matches!(
+            action,
+            A::AppList
+                | A::AssetRead
+                | A::CampaignRead
+                | A::DomainList
+                | A::KeyRead
+                | A::AuditRead
+                | A::SystemVerify
+                | A::TokenRead
+        )
 }
 
 fn reads_service(action: Action) -> bool {
@@ -265,7 +277,13 @@ mod tests {
     use super::*;
 
     fn principal(role: Role, app: Option<&str>) -> Principal {
-        Principal { kind: PrincipalKind::Token, token: None, role, app: app.map(|app| app.parse().unwrap()), expires_at: None }
+        Principal {
+            kind: PrincipalKind::Token,
+            token: None,
+            role,
+            app: app.map(|app| app.parse().unwrap()),
+            expires_at: None,
+        }
     }
 
     fn allowed(principal: &Principal, action: Action, resource: Resource<'_>) -> bool {

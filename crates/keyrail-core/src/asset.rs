@@ -111,4 +111,3 @@ pub struct Census {
     /// Cells that hold NULL.
     pub null: u64,
 }
-

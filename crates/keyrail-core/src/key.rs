@@ -287,7 +287,10 @@ impl Keyring {
     /// # Errors
     /// [`KeyError::NoSuchVersion`].
     pub fn version(&self, number: VersionNumber) -> Result<&DataKeyVersion, KeyError> {
-        self.versions.iter().find(|version| version.version == number).ok_or(KeyError::NoSuchVersion { version: number })
+        self.versions
+            .iter()
+            .find(|version| version.version == number)
+            .ok_or(KeyError::NoSuchVersion { version: number })
     }
 
     /// The version with this id.
@@ -304,7 +307,8 @@ impl Keyring {
             return Err(KeyError::TooManyVersions { max: VERSIONS_PER_KEY_MAX });
         }
         let last = self.versions.iter().map(|version| version.version).max();
-        last.map_or(Some(VersionNumber::FIRST), VersionNumber::next).ok_or(KeyError::TooManyVersions { max: VERSIONS_PER_KEY_MAX })
+        last.map_or(Some(VersionNumber::FIRST), VersionNumber::next)
+            .ok_or(KeyError::TooManyVersions { max: VERSIONS_PER_KEY_MAX })
     }
 
     /// Makes `new` the active version; the one before becomes deactivated.
@@ -315,7 +319,11 @@ impl Keyring {
         self.require_enabled()?;
         let added = self.new_active(new, now)?;
         let former = self.active().map(|version| version.after(VersionEvent::Deactivate, now)).transpose()?;
-        Ok(KeyChange { key: self.key_with(self.key.status, now), added: Some(added), changed: former.into_iter().collect() })
+        Ok(KeyChange {
+            key: self.key_with(self.key.status, now),
+            added: Some(added),
+            changed: former.into_iter().collect(),
+        })
     }
 
     /// Makes a former version the active one again: the way back of a campaign.
@@ -326,21 +334,34 @@ impl Keyring {
         self.require_enabled()?;
         let chosen = self.version(number)?.after(VersionEvent::Activate, now)?;
         let former = self.active().map(|version| version.after(VersionEvent::Deactivate, now)).transpose()?;
-        Ok(KeyChange { key: self.key_with(self.key.status, now), added: None, changed: former.into_iter().chain([chosen]).collect() })
+        Ok(KeyChange {
+            key: self.key_with(self.key.status, now),
+            added: None,
+            changed: former.into_iter().chain([chosen]).collect(),
+        })
     }
 
     /// Declares a version exposed. If it is the active one, `replacement` becomes active in the same change.
     ///
     /// # Errors
     /// [`KeyError::Lifecycle`], [`KeyError::ReplacementNeeded`].
-    pub fn compromise(&self, number: VersionNumber, replacement: Option<NewVersion>, now: Timestamp) -> Result<KeyChange, KeyError> {
+    pub fn compromise(
+        &self,
+        number: VersionNumber,
+        replacement: Option<NewVersion>,
+        now: Timestamp,
+    ) -> Result<KeyChange, KeyError> {
         let version = self.version(number)?;
         let added = match (version.state, replacement) {
             (VersionState::Active, None) => return Err(KeyError::ReplacementNeeded { version: number }),
             (VersionState::Active, Some(new)) => Some(self.new_active(new, now)?),
             _ => None,
         };
-        Ok(KeyChange { key: self.key_with(self.key.status, now), added, changed: vec![version.after(VersionEvent::Compromise, now)?] })
+        Ok(KeyChange {
+            key: self.key_with(self.key.status, now),
+            added,
+            changed: vec![version.after(VersionEvent::Compromise, now)?],
+        })
     }
 
     /// Suspends a version; suspending the active one disables the key.
@@ -350,7 +371,11 @@ impl Keyring {
     pub fn suspend(&self, number: VersionNumber, now: Timestamp) -> Result<KeyChange, KeyError> {
         let version = self.version(number)?;
         let status = if version.state.encrypts() { KeyStatus::Disabled } else { self.key.status };
-        Ok(KeyChange { key: self.key_with(status, now), added: None, changed: vec![version.after(VersionEvent::Suspend, now)?] })
+        Ok(KeyChange {
+            key: self.key_with(status, now),
+            added: None,
+            changed: vec![version.after(VersionEvent::Suspend, now)?],
+        })
     }
 
     /// Resumes a suspended version; on a disabled key it becomes the active one, which enables the key.
@@ -391,7 +416,11 @@ impl Keyring {
     }
 
     fn single(&self, number: VersionNumber, event: VersionEvent, now: Timestamp) -> Result<KeyChange, KeyError> {
-        Ok(KeyChange { key: self.key_with(self.key.status, now), added: None, changed: vec![self.version(number)?.after(event, now)?] })
+        Ok(KeyChange {
+            key: self.key_with(self.key.status, now),
+            added: None,
+            changed: vec![self.version(number)?.after(event, now)?],
+        })
     }
 
     /// The keyring after a change, for callers that go on with it.

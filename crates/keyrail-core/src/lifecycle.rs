@@ -76,20 +76,14 @@ pub const fn transition(state: VersionState, event: VersionEvent) -> Result<Vers
             Event::Compromise,
         ) => Ok(State::Compromised),
         (State::PreActive | State::Retired | State::Compromised, Event::Destroy) => Ok(State::Destroyed),
-        (
-            State::PreActive,
-            Event::Deactivate | Event::Reinstate | Event::Resume | Event::Retire | Event::Suspend,
-        )
+        (State::PreActive, Event::Deactivate | Event::Reinstate | Event::Resume | Event::Retire | Event::Suspend)
         | (State::Active, Event::Activate | Event::Destroy | Event::Reinstate | Event::Resume | Event::Retire)
         | (
             State::Suspended,
             Event::Activate | Event::Deactivate | Event::Destroy | Event::Reinstate | Event::Retire | Event::Suspend,
         )
         | (State::Deactivated, Event::Deactivate | Event::Destroy | Event::Reinstate | Event::Resume)
-        | (
-            State::Retired,
-            Event::Activate | Event::Deactivate | Event::Resume | Event::Retire | Event::Suspend,
-        )
+        | (State::Retired, Event::Activate | Event::Deactivate | Event::Resume | Event::Retire | Event::Suspend)
         | (
             State::Compromised,
             Event::Activate
@@ -128,7 +122,9 @@ impl LifecycleError {
     /// What to do instead.
     pub const fn hint(&self) -> &'static str {
         match (self.state, self.event) {
-            (VersionState::Active, VersionEvent::Retire | VersionEvent::Destroy) => "rotate the key first, then move its data with a campaign",
+            (VersionState::Active, VersionEvent::Retire | VersionEvent::Destroy) => {
+                "rotate the key first, then move its data with a campaign"
+            }
             (VersionState::Deactivated, VersionEvent::Destroy) => "retire the version first",
             (VersionState::Destroyed, _) => "the key material is gone; a backup of the store may still hold it",
             (VersionState::Compromised, _) => "move its data with a campaign, then destroy it",
@@ -197,7 +193,8 @@ mod tests {
     #[test]
     fn nothing_leaves_destroyed_or_returns_from_compromised() {
         assert!(E::ALL.iter().all(|&event| transition(S::Destroyed, event).is_err()));
-        let from_compromised: Vec<_> = E::ALL.iter().filter_map(|&event| transition(S::Compromised, event).ok()).collect();
+        let from_compromised: Vec<_> =
+            E::ALL.iter().filter_map(|&event| transition(S::Compromised, event).ok()).collect();
         assert_eq!(from_compromised, [S::Destroyed]);
     }
 }

@@ -203,7 +203,9 @@ impl NameError {
     /// What the caller can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Form { .. } | Self::Version { .. } => "write it like acme/prod/crm/customer-pii, a version like acme/prod/crm/customer-pii@2",
+            Self::Form { .. } | Self::Version { .. } => {
+                "write it like acme/prod/crm/customer-pii, a version like acme/prod/crm/customer-pii@2"
+            }
             Self::Segment { .. } => "a name has 1 to 63 characters: a-z, 0-9 and -, and does not begin with -",
         }
     }
@@ -269,7 +271,13 @@ mod tests {
         let name: KeyVersionName = "acme/prod/crm/pii@12".parse().unwrap();
         assert_eq!(name.version.get(), 12);
         assert_eq!(name.to_string(), "acme/prod/crm/pii@12");
-        for bad in ["acme/prod/crm/pii", "acme/prod/crm/pii@0", "acme/prod/crm/pii@01", "acme/prod/crm/pii@+1", "acme/prod/crm/pii@4294967296"] {
+        for bad in [
+            "acme/prod/crm/pii",
+            "acme/prod/crm/pii@0",
+            "acme/prod/crm/pii@01",
+            "acme/prod/crm/pii@+1",
+            "acme/prod/crm/pii@4294967296",
+        ] {
             assert!(bad.parse::<KeyVersionName>().is_err(), "{bad}");
         }
     }

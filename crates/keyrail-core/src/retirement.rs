@@ -95,14 +95,20 @@ impl Obstacle {
         match self {
             Self::ValuesLeft { asset, damaged: 0, .. } => format!("run `keyrail campaign start {asset}`"),
             Self::ValuesLeft { asset, .. } => {
-                format!("run `keyrail campaign start {asset}`, and look at the damaged ones with `keyrail asset census {asset}`")
+                format!(
+                    "run `keyrail campaign start {asset}`, and look at the damaged ones with `keyrail asset census {asset}`"
+                )
             }
             Self::CampaignOpen { .. } => "let it finish: `keyrail campaign status`".to_owned(),
             Self::NotCounted { asset } => format!("make it reachable and run `keyrail asset census {asset}`"),
             Self::OutsideUse { principal, .. } => {
-                format!("let that caller re-encrypt what it holds, or accept the loss by name: --acknowledge {principal}")
+                format!(
+                    "let that caller re-encrypt what it holds, or accept the loss by name: --acknowledge {principal}"
+                )
             }
-            Self::WrongState { state: VersionState::Active, .. } => "rotate the key first: `keyrail key rotate`".to_owned(),
+            Self::WrongState { state: VersionState::Active, .. } => {
+                "rotate the key first: `keyrail key rotate`".to_owned()
+            }
             Self::WrongState { .. } => "`keyrail key show` tells the state of each version".to_owned(),
         }
     }
@@ -111,7 +117,12 @@ impl Obstacle {
 /// Lists what stands in the way of retiring `version`; empty means that nothing does.
 ///
 /// `acknowledged` are the principals whose use outside assets somebody answered for by name.
-pub fn obstacles(version: &DataKeyVersion, assets: &[AssetEvidence], outside: &[OutsideUse], acknowledged: &[String]) -> Vec<Obstacle> {
+pub fn obstacles(
+    version: &DataKeyVersion,
+    assets: &[AssetEvidence],
+    outside: &[OutsideUse],
+    acknowledged: &[String],
+) -> Vec<Obstacle> {
     if version.state != VersionState::Deactivated {
         return vec![Obstacle::WrongState { version: version.version, state: version.state }];
     }
@@ -123,7 +134,9 @@ pub fn obstacles(version: &DataKeyVersion, assets: &[AssetEvidence], outside: &[
 /// The uses of a version that no asset accounts for.
 pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageCount)>) -> Vec<OutsideUse> {
     let outside = usage.into_iter().filter(|(key, _)| key.place == UsagePlace::Outside);
-    outside.map(|(key, count)| OutsideUse { principal: key.principal.clone(), action: key.action, count: *count }).collect()
+    outside
+        .map(|(key, count)| OutsideUse { principal: key.principal.clone(), action: key.action, count: *count })
+        .collect()
 }
 
 /// How long the write window of the version stays open, in seconds: within it a caller may still store a

@@ -59,7 +59,8 @@ pub enum Due {
 
 /// Lists what is due at `now`. Each key comes at most once; doing it all and sweeping again gives nothing.
 pub fn sweep(data_keys: &[DataKeyFacts<'_>], master_keys: &[MasterKeyFacts], now: Timestamp) -> Vec<Due> {
-    let data = data_keys.iter().filter_map(|facts| data_key_reason(facts, now).map(|reason| Due::DataKey(facts.key, reason)));
+    let data =
+        data_keys.iter().filter_map(|facts| data_key_reason(facts, now).map(|reason| Due::DataKey(facts.key, reason)));
     let master = master_keys.iter().filter(|facts| too_old(facts.age_seconds_max, facts.activated_at, now));
     data.chain(master.map(|facts| Due::MasterKey(facts.key, RotationReason::Age))).collect()
 }
@@ -108,7 +109,13 @@ mod tests {
         ];
         for (name, demands, activated, uses, want) in rows {
             let got = sweep(&[facts(&demands, activated, uses)], &[], now);
-            assert_eq!(got.first().map(|due| match due { Due::DataKey(_, reason) | Due::MasterKey(_, reason) => *reason }), want, "{name}");
+            assert_eq!(
+                got.first().map(|due| match due {
+                    Due::DataKey(_, reason) | Due::MasterKey(_, reason) => *reason,
+                }),
+                want,
+                "{name}"
+            );
         }
     }
 

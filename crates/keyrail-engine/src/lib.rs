@@ -1,1 +1,37 @@
 //! The one pipeline and the background work.
+//!
+//! Every operation, whatever transport brought it, is a typed request that goes the same way once, forward:
+//! authenticate → load → authorize → act → record (durable) → answer. The crate knows no transport.
+
+mod authenticate;
+mod authorize;
+mod bootstrap;
+mod cache;
+mod engine;
+pub mod error;
+mod health;
+mod idempotency;
+mod journal;
+mod keys;
+mod metrics;
+pub mod ops;
+mod outbox;
+pub mod paths;
+mod pipeline;
+pub mod ports;
+mod refusals;
+mod request;
+mod scheduler;
+mod unsealed;
+mod usage;
+
+pub use authorize::Authorized;
+pub use bootstrap::{Access, Initialized};
+pub use engine::{Engine, EngineOptions, MakeAssets};
+pub use error::EngineError;
+pub use health::{Health, HealthCheck};
+pub use journal::Journal;
+pub use metrics::MetricsSnapshot;
+pub use pipeline::{Acted, Operation, Replay, Target};
+pub use request::{Caller, Credential};
+pub use unsealed::{Material, OpenKey, Unsealed};

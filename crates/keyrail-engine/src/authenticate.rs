@@ -1,0 +1,56 @@
+//! Authentication: from what the caller shows to a principal.
+
+use keyrail_core::access::Principal;
+use keyrail_core::time::Timestamp;
+use keyrail_core::token::Token;
+
+use crate::error::EngineError;
+use crate::request::Credential;
+use crate::unsealed::Unsealed;
+
+/// Every token begins so; scanners for leaked secrets look for it.
+pub(crate) const TOKEN_PREFIX: &str = "krt_";
+
+/// The longest text that is looked at as a token, in bytes.
+const TOKEN_LEN_MAX: usize = 128;
+
+/// How long a token's row may be believed without a change of state, in seconds. A revocation is a change
+/// and takes effect at once; this bounds memory, not trust.
+const TOKEN_CACHE_SECONDS: u64 = 60;
+
+/// Who the caller is. All reasons for "no" look the same to the caller.
+pub(crate) async fn authenticate(
+    open: &Unsealed,
+    credential: Credential<'_>,
+    now: Timestamp,
+) -> Result<Principal, EngineError> {
+    let text = match credential {
+        Credential::LocalOperator if open.local_operator_allowed() => return Ok(Principal::local_operator()),
+        Credential::LocalOperator => {
+            return Err(EngineError::Refused { reason: "acting without a token is switched off" });
+        }
+        Credential::System(_) => return Ok(Principal::system()),
+        Credential::Token(text) if text.len() <= TOKEN_LEN_MAX && text.starts_with(TOKEN_PREFIX) => text,
+        Credential::Token(_) | Credential::None => return Err(EngineError::Unauthenticated),
+    };
+    let hash = open.token_hash(text);
+    let generation = open.generation();
+    let token = match open.tokens.get(generation, now, &hash) {
+        Some(token) => token,
+        None => load(open, generation, now, hash).await?,
+    };
+    token.principal(now).map_err(|_| EngineError::Unauthenticated)
+}
+
+async fn load(
+    open: &Unsealed,
+    generation: u64,
+    now: Timestamp,
+    hash: [u8; 32],
+) -> Result<std::sync::Arc<Token>, EngineError> {
+    let token = open.state().token_by_hash(&hash).await?.ok_or(EngineError::Unauthenticated)?;
+    let token = std::sync::Arc::new(token);
+    let good_until = token.expires_at.min(now.plus_seconds(TOKEN_CACHE_SECONDS));
+    open.tokens.put(generation, hash, token.clone(), good_until);
+    Ok(token)
+}

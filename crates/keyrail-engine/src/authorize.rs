@@ -1,0 +1,96 @@
+//! Authorization: the only place where [`Authorized`] is made.
+
+use keyrail_core::access::{Action, Decision, Principal, Resource, decide};
+use keyrail_core::name::AppPath;
+use keyrail_core::time::Timestamp;
+
+use crate::error::EngineError;
+use crate::pipeline::{Operation, Target};
+use crate::unsealed::Unsealed;
+
+/// An operation that policy allowed to this principal. The act step takes it as an argument, and only
+/// [`authorize`] makes it.
+pub struct Authorized<Op> {
+    op: Op,
+    principal: Principal,
+    reason: &'static str,
+}
+
+impl<Op> Authorized<Op> {
+    /// The operation.
+    pub fn op(&self) -> &Op {
+        &self.op
+    }
+
+    /// Who was allowed.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The operation, for another attempt.
+    pub(crate) fn into_op(self) -> Op {
+        self.op
+    }
+
+    /// The rule that allowed it.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
+/// What a decision depends on, besides the generation of the state.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct DecisionKey {
+    principal: Option<keyrail_core::id::TokenId>,
+    action: Action,
+    app: Option<AppPath>,
+}
+
+/// Refused, with what the caller is told and what the log is told.
+pub(crate) struct Refusal {
+    pub(crate) error: EngineError,
+    pub(crate) reason: &'static str,
+}
+
+pub(crate) fn authorize<Op: Operation>(
+    open: &Unsealed,
+    op: Op,
+    principal: Principal,
+    target: &Target,
+    now: Timestamp,
+) -> Result<Authorized<Op>, Refusal> {
+    let resource = target.app.as_ref().map_or(Resource::Service, Resource::App);
+    match cached_decision(open, &principal, Op::ACTION, resource, target, now) {
+        Decision::Allow { reason } => Ok(Authorized { op, principal, reason }),
+        Decision::Refuse { reason } => Err(Refusal { error: EngineError::Refused { reason }, reason }),
+        Decision::Hide { reason } => {
+            let name = target.name.clone().unwrap_or_default();
+            Err(Refusal { error: EngineError::NotFound { what: target.what, name }, reason })
+        }
+    }
+}
+
+fn cached_decision(
+    open: &Unsealed,
+    principal: &Principal,
+    action: Action,
+    resource: Resource<'_>,
+    target: &Target,
+    now: Timestamp,
+) -> Decision {
+    if principal.token.is_none() {
+        return decide(principal, action, resource);
+    }
+    let key = DecisionKey { principal: principal.token, action, app: target.app.clone() };
+    let generation = open.generation();
+    if let Some(decision) = open.decisions.get(generation, now, &key) {
+        return decision;
+    }
+    let decision = decide(principal, action, resource);
+    let good_until = principal.expires_at.unwrap_or(now).min(now.plus_seconds(DECISION_CACHE_SECONDS));
+    open.decisions.put(generation, key, decision, good_until);
+    decision
+}
+
+/// How long a decision may be believed without a change of state, in seconds.
+const DECISION_CACHE_SECONDS: u64 = 60;

@@ -1,0 +1,304 @@
+//! Making, opening and closing a store.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyrail_audit::{Keys, Log, LogOptions, Reader, VerifierKey};
+use keyrail_core::access::{Action, Role};
+use keyrail_core::id::RequestId;
+use keyrail_core::label::default_labels;
+use keyrail_core::record::{Detail, Origin, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind};
+use keyrail_core::system::{OutboxEntry, RootSecretPurpose, RootSlotRow, Setting, SettingName};
+use keyrail_core::time::Clock;
+use keyrail_core::token::TOKEN_TTL_SECONDS_MAX;
+use keyrail_crypto::random;
+use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
+use keyrail_seal::{KeyFile, RootKind, RootOfTrust, RootSlot, RootSpec, SealError};
+use keyrail_store::{Change, OpenMode, RowSealer, SqliteStore, State, Store, bootstrap};
+use rustix::fs::{FlockOperation, flock};
+use zeroize::Zeroizing;
+
+use crate::error::EngineError;
+use crate::journal::Journal;
+use crate::keys;
+use crate::metrics::Metrics;
+use crate::ops::token::{CreateToken, new_token};
+use crate::paths::Paths;
+use crate::pipeline::encode;
+use crate::unsealed::{Parts, Unsealed};
+use crate::usage::UsageBook;
+
+/// Whether this process writes to the data directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// It looks only: no lock is taken, and nothing is recorded.
+    Read,
+    /// It is the one that writes.
+    Write,
+}
+
+/// What a new store gives out, once.
+pub struct Initialized {
+    /// The first owner's token. It is kept nowhere.
+    pub token: Zeroizing<String>,
+    /// The log's public key: whoever verifies the log needs it from another place than the log.
+    pub public_key: String,
+    /// The root of trust that opens the store.
+    pub root: RootSpec,
+    /// Whether the root key lies beside the data, which production does not do.
+    pub root_beside_data: bool,
+}
+
+/// The purposes that keys are derived for from the store's key.
+const JOURNAL_PURPOSE: &str = "keyrail/journal";
+const TOKEN_PURPOSE: &str = "keyrail/token";
+
+/// Holds the data directory for one writer; released when dropped.
+pub(crate) struct DirLock(#[allow(dead_code, reason = "the lock lives as long as the file is open")] File);
+
+pub(crate) fn lock(paths: &Paths) -> Result<DirLock, EngineError> {
+    let path = paths.lock();
+    let failed = |source| file_failed("lock", &path, source);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(DirLock(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(EngineError::InUse),
+        Err(error) => Err(file_failed("lock", &path, error.into())),
+    }
+}
+
+pub(crate) fn file_failed(action: &'static str, path: &Path, source: std::io::Error) -> EngineError {
+    EngineError::File { action, path: path.display().to_string(), source }
+}
+
+/// Makes a store. Killed at any moment it leaves either no store, and can be run again, or the whole one.
+///
+/// # Errors
+/// [`EngineError::AlreadyInitialized`], [`EngineError::InUse`], [`EngineError::Root`], [`EngineError::File`].
+pub(crate) async fn init(
+    data_dir: PathBuf,
+    root: Option<RootSpec>,
+    clock: &dyn Clock,
+) -> Result<Initialized, EngineError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+    made.map_err(|source| file_failed("create", &data_dir, source))?;
+    let paths = Paths::new(&data_dir);
+    let _lock = lock(&paths)?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Create)?);
+    if !bootstrap(store.as_ref()).await?.slots.is_empty() {
+        return Err(EngineError::AlreadyInitialized);
+    }
+    let root_beside_data = root.is_none();
+    let spec = root.unwrap_or_else(|| RootSpec::KeyFile(paths.default_root_key()));
+    let spec = absolute(spec)?;
+    let provider = make_root(&spec)?;
+    write_file(&paths.root_spec(), format!("{spec}\n").as_bytes())?;
+
+    let root_key = RootKey::generate()?;
+    let (slot, provider) = protect(provider, &root_key).await?;
+    drop(provider);
+    let (store_key, seed) = (StoreKey::generate()?, SigningSeed::generate()?);
+    let now = clock.now();
+    let secrets = [
+        keys::wrap_root_secret(&root_key, &store_key, RootSecretPurpose::Store, now)?,
+        keys::wrap_root_secret(&root_key, &seed, RootSecretPurpose::LogSigning, now)?,
+    ];
+
+    // As long as the store has no root slot, a log in the directory is left over from an init that was killed.
+    for leftover in [paths.audit(), paths.journal()] {
+        remove_tree(&leftover)?;
+    }
+    let origin = format!("keyrail/{}", hex::encode(random::array::<8>()?));
+    let log_keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
+    let verifier = Log::create(&LogOptions::new(paths.audit(), paths.journal(), origin.clone()), &log_keys)?;
+    let public_key = verifier.to_string();
+    write_file(&paths.public_key(), format!("{public_key}\n").as_bytes())?;
+
+    let mut change = Change::new();
+    change.insert(&RootSlotRow { id: slot.id, slot: slot.to_bytes(), created_at: now, generation: 1 });
+    secrets.iter().for_each(|row| {
+        change.insert(row);
+    });
+    for (name, value) in [(SettingName::LocalOperator, "on".to_owned()), (SettingName::LogOrigin, origin)] {
+        change.insert(&Setting { name, value, updated_at: now, generation: 1 });
+    }
+    let labels = default_labels(now).map_err(|_| EngineError::Bug { what: "a default label has no name" })?;
+    labels.iter().for_each(|label| {
+        change.insert(label);
+    });
+    let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
+    let request = CreateToken { role: Role::Owner, app: None, ttl_seconds: TOKEN_TTL_SECONDS_MAX };
+    let (row, token) = new_token(|text| token_key.tag(&[b"token", text.as_bytes()]), &request, now)?;
+    change.insert(&row);
+    let record = init_record(RequestId::from_bytes(random::array()?), now, slot.kind(), row.id);
+    let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
+    let state = State::new(store, RowSealer::new(&store_key)?);
+    state.commit(change.recorded(OutboxEntry { request: record.id, log_index_min: 0, body })).await?;
+    Ok(Initialized { token, public_key, root: spec, root_beside_data })
+}
+
+fn init_record(
+    id: RequestId,
+    now: keyrail_core::time::Timestamp,
+    root: RootKind,
+    token: keyrail_core::id::TokenId,
+) -> Record {
+    let detail = |name: &str, value: String| Detail { name: name.to_owned(), value };
+    Record {
+        v: RECORD_FORMAT,
+        id,
+        time: now,
+        kind: RecordKind::Operation,
+        principal: keyrail_core::access::Principal::local_operator().label(),
+        session: None,
+        action: Action::SystemInit,
+        resource: None,
+        versions: Vec::new(),
+        asset: None,
+        origin: Origin { from: Some("local".to_owned()), ..Origin::default() },
+        decision: RecordDecision::Allow,
+        reason: "the store was empty".to_owned(),
+        outcome: Outcome::Done,
+        code: None,
+        items: None,
+        failed: None,
+        detail: vec![detail("root", root.as_str().to_owned()), detail("token", token.to_string())],
+    }
+}
+
+/// A relative path would mean another file after a change of directory.
+fn absolute(spec: RootSpec) -> Result<RootSpec, EngineError> {
+    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|source| file_failed("find", &path, source));
+    Ok(match spec {
+        RootSpec::KeyFile(path) => RootSpec::KeyFile(absolute(path)?),
+        RootSpec::PassphraseFile(path) => RootSpec::PassphraseFile(absolute(path)?),
+        other => other,
+    })
+}
+
+/// The root of trust; a key file that is not there is made.
+fn make_root(spec: &RootSpec) -> Result<Box<dyn RootOfTrust>, EngineError> {
+    if let RootSpec::KeyFile(path) = spec {
+        match KeyFile::create(path) {
+            // A key file that was there before is used as it is.
+            Ok(_) | Err(SealError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(spec.resolve()?)
+}
+
+async fn protect(
+    provider: Box<dyn RootOfTrust>,
+    root: &RootKey,
+) -> Result<(RootSlot, Box<dyn RootOfTrust>), EngineError> {
+    // Deriving a key from a passphrase takes a second of computing; it happens before anything is served.
+    let slot = tokio::task::block_in_place(|| provider.protect(root))?;
+    Ok((slot, provider))
+}
+
+fn remove_tree(path: &Path) -> Result<(), EngineError> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(file_failed("remove", path, source)),
+    }
+}
+
+/// Writes a small file as a whole: after a crash it is the old one or the new one.
+fn write_file(path: &Path, content: &[u8]) -> Result<(), EngineError> {
+    let temporary = path.with_extension("new");
+    let failed = |source| file_failed("write", path, source);
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary).map_err(failed)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+/// What opens the store of a data directory, as `init` wrote it down.
+///
+/// # Errors
+/// [`EngineError::NotInitialized`], [`EngineError::File`], [`EngineError::Root`].
+pub(crate) fn configured_root(paths: &Paths) -> Result<RootSpec, EngineError> {
+    let path = paths.root_spec();
+    let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => EngineError::NotInitialized,
+        _ => file_failed("read", &path, error),
+    })?;
+    text.trim_end().parse().map_err(|_| SealError::Malformed { path, what: "root of trust" }.into())
+}
+
+/// Opens the store with a root of trust.
+pub(crate) async fn unseal(
+    paths: &Paths,
+    access: Access,
+    provider: &dyn RootOfTrust,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Unsealed>, EngineError> {
+    let mode = if access == Access::Write { OpenMode::Write } else { OpenMode::Read };
+    if !paths.store().exists() {
+        return Err(EngineError::NotInitialized);
+    }
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&paths.store(), mode)?);
+    let found = bootstrap(store.as_ref()).await?;
+    let row = found.slots.first().ok_or(EngineError::NotInitialized)?;
+    let slot = RootSlot::from_bytes(&row.slot)?;
+    let root = tokio::task::block_in_place(|| provider.open(&slot))?;
+    let secret = |purpose| {
+        found.secrets.iter().find(|row| row.purpose == purpose).ok_or(EngineError::Root(SealError::SlotDamaged))
+    };
+    let store_key: StoreKey = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::Store)?)?;
+    let seed: SigningSeed = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::LogSigning)?)?;
+    let state = State::new(store, RowSealer::new(&store_key)?);
+    state.check_bootstrap().await?;
+    let origin =
+        state.setting(&SettingName::LogOrigin).await?.ok_or(EngineError::Bug { what: "the log has no name" })?.value;
+    let verifier = VerifierKey::new(&origin, seed.public_key()?)
+        .map_err(|_| EngineError::Bug { what: "the log has no usable name" })?;
+    let local_operator = state.setting(&SettingName::LocalOperator).await?.is_none_or(|row| row.value != "off");
+    let remembered = state.log_head().await?;
+    let log = match access {
+        Access::Write => {
+            let options = LogOptions::new(paths.audit(), paths.journal(), origin);
+            let keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
+            Journal::Write(Log::open(options, keys)?.0)
+        }
+        Access::Read => Journal::Read(Reader::open(&paths.audit())?),
+    };
+    let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
+    let audit_dir = paths.audit();
+    let parts = Parts {
+        state,
+        log,
+        verifier,
+        audit_dir,
+        clock,
+        root,
+        token_key,
+        local_operator,
+        remembered,
+        usage: UsageBook::default(),
+        metrics,
+    };
+    let open = Arc::new(Unsealed::new(parts));
+    if access == Access::Write {
+        require_whole_log(&open, remembered)?;
+        crate::outbox::replay(&open).await?;
+    }
+    Ok(open)
+}
+
+/// A log that has fewer records than the store remembers is not the store's: nothing is added to it.
+fn require_whole_log(open: &Unsealed, remembered: Option<keyrail_core::system::LogHeadRow>) -> Result<(), EngineError> {
+    let found = open.log().size();
+    match remembered {
+        Some(head) if head.size > found => Err(EngineError::LogOlder { found, remembered: head.size }),
+        _ => Ok(()),
+    }
+}

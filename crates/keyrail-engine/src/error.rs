@@ -1,0 +1,415 @@
+//! What an operation can end with, other than its answer.
+
+use keyrail_audit::{AppendError, LogError};
+use keyrail_core::campaign::CampaignError;
+use keyrail_core::key::KeyError;
+use keyrail_core::label::DemandError;
+use keyrail_core::lifecycle::VersionState;
+use keyrail_core::name::VersionNumber;
+use keyrail_core::retirement::Obstacle;
+use keyrail_core::time::Timestamp;
+use keyrail_crypto::CryptoError;
+use keyrail_seal::{SealError, SealState};
+use keyrail_store::StoreError;
+
+/// Whose fault an error is; it decides the exit code and the HTTP status.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// What is asked for does not exist, or the caller may not know that it does.
+    Absent,
+    /// A bug of Keyrail.
+    Bug,
+    /// The request cannot be carried out as it stands.
+    Caller,
+    /// The request is at odds with the present state, and may be right later.
+    Conflict,
+    /// A disk, a database or another service does not do its part.
+    Dependency,
+    /// Policy, a key's state or an approval says no.
+    Policy,
+    /// Too much at once.
+    Load,
+    /// What is stored is damaged or was altered.
+    StoredData,
+    /// No credential, or one that is not good.
+    Unauthenticated,
+}
+
+/// Why an operation has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The caller showed no usable credential.
+    #[error("a valid token is needed")]
+    Unauthenticated,
+    /// Too many failed log-ins in a short time.
+    #[error("too many requests without a valid token")]
+    TooManyFailures,
+    /// Policy refuses.
+    #[error("not allowed: {reason}")]
+    Refused {
+        /// The rule that refused.
+        reason: &'static str,
+    },
+    /// There is no such thing, or the caller may not know.
+    #[error("there is no {what} `{name}`")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A thing of that name is there already.
+    #[error("{what} `{name}` exists already")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The request is not well formed.
+    #[error("{problem}")]
+    Invalid {
+        /// What is wrong with it, in one sentence.
+        problem: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// A list, a body or a text is longer than its limit.
+    #[error("{what} has {len}, and may have {max} at most")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        len: usize,
+        /// How large it may be.
+        max: usize,
+    },
+    /// The thing has changed since the caller looked.
+    #[error("it has changed since: generation {found} instead of {expected}")]
+    Changed {
+        /// The generation the caller named.
+        expected: u64,
+        /// The generation it has.
+        found: u64,
+    },
+    /// Another request under the same idempotency key was different, or its answer cannot be given again.
+    #[error("the idempotency key was used before{}", if *.same { "; the change is made and its answer held a secret that is kept nowhere" } else { " for another request" })]
+    IdempotencyConflict {
+        /// Whether it was the same request.
+        same: bool,
+    },
+    /// A key does not make the move.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A campaign does not make the move.
+    #[error(transparent)]
+    Campaign(#[from] CampaignError),
+    /// A label demands what cannot be kept.
+    #[error(transparent)]
+    Demand(#[from] DemandError),
+    /// A key version is in a state that does not allow the use.
+    #[error("key version {version} is {state}")]
+    VersionUnusable {
+        /// The version.
+        version: VersionNumber,
+        /// Its state.
+        state: VersionState,
+    },
+    /// Something stands in the way of retirement.
+    #[error("the version cannot be retired yet: {}", join(.obstacles))]
+    RetireBlocked {
+        /// What stands in the way.
+        obstacles: Vec<Obstacle>,
+    },
+    /// The write window of the version is still open, longer than a request may wait.
+    #[error("the write window is open for another {seconds_left} s")]
+    WriteWindowOpen {
+        /// How long it stays open.
+        seconds_left: u64,
+    },
+    /// Destruction is waiting.
+    #[error("destruction waits for another {seconds_left} s of observed time")]
+    DestroyWaiting {
+        /// How long it has to wait.
+        seconds_left: u64,
+    },
+    /// A ciphertext does not open.
+    #[error("the ciphertext does not open")]
+    Unopenable,
+    /// A text is no ciphertext.
+    #[error("this is not a ciphertext")]
+    NotCiphertext,
+    /// A ciphertext belongs to another key.
+    #[error("the ciphertext does not belong to this key")]
+    OtherKey,
+    /// A context has too many or too long pairs.
+    #[error("the context is not usable")]
+    BadContext,
+    /// The store is sealed.
+    #[error("the store is {state}")]
+    Sealed {
+        /// In which way.
+        state: SealState,
+    },
+    /// The root of trust did not open the store.
+    #[error("the root of trust did not open the store")]
+    Root(#[from] SealError),
+    /// The store is there already.
+    #[error("the data directory holds a store already")]
+    AlreadyInitialized,
+    /// There is no store.
+    #[error("the data directory holds no store")]
+    NotInitialized,
+    /// Another process writes to the data directory.
+    #[error("another process uses the data directory")]
+    InUse,
+    /// A record cannot be made durable, so nothing is done.
+    #[error("the audit log takes no records")]
+    AuditUnavailable(#[source] AppendError),
+    /// The change may or may not be made; its request id tells later.
+    #[error("it is not known whether the change was made")]
+    Indeterminate,
+    /// The state kept changing while the operation ran.
+    #[error("the state kept changing; nothing was done")]
+    Contended,
+    /// The service is going down.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+    /// The log has fewer records than the store remembers.
+    #[error("the audit log has {found} records, and had {remembered} before")]
+    LogOlder {
+        /// Records in the log.
+        found: u64,
+        /// Records that the store remembers.
+        remembered: u64,
+    },
+    /// The log does not open or does not verify.
+    #[error("the audit log failed")]
+    Log(#[from] LogError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// An asset could not be read or written.
+    #[error("asset `{asset}`: {problem}")]
+    Asset {
+        /// The asset's name.
+        asset: String,
+        /// Whose fault it is.
+        fault: Fault,
+        /// The stable code.
+        code: &'static str,
+        /// What happened, in one sentence without data.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A file of the data directory.
+    #[error("cannot {action} `{path}`")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The ciphers failed for another reason than a bad ciphertext.
+    #[error("a cryptographic operation failed")]
+    Crypto(#[source] CryptoError),
+    /// A clock of the machine was set.
+    #[error("the clock was set by hand at {at}")]
+    ClockJumped {
+        /// When it was noticed.
+        at: Timestamp,
+    },
+    /// Keyrail contradicts itself.
+    #[error("this is a bug: {what}")]
+    Bug {
+        /// What cannot be.
+        what: &'static str,
+    },
+}
+
+impl From<CryptoError> for EngineError {
+    fn from(error: CryptoError) -> Self {
+        match error {
+            CryptoError::Unopenable => Self::Unopenable,
+            other => Self::Crypto(other),
+        }
+    }
+}
+
+impl EngineError {
+    /// The stable code, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyInitialized => "already_initialized",
+            Self::Asset { code, .. } => code,
+            Self::AuditUnavailable(_) => "audit_unavailable",
+            Self::BadContext => "bad_context",
+            Self::Bug { .. } => "bug",
+            Self::Campaign(_) => "campaign_state",
+            Self::Changed { .. } => "changed",
+            Self::ClockJumped { .. } => "clock_jumped",
+            Self::Contended => "contended",
+            Self::Crypto(_) => "crypto_failed",
+            Self::Demand(_) => "demand_out_of_range",
+            Self::DestroyWaiting { .. } => "destroy_waiting",
+            Self::Exists { .. } => "exists",
+            Self::File { .. } => "file_failed",
+            Self::IdempotencyConflict { .. } => "idempotency_conflict",
+            Self::InUse => "data_dir_in_use",
+            Self::Indeterminate => "indeterminate",
+            Self::Invalid { .. } => "invalid",
+            Self::Key(KeyError::Disabled { .. }) => "key_disabled",
+            Self::Key(KeyError::NoSuchVersion { .. }) => "no_such_version",
+            Self::Key(_) => "key_state",
+            Self::Log(_) => "log_failed",
+            Self::LogOlder { .. } => "log_older",
+            Self::NotCiphertext => "not_ciphertext",
+            Self::NotFound { .. } => "not_found",
+            Self::NotInitialized => "not_initialized",
+            Self::OtherKey => "other_key",
+            Self::Refused { .. } => "refused",
+            Self::RetireBlocked { .. } => "retire_blocked",
+            Self::Root(_) => "root_failed",
+            Self::Sealed { .. } => "sealed",
+            Self::ShuttingDown => "shutting_down",
+            Self::Store(_) => "store_failed",
+            Self::TooLarge { .. } => "too_large",
+            Self::TooManyFailures => "too_many_failures",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Unopenable => "unopenable",
+            Self::VersionUnusable { .. } => "version_unusable",
+            Self::WriteWindowOpen { .. } => "write_window_open",
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Asset { fault, .. } => *fault,
+            Self::BadContext
+            | Self::Demand(_)
+            | Self::Invalid { .. }
+            | Self::NotCiphertext
+            | Self::OtherKey
+            | Self::TooLarge { .. } => Fault::Caller,
+            Self::AlreadyInitialized
+            | Self::Changed { .. }
+            | Self::Exists { .. }
+            | Self::IdempotencyConflict { .. } => Fault::Conflict,
+            Self::Bug { .. } => Fault::Bug,
+            Self::Key(KeyError::NoSuchVersion { .. }) | Self::NotFound { .. } | Self::NotInitialized => Fault::Absent,
+            Self::Campaign(_)
+            | Self::DestroyWaiting { .. }
+            | Self::Key(_)
+            | Self::Refused { .. }
+            | Self::RetireBlocked { .. }
+            | Self::VersionUnusable { .. }
+            | Self::WriteWindowOpen { .. } => Fault::Policy,
+            Self::Contended | Self::TooManyFailures => Fault::Load,
+            Self::Unauthenticated => Fault::Unauthenticated,
+            Self::LogOlder { .. } | Self::Unopenable => Fault::StoredData,
+            Self::Store(error) => store_fault(error),
+            Self::Root(error) => root_fault(error),
+            Self::AuditUnavailable(_)
+            | Self::ClockJumped { .. }
+            | Self::Crypto(_)
+            | Self::File { .. }
+            | Self::InUse
+            | Self::Indeterminate
+            | Self::Log(_)
+            | Self::Sealed { .. }
+            | Self::ShuttingDown => Fault::Dependency,
+        }
+    }
+
+    /// What the caller can do, on a line of its own.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Asset { hint, .. } => return Some(hint.clone()),
+            Self::Invalid { hint, .. } => hint,
+            Self::RetireBlocked { obstacles } => return obstacles.first().map(Obstacle::hint),
+            Self::Root(error) => return error.hint().map(str::to_owned),
+            Self::Store(error) => return Some(error.hint().to_owned()),
+            Self::Key(KeyError::Lifecycle(error)) => error.hint(),
+            Self::Key(KeyError::Disabled { .. }) => "resume its suspended version: `keyrail key resume`",
+            Self::Key(KeyError::NoSuchVersion { .. }) => "`keyrail key show` lists the versions",
+            Self::VersionUnusable { state: VersionState::Retired, .. } => {
+                "bring it back with `keyrail key reinstate`, then move its data with a campaign"
+            }
+            Self::VersionUnusable { state: VersionState::Suspended, .. } => "resume it with `keyrail key resume`",
+            Self::VersionUnusable { .. } => "`keyrail key show` tells the state of each version",
+            Self::Unauthenticated => {
+                "pass a token with --token-file, KEYRAIL_TOKEN or the Authorization header; `keyrail token create` makes one"
+            }
+            Self::TooManyFailures => "wait a moment, then use a valid token",
+            Self::Refused { .. } => "ask an owner for a token whose role includes this action",
+            Self::NotFound { .. } => "check the name; a token that is confined to one app sees only that app",
+            Self::Changed { .. } => "read it again and send its new ETag in If-Match",
+            Self::WriteWindowOpen { .. } => {
+                "a caller may still store what it was given; try again when the window is closed"
+            }
+            Self::DestroyWaiting { .. } => {
+                "keep the service running: only observed time counts, and `keyrail key reinstate` stops the countdown"
+            }
+            Self::Unopenable => {
+                "check that the context is the one it was encrypted with; if it is, the ciphertext was altered"
+            }
+            Self::NotCiphertext => "a ciphertext is a text that begins with kr1.",
+            Self::OtherKey => "name the key that it was encrypted under",
+            Self::BadContext => {
+                "a context has at most 32 pairs, keys of 1 to 128 bytes and values of at most 4096 bytes, each key once"
+            }
+            Self::Sealed { state } => return Some(state.hint().to_owned()),
+            Self::AlreadyInitialized => "choose another --data-dir, or use the store that is there",
+            Self::NotInitialized => "make one with `keyrail init`",
+            Self::InUse => "name the running server with --server, or stop it",
+            Self::AuditUnavailable(_) => {
+                "look at the health endpoint; the disk of the data directory may be full or failing"
+            }
+            Self::Indeterminate => "look the request id up in the log with `keyrail audit show` before trying again",
+            Self::Contended => "try again",
+            Self::LogOlder { .. } => {
+                "an older copy of the log was put in place; restore log and store from the same backup"
+            }
+            Self::IdempotencyConflict { .. } => "use a new idempotency key for a new request",
+            Self::Campaign(_) => "`keyrail campaign status` tells how far it is",
+            Self::ClockJumped { .. } => "correct the clock, then ask for destruction again",
+            Self::Bug { .. } => "please report it",
+            Self::Crypto(_)
+            | Self::Demand(_)
+            | Self::Exists { .. }
+            | Self::File { .. }
+            | Self::Key(_)
+            | Self::Log(_)
+            | Self::ShuttingDown
+            | Self::TooLarge { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn store_fault(error: &StoreError) -> Fault {
+    match error.fault() {
+        keyrail_store::Fault::Bug => Fault::Bug,
+        keyrail_store::Fault::Caller => Fault::Conflict,
+        keyrail_store::Fault::Dependency => Fault::Dependency,
+        keyrail_store::Fault::StoredData => Fault::StoredData,
+    }
+}
+
+fn root_fault(error: &SealError) -> Fault {
+    match error {
+        SealError::SlotDamaged => Fault::StoredData,
+        _ => Fault::Dependency,
+    }
+}
+
+fn join(obstacles: &[Obstacle]) -> String {
+    let texts: Vec<_> = obstacles.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}

@@ -1,0 +1,44 @@
+//! Whether the service can do its work, in words that people and programs share.
+
+use keyrail_seal::SealState;
+use serde::Serialize;
+
+/// One thing that must be well.
+#[derive(Clone, Debug, Serialize)]
+pub struct HealthCheck {
+    /// What was looked at.
+    pub name: &'static str,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What is wrong, if something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// How the service is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// Whether requests can be served.
+    pub ready: bool,
+    /// Whether the store is open, and if not, why.
+    pub seal: &'static str,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<&'static str>,
+    /// Each thing that was looked at.
+    pub checks: Vec<HealthCheck>,
+}
+
+impl Health {
+    pub(crate) fn new(seal: SealState, checks: Vec<HealthCheck>) -> Self {
+        let open = seal == SealState::Unsealed;
+        let ready = open && checks.iter().all(|check| check.ok);
+        Self { ready, seal: seal.as_str(), hint: (!open).then(|| seal.hint()), checks }
+    }
+}
+
+impl HealthCheck {
+    pub(crate) fn of(name: &'static str, problem: Option<String>) -> Self {
+        Self { name, ok: problem.is_none(), problem }
+    }
+}

@@ -1,0 +1,86 @@
+//! Idempotency keys: a change that is asked for twice under one key is made once.
+
+use keyrail_core::system::{IDEMPOTENCY_SECONDS, IdempotencyEntry};
+use keyrail_crypto::digest::sha256;
+use keyrail_store::Change;
+
+use crate::authorize::Authorized;
+use crate::error::EngineError;
+use crate::pipeline::{Context, Operation, Replay};
+use crate::request::Caller;
+
+/// The longest idempotency key, in bytes.
+pub(crate) const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
+
+/// What is known under an idempotency key.
+pub(crate) enum Found<A> {
+    /// The first answer.
+    Answer(A),
+    /// Nothing yet; the ticket goes into the change.
+    Fresh(Option<Ticket>),
+}
+
+/// The row to write with the change.
+pub(crate) struct Ticket {
+    entry: IdempotencyEntry,
+    replay: Replay,
+}
+
+/// Looks the caller's idempotency key up, if it has one and the operation knows such keys.
+pub(crate) async fn look_up<Op: Operation>(
+    cx: &Context<'_>,
+    caller: &Caller<'_>,
+    authorized: &Authorized<Op>,
+) -> Result<Found<Op::Answer>, EngineError> {
+    let Some(key) = caller.idempotency_key.filter(|_| Op::REPLAY != Replay::Never) else {
+        return Ok(Found::Fresh(None));
+    };
+    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LEN_MAX {
+        return Err(EngineError::TooLarge {
+            what: "the idempotency key",
+            len: key.len(),
+            max: IDEMPOTENCY_KEY_LEN_MAX,
+        });
+    }
+    let key_hash = cx.open.idempotency_hash(&authorized.principal().label(), key);
+    let request_sha256 = sha256(format!("{}\n{}", Op::ACTION, authorized.op().fingerprint()).as_bytes());
+    match cx.open.state().idempotency_entry(&key_hash).await? {
+        Some(entry) if entry.expires_at > cx.now => repeat::<Op>(&entry, &request_sha256),
+        former => Ok(Found::Fresh(Some(Ticket {
+            entry: IdempotencyEntry {
+                key_hash,
+                request_sha256,
+                answer: None,
+                request: caller.request,
+                expires_at: cx.now.plus_seconds(IDEMPOTENCY_SECONDS),
+                generation: former.map_or(1, |entry| entry.generation + 1),
+            },
+            replay: Op::REPLAY,
+        }))),
+    }
+}
+
+fn repeat<Op: Operation>(
+    entry: &IdempotencyEntry,
+    request_sha256: &[u8; 32],
+) -> Result<Found<Op::Answer>, EngineError> {
+    if entry.request_sha256 != *request_sha256 {
+        return Err(EngineError::IdempotencyConflict { same: false });
+    }
+    let answer = entry.answer.as_deref().and_then(Op::decode_answer);
+    answer.map(Found::Answer).ok_or(EngineError::IdempotencyConflict { same: true })
+}
+
+impl Ticket {
+    /// Puts the row into the change, with the answer if that holds no secret.
+    pub(crate) fn remember(mut self, change: &mut Change, answer: Option<Vec<u8>>) {
+        if self.replay == Replay::Answer {
+            self.entry.answer = answer;
+        }
+        if self.entry.generation == 1 {
+            change.insert(&self.entry)
+        } else {
+            change.update(&self.entry)
+        };
+    }
+}

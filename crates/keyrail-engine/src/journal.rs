@@ -1,0 +1,82 @@
+//! The log as the engine sees it: written by the one process that holds the data directory, read by others.
+
+use keyrail_audit::{AppendError, Epoch, Head, Log, LogError, LogHealth, Reader, Record};
+
+/// The log of an opened store.
+pub enum Journal {
+    /// This process writes it.
+    Write(Log),
+    /// Another process may write it; this one looks at what is published, changes nothing, and leaves no record.
+    Read(Reader),
+}
+
+impl Journal {
+    /// Makes a record durable, on condition that no change of state came in between. A process that only
+    /// reads leaves no record.
+    pub(crate) async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<(), AppendError> {
+        match self {
+            Self::Write(log) => log.append(body, epoch).await.map(drop),
+            Self::Read(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        if let Self::Write(log) = self {
+            log.set_epoch(epoch);
+        }
+    }
+
+    /// The durable head; for a reader only its size is known.
+    pub(crate) fn head(&self) -> Head {
+        match self {
+            Self::Write(log) => log.head(),
+            Self::Read(reader) => Head { size: reader.size(), root: [0; 32] },
+        }
+    }
+
+    /// Records in the log.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Write(log) => log.size(),
+            Self::Read(reader) => reader.size(),
+        }
+    }
+
+    /// Records from `first` on, at most `count`.
+    ///
+    /// # Errors
+    /// [`LogError::File`].
+    pub fn read(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
+        match self {
+            Self::Write(log) => log.read(first, count),
+            Self::Read(reader) => reader.read(first, count),
+        }
+    }
+
+    /// How the log is.
+    pub(crate) fn health(&self) -> LogHealth {
+        match self {
+            Self::Write(log) => log.health(),
+            Self::Read(_) => LogHealth::default(),
+        }
+    }
+
+    /// Puts everything durable into the audit files.
+    ///
+    /// # Errors
+    /// [`LogError::Closed`] when that fails.
+    pub async fn publish(&self) -> Result<(), LogError> {
+        match self {
+            Self::Write(log) => log.publish().await.map(drop),
+            Self::Read(_) => Ok(()),
+        }
+    }
+
+    /// Publishes everything and ends the writer.
+    pub(crate) fn close(&self) -> Result<(), LogError> {
+        match self {
+            Self::Write(log) => log.close().map(drop),
+            Self::Read(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The log, for who may read it.
+
+use std::sync::Arc;
+
+use keyrail_core::access::Action;
+use keyrail_core::record::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::authorize::Authorized;
+use crate::error::EngineError;
+use crate::ops::PAGE_LEN_MAX;
+use crate::pipeline::{Acted, Context, Operation, Target};
+use crate::unsealed::Unsealed;
+
+/// Reads records, newest first.
+#[derive(Clone, Debug)]
+pub struct ShowAudit {
+    /// Only records before this index; `None` begins at the newest.
+    pub before: Option<u64>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// A page of the log.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AuditPage {
+    /// Records in the log.
+    pub size: u64,
+    /// The records, newest first, each with its index.
+    pub records: Vec<Indexed>,
+    /// Where the next page ends, if there is one.
+    pub before: Option<u64>,
+}
+
+/// A record with its place.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Indexed {
+    /// Its index in the log.
+    pub index: u64,
+    /// The record.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+impl Operation for ShowAudit {
+    const ACTION: Action = Action::AuditRead;
+    type Loaded = AuditPage;
+    type Answer = AuditPage;
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<AuditPage, EngineError> {
+        let size = open.log().size();
+        let end = self.before.unwrap_or(size).min(size);
+        let limit = self.limit.clamp(1, PAGE_LEN_MAX);
+        let first = end.saturating_sub(limit as u64);
+        let count = usize::try_from(end - first).unwrap_or(limit);
+        let bodies = open.log().read(first, count)?;
+        let mut records = Vec::with_capacity(bodies.len());
+        for (body, index) in bodies.iter().zip(first..) {
+            let record = serde_json::from_slice(&body.body)
+                .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
+            records.push(Indexed { index, record });
+        }
+        records.reverse();
+        Ok(AuditPage { size, records, before: (first > 0).then_some(first) })
+    }
+
+    fn target(&self, _: &AuditPage) -> Target {
+        Target::service("log", None)
+    }
+
+    async fn act(_: &Authorized<Self>, page: AuditPage, _: &Context<'_>) -> Result<Acted<AuditPage>, EngineError> {
+        Ok(Acted::new(page))
+    }
+}
+
+/// The signed head of the log, with everything published that is durable.
+#[derive(Clone, Debug)]
+pub struct ShowCheckpoint;
+
+/// The signed head and the key to check it with.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CheckpointView {
+    /// Records in the log.
+    pub size: u64,
+    /// The signed note.
+    pub checkpoint: String,
+    /// The log's public key.
+    pub public_key: String,
+}
+
+impl Operation for ShowCheckpoint {
+    const ACTION: Action = Action::AuditRead;
+    type Loaded = ();
+    type Answer = CheckpointView;
+
+    async fn load(&self, _: &Arc<Unsealed>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn target(&self, (): &()) -> Target {
+        Target::service("checkpoint", None)
+    }
+
+    async fn act(_: &Authorized<Self>, (): (), cx: &Context<'_>) -> Result<Acted<CheckpointView>, EngineError> {
+        cx.open.log().publish().await?;
+        let (checkpoint, head) = cx.open.published_checkpoint()?;
+        let public_key = cx.open.verifier_key().to_string();
+        Ok(Acted::new(CheckpointView { size: head.size, checkpoint, public_key }))
+    }
+}

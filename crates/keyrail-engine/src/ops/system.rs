@@ -1,0 +1,264 @@
+//! The service itself: sealing, verifying, rewrapping, settings.
+
+use std::sync::Arc;
+
+use keyrail_core::access::Action;
+use keyrail_core::id::MasterVersionId;
+use keyrail_core::key::DataKeyVersion;
+use keyrail_core::system::{Setting, SettingName};
+use keyrail_core::time::Timestamp;
+use keyrail_seal::RootSlot;
+use keyrail_store::{Change, FindingKind, bootstrap};
+use serde::{Deserialize, Serialize};
+
+use crate::authorize::Authorized;
+use crate::error::EngineError;
+use crate::keys;
+use crate::pipeline::{Acted, Context, Operation, Target};
+use crate::unsealed::Unsealed;
+
+macro_rules! service_operation {
+    ($(#[$meta:meta])* $name:ident, $action:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl Operation for $name {
+            const ACTION: Action = Action::$action;
+            type Loaded = ();
+            type Answer = ();
+
+            async fn load(&self, _: &Arc<Unsealed>) -> Result<(), EngineError> {
+                Ok(())
+            }
+
+            fn target(&self, (): &()) -> Target {
+                Target::service("store", None)
+            }
+
+            async fn act(_: &Authorized<Self>, (): (), _: &Context<'_>) -> Result<Acted<()>, EngineError> {
+                Ok(Acted::new(()))
+            }
+        }
+    };
+}
+
+service_operation!(
+    /// Closes the store; the record of it is the last before it is closed.
+    Seal,
+    SystemSeal
+);
+service_operation!(
+    /// Opens the store; the record of it is the first after it was opened.
+    Unseal,
+    SystemUnseal
+);
+
+/// Tells what opens the store.
+#[derive(Clone, Copy, Debug)]
+pub struct ShowRoot;
+
+/// What opens the store.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RootView {
+    /// The ways to open it.
+    pub slots: Vec<SlotView>,
+}
+
+/// One way to open the store.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SlotView {
+    /// Its id, in hex.
+    pub id: String,
+    /// What kind of root it is.
+    pub kind: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl Operation for ShowRoot {
+    const ACTION: Action = Action::SystemRead;
+    type Loaded = RootView;
+    type Answer = RootView;
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<RootView, EngineError> {
+        let mut slots = Vec::new();
+        for row in bootstrap(open.state().store().as_ref()).await?.slots {
+            let slot = RootSlot::from_bytes(&row.slot)?;
+            slots.push(SlotView {
+                id: hex::encode(row.id),
+                kind: slot.kind().as_str().to_owned(),
+                created_at: row.created_at,
+            });
+        }
+        Ok(RootView { slots })
+    }
+
+    fn target(&self, _: &RootView) -> Target {
+        Target::service("root", None)
+    }
+
+    async fn act(_: &Authorized<Self>, view: RootView, _: &Context<'_>) -> Result<Acted<RootView>, EngineError> {
+        Ok(Acted::new(view))
+    }
+}
+
+/// Reads every row of the store and names each that was altered.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifyStore;
+
+/// What [`VerifyStore`] found.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StoreReport {
+    /// What is wrong; empty if nothing is.
+    pub findings: Vec<StoreFinding>,
+    /// The log's size that the store remembers, and its root hash in hex.
+    pub remembered: Option<RememberedHead>,
+}
+
+/// A head of the log that the store remembers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RememberedHead {
+    /// Records in the log.
+    pub size: u64,
+    /// Root hash, in hex.
+    pub root: String,
+}
+
+/// Something wrong with a row.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StoreFinding {
+    /// The table; empty for the file as a whole.
+    pub table: String,
+    /// The row's key.
+    pub id: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl Operation for VerifyStore {
+    const ACTION: Action = Action::SystemVerify;
+    type Loaded = StoreReport;
+    type Answer = StoreReport;
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<StoreReport, EngineError> {
+        let findings = open.state().verify_all().await?;
+        let findings = findings.into_iter().map(|finding| StoreFinding {
+            table: finding.table.to_owned(),
+            id: finding.id,
+            problem: match finding.kind {
+                FindingKind::Altered => "the row was altered outside Keyrail".to_owned(),
+                FindingKind::Malformed { column } => format!("`{column}` is not readable"),
+                FindingKind::Database { says } => says,
+            },
+        });
+        let head = open.state().log_head().await.ok().flatten();
+        let remembered = head.map(|head| RememberedHead { size: head.size, root: hex::encode(head.root) });
+        Ok(StoreReport { findings: findings.collect(), remembered })
+    }
+
+    fn target(&self, _: &StoreReport) -> Target {
+        Target::service("store", None)
+    }
+
+    async fn act(
+        _: &Authorized<Self>,
+        report: StoreReport,
+        _: &Context<'_>,
+    ) -> Result<Acted<StoreReport>, EngineError> {
+        let findings = report.findings.len();
+        Ok(Acted::new(report).detail("findings", findings))
+    }
+}
+
+/// Puts data keys that an older master key version wraps under the active one, a batch at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewrap {
+    /// The older version.
+    pub from: MasterVersionId,
+}
+
+/// How many data keys are rewrapped in one change.
+const REWRAP_MAX: usize = 100;
+
+impl Operation for Rewrap {
+    const ACTION: Action = Action::SystemRewrap;
+    type Loaded = Vec<DataKeyVersion>;
+    type Answer = usize;
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
+        Ok(open.state().wrapped_by(&self.from, None, REWRAP_MAX).await?)
+    }
+
+    fn target(&self, _: &Self::Loaded) -> Target {
+        Target::service("master key version", self.from.to_string())
+    }
+
+    async fn act(
+        authorized: &Authorized<Self>,
+        rows: Self::Loaded,
+        cx: &Context<'_>,
+    ) -> Result<Acted<usize>, EngineError> {
+        if rows.is_empty() {
+            return Ok(Acted::new(0));
+        }
+        let from = authorized.op().from;
+        let missing = || EngineError::Bug { what: "a master key version is missing" };
+        let former = cx.open.state().master_version(&from).await?.ok_or_else(missing)?;
+        let versions = cx.open.state().master_versions(&former.master_key).await?;
+        let active = versions.iter().find(|row| row.state.encrypts()).ok_or_else(missing)?;
+        let (old, new) = (cx.open.master(from).await?, cx.open.master(active.id).await?);
+        let mut change = Change::new();
+        for row in &rows {
+            let mut next = DataKeyVersion { wrapped_by: active.id, generation: row.generation + 1, ..row.clone() };
+            // A destroyed version has nothing to wrap; it only moves along, so that the old master version ends unused.
+            if row.wrapped.is_some() {
+                let key = keys::unwrap_data_key(&old, row)?;
+                next.wrap_generation += 1;
+                next.wrapped = Some(keys::wrap_data_key(&new, &key, &row.kid, row.version, next.wrap_generation)?);
+            }
+            change.update(&next);
+        }
+        let acted = Acted::new(rows.len()).change(change).batch(rows.len(), 0);
+        Ok(acted.detail("from", former.version).detail("to", active.version))
+    }
+}
+
+/// Changes a setting.
+#[derive(Clone, Debug)]
+pub struct SetLocalOperator {
+    /// Whether the holder of data directory and root may act without a token.
+    pub allowed: bool,
+}
+
+impl Operation for SetLocalOperator {
+    const ACTION: Action = Action::SystemUpdate;
+    type Loaded = Option<Setting>;
+    type Answer = ();
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
+        Ok(open.state().setting(&SettingName::LocalOperator).await?)
+    }
+
+    fn target(&self, _: &Self::Loaded) -> Target {
+        Target::service("setting", SettingName::LocalOperator.to_string())
+    }
+
+    async fn act(
+        authorized: &Authorized<Self>,
+        former: Self::Loaded,
+        cx: &Context<'_>,
+    ) -> Result<Acted<()>, EngineError> {
+        let allowed = authorized.op().allowed;
+        let value = if allowed { "on" } else { "off" };
+        let former = former.ok_or(EngineError::Bug { what: "a setting is missing" })?;
+        let row = Setting { value: value.to_owned(), updated_at: cx.now, generation: former.generation + 1, ..former };
+        let mut change = Change::new();
+        change.update(&row);
+        // Closing it takes effect before the change is durable, opening it with the next start at the latest.
+        if !allowed {
+            cx.open.set_local_operator(false);
+        }
+        Ok(Acted::new(()).change(change).detail("value", value))
+    }
+}

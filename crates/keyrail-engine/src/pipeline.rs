@@ -1,0 +1,378 @@
+//! The pipeline: authenticate → load → authorize → act → record (durable) → answer.
+
+use std::sync::Arc;
+
+use keyrail_audit::{AppendError, Epoch};
+use keyrail_core::access::{Action, Principal};
+use keyrail_core::name::AppPath;
+use keyrail_core::record::{Detail, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse};
+use keyrail_core::time::Timestamp;
+use keyrail_store::Change;
+
+use crate::authenticate::authenticate;
+use crate::authorize::{Authorized, authorize};
+use crate::error::{EngineError, Fault};
+use crate::idempotency;
+use crate::request::Caller;
+use crate::unsealed::Unsealed;
+
+/// How often an operation begins anew because the state changed under it.
+const ATTEMPTS_MAX: usize = 8;
+
+/// A typed request. `load` reads, `act` decides and transforms; neither writes, so both may run again.
+pub trait Operation: Send + Sync + Sized {
+    /// What policy is asked for, and the operation's name in the log.
+    const ACTION: Action;
+    /// What a repetition under the same idempotency key gets.
+    const REPLAY: Replay = Replay::Never;
+    /// What `load` found.
+    type Loaded: Send;
+    /// What the caller gets.
+    type Answer: Send;
+
+    /// Reads what the operation needs. Finding nothing is often not an error yet: the policy step decides
+    /// first whether the caller may know.
+    fn load(&self, open: &Arc<Unsealed>) -> impl Future<Output = Result<Self::Loaded, EngineError>> + Send;
+
+    /// What the operation is about, for policy and the record.
+    fn target(&self, loaded: &Self::Loaded) -> Target;
+
+    /// Carries the operation out, as far as possible without writing: the change is committed with its record.
+    fn act(
+        authorized: &Authorized<Self>,
+        loaded: Self::Loaded,
+        cx: &Context<'_>,
+    ) -> impl Future<Output = Result<Acted<Self::Answer>, EngineError>> + Send;
+
+    /// The parameters as text, for telling two requests under one idempotency key apart.
+    fn fingerprint(&self) -> String {
+        String::new()
+    }
+
+    /// The answer as bytes, if it may be kept for a repetition.
+    fn encode_answer(_answer: &Self::Answer) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The answer from kept bytes.
+    fn decode_answer(_bytes: &[u8]) -> Option<Self::Answer> {
+        None
+    }
+}
+
+/// What a repetition under the same idempotency key gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Replay {
+    /// Idempotency keys do not apply.
+    Never,
+    /// The first answer again.
+    Answer,
+    /// A refusal: the first answer held a secret, which is kept nowhere.
+    SecretAnswer,
+}
+
+/// Declares that an operation's answer may be kept for repetitions, as JSON.
+macro_rules! replay_answer {
+    () => {
+        const REPLAY: $crate::pipeline::Replay = $crate::pipeline::Replay::Answer;
+
+        fn encode_answer(answer: &Self::Answer) -> Option<Vec<u8>> {
+            serde_json::to_vec(answer).ok()
+        }
+
+        fn decode_answer(bytes: &[u8]) -> Option<Self::Answer> {
+            serde_json::from_slice(bytes).ok()
+        }
+
+        fn fingerprint(&self) -> String {
+            format!("{self:?}")
+        }
+    };
+}
+pub(crate) use replay_answer;
+
+/// What an operation is about.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What kind of thing, for the error when it is hidden.
+    pub what: &'static str,
+    /// Its name, in the record.
+    pub name: Option<String>,
+    /// The app it belongs to, if it belongs to one.
+    pub app: Option<AppPath>,
+}
+
+impl Target {
+    /// Something of the whole service.
+    pub fn service(what: &'static str, name: impl Into<Option<String>>) -> Self {
+        Self { what, name: name.into(), app: None }
+    }
+
+    /// Something of one app.
+    pub fn of_app(what: &'static str, name: String, app: AppPath) -> Self {
+        Self { what, name: Some(name), app: Some(app) }
+    }
+}
+
+/// What `act` works with.
+pub struct Context<'a> {
+    /// The opened store, log and keys.
+    pub open: &'a Arc<Unsealed>,
+    /// When the request was decided.
+    pub now: Timestamp,
+    /// The generation of the state it was decided under.
+    pub generation: u64,
+    /// The generation that a changed thing must still have.
+    pub if_match: Option<u64>,
+}
+
+impl Context<'_> {
+    /// Refuses a change of a thing that is not what the caller has seen.
+    ///
+    /// # Errors
+    /// [`EngineError::Changed`].
+    pub fn check_match(&self, found: u64) -> Result<(), EngineError> {
+        match self.if_match {
+            Some(expected) if expected != found => Err(EngineError::Changed { expected, found }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What `act` hands to the record step.
+pub struct Acted<A> {
+    pub(crate) answer: A,
+    pub(crate) change: Option<Change>,
+    pub(crate) versions: Vec<VersionUse>,
+    pub(crate) asset: Option<String>,
+    pub(crate) items: Option<u64>,
+    pub(crate) failed: Option<u64>,
+    pub(crate) detail: Vec<Detail>,
+}
+
+impl<A> Acted<A> {
+    /// An answer without a change.
+    pub fn new(answer: A) -> Self {
+        Self { answer, change: None, versions: Vec::new(), asset: None, items: None, failed: None, detail: Vec::new() }
+    }
+
+    /// The rows to commit with the record.
+    #[must_use]
+    pub fn change(mut self, change: Change) -> Self {
+        self.change = Some(change);
+        self
+    }
+
+    /// A key version that was touched, with the number of items.
+    #[must_use]
+    pub fn version(mut self, version: VersionUse) -> Self {
+        self.versions.push(version);
+        self
+    }
+
+    /// Key versions that were touched.
+    #[must_use]
+    pub fn versions(mut self, versions: impl IntoIterator<Item = VersionUse>) -> Self {
+        self.versions.extend(versions);
+        self
+    }
+
+    /// The asset that accounts for the use.
+    #[must_use]
+    pub fn asset(mut self, name: impl ToString) -> Self {
+        self.asset = Some(name.to_string());
+        self
+    }
+
+    /// The size of a batch, and how many of it failed.
+    #[must_use]
+    pub fn batch(mut self, items: usize, failed: usize) -> Self {
+        self.items = Some(items as u64);
+        self.failed = (failed > 0).then_some(failed as u64);
+        self
+    }
+
+    /// The same with another answer.
+    pub(crate) fn map<B>(self, to: impl FnOnce(A) -> B) -> Acted<B> {
+        Acted {
+            answer: to(self.answer),
+            change: self.change,
+            versions: self.versions,
+            asset: self.asset,
+            items: self.items,
+            failed: self.failed,
+            detail: self.detail,
+        }
+    }
+
+    /// One more fact for the record; never data.
+    #[must_use]
+    pub fn detail(mut self, name: &str, value: impl ToString) -> Self {
+        self.detail.push(Detail { name: name.to_owned(), value: value.to_string() });
+        self
+    }
+}
+
+enum Attempt<Op: Operation> {
+    Ended(Result<Op::Answer, EngineError>),
+    /// The state changed between decision and record: nothing happened, begin anew.
+    Fenced(Op),
+}
+
+/// Runs one operation through the pipeline.
+pub(crate) async fn execute<Op: Operation>(
+    open: &Arc<Unsealed>,
+    caller: &Caller<'_>,
+    mut op: Op,
+) -> Result<Op::Answer, EngineError> {
+    for _ in 0..ATTEMPTS_MAX {
+        match attempt(open, caller, op).await {
+            Attempt::Ended(result) => {
+                open.metrics().count_operation(Op::ACTION, result.as_ref().err());
+                return result;
+            }
+            Attempt::Fenced(again) => op = again,
+        }
+    }
+    Err(EngineError::Contended)
+}
+
+async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: Op) -> Attempt<Op> {
+    let cx = Context { open, now: open.now(), generation: open.generation(), if_match: caller.if_match };
+    let principal = match authenticate(open, caller.credential, cx.now).await {
+        Ok(principal) => principal,
+        Err(error) => return Attempt::Ended(Err(open.refusals().note(error, &caller.origin, cx.now))),
+    };
+    let loaded = match op.load(open).await {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let record = record_of::<Op>(caller, &cx, &principal, "load", None);
+            return Attempt::Ended(Err(fail(open, record, error, cx.generation).await));
+        }
+    };
+    let target = op.target(&loaded);
+    let record = record_of::<Op>(caller, &cx, &principal, "", target.name.clone());
+    let authorized = match authorize(open, op, principal, &target, cx.now) {
+        Ok(authorized) => authorized,
+        Err(refusal) => {
+            let record = Record { reason: refusal.reason.to_owned(), decision: RecordDecision::Refuse, ..record };
+            return Attempt::Ended(Err(fail(open, record, refusal.error, cx.generation).await));
+        }
+    };
+    let record = Record { reason: authorized.reason().to_owned(), ..record };
+    act_and_record(authorized, loaded, &cx, caller, record).await
+}
+
+async fn act_and_record<Op: Operation>(
+    authorized: Authorized<Op>,
+    loaded: Op::Loaded,
+    cx: &Context<'_>,
+    caller: &Caller<'_>,
+    record: Record,
+) -> Attempt<Op> {
+    let ticket = match idempotency::look_up::<Op>(cx, caller, &authorized).await {
+        Ok(idempotency::Found::Answer(answer)) => return Attempt::Ended(Ok(answer)),
+        Ok(idempotency::Found::Fresh(ticket)) => ticket,
+        Err(error) => return Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
+    };
+    let acted = match Op::act(&authorized, loaded, cx).await {
+        Ok(acted) => acted,
+        Err(error) => return Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
+    };
+    let record = Record {
+        versions: acted.versions,
+        asset: acted.asset,
+        items: acted.items,
+        failed: acted.failed,
+        detail: acted.detail,
+        ..record
+    };
+    let Some(mut change) = acted.change else {
+        return match append(cx.open, &record, cx.generation).await {
+            Ok(()) => Attempt::Ended(Ok(acted.answer)),
+            Err(AppendError::Fenced) => Attempt::Fenced(authorized.into_op()),
+            Err(error) => Attempt::Ended(Err(EngineError::AuditUnavailable(error))),
+        };
+    };
+    if let Some(ticket) = ticket {
+        ticket.remember(&mut change, Op::encode_answer(&acted.answer));
+    }
+    match cx.open.commit(change, &record, cx.generation).await {
+        Ok(()) => Attempt::Ended(Ok(acted.answer)),
+        Err(CommitError::Fenced) => Attempt::Fenced(authorized.into_op()),
+        Err(CommitError::Failed(error)) => Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
+    }
+}
+
+/// Why a change was not committed.
+pub(crate) enum CommitError {
+    /// The state changed since the operation was decided.
+    Fenced,
+    /// Something failed.
+    Failed(EngineError),
+}
+
+fn record_of<Op: Operation>(
+    caller: &Caller<'_>,
+    cx: &Context<'_>,
+    principal: &Principal,
+    reason: &str,
+    resource: Option<String>,
+) -> Record {
+    Record {
+        v: RECORD_FORMAT,
+        id: caller.request,
+        time: cx.now,
+        kind: RecordKind::Operation,
+        principal: principal.label(),
+        session: principal.token,
+        action: Op::ACTION,
+        resource,
+        versions: Vec::new(),
+        asset: None,
+        origin: caller.origin.clone(),
+        decision: RecordDecision::Allow,
+        reason: reason.to_owned(),
+        outcome: Outcome::Done,
+        code: None,
+        items: None,
+        failed: None,
+        detail: Vec::new(),
+    }
+}
+
+/// Records a refusal or failure, and gives the error back. What stands in the log is the code, not the text.
+async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineError, generation: u64) -> EngineError {
+    let outcome = match error.fault() {
+        Fault::Absent | Fault::Policy | Fault::Unauthenticated | Fault::Conflict | Fault::Caller => Outcome::Refused,
+        Fault::Bug | Fault::Dependency | Fault::Load | Fault::StoredData => Outcome::Failed,
+    };
+    let record = Record { outcome, code: Some(error.code().to_owned()), versions: Vec::new(), ..record };
+    // A refusal holds under any state, so it is recorded under the newest.
+    match append(open, &record, generation.max(open.generation())).await {
+        Ok(()) => error,
+        Err(AppendError::Fenced) => match append(open, &record, open.generation()).await {
+            Ok(()) => error,
+            Err(failure) => EngineError::AuditUnavailable(failure),
+        },
+        Err(failure) => EngineError::AuditUnavailable(failure),
+    }
+}
+
+/// Makes a record durable, on condition that the state is still of `generation`.
+pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) -> Result<(), AppendError> {
+    let body = encode(record)?;
+    open.log().append(body, Epoch(generation)).await
+}
+
+pub(crate) fn encode(record: &Record) -> Result<Vec<u8>, AppendError> {
+    let mut body = Vec::with_capacity(RECORD_LEN_USUAL);
+    match serde_json::to_writer(&mut body, record) {
+        Ok(()) => Ok(body),
+        // Strings and numbers always serialize; refusing keeps "no answer without a record" true regardless.
+        Err(_) => Err(AppendError::Indeterminate),
+    }
+}
+
+/// The usual length of a record's body, in bytes.
+const RECORD_LEN_USUAL: usize = 512;

@@ -1,0 +1,101 @@
+//! Use per key version, counted from the log: what the log says is what was done.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyrail_core::access::Action;
+use keyrail_core::record::{Outcome, Record};
+use keyrail_core::system::UsageMark;
+use keyrail_core::usage::{Usage, UsageCount, UsageKey, UsagePlace};
+use keyrail_crypto::envelope::Kid;
+use keyrail_store::Change;
+
+use crate::error::EngineError;
+use crate::unsealed::Unsealed;
+
+/// How many records are counted in one step.
+const STEP_LEN: usize = 1_000;
+
+/// Follows the log, one step at a time.
+#[derive(Default)]
+pub(crate) struct UsageBook {
+    /// Held while a step is counted, so that no record counts twice.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl UsageBook {
+    /// Counts every record that is durable now.
+    pub(crate) async fn catch_up(&self, open: &Arc<Unsealed>) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        let end = open.log().size();
+        let mark = open.state().usage_mark().await?;
+        let mut mark = mark.unwrap_or(UsageMark { log_index: 0, generation: 0 });
+        while mark.log_index < end {
+            let count = usize::try_from(end - mark.log_index).unwrap_or(STEP_LEN).min(STEP_LEN);
+            let bodies = open.log().read(mark.log_index, count)?;
+            if bodies.is_empty() {
+                return Err(EngineError::Bug { what: "the log is shorter than its size" });
+            }
+            let records = bodies.iter().map(|body| serde_json::from_slice::<Record>(&body.body));
+            let records = records
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
+            mark = UsageMark { log_index: mark.log_index + bodies.len() as u64, generation: mark.generation + 1 };
+            store(open, tally(&records), &mark).await?;
+        }
+        Ok(())
+    }
+
+    /// How often a version encrypted, as far as it is counted.
+    pub(crate) async fn encryptions(&self, open: &Unsealed, kid: &Kid) -> Result<u64, EngineError> {
+        let rows = open.state().usage_of(kid).await?;
+        Ok(rows.iter().filter(|row| encrypts(row.key.action)).map(|row| row.count.count).sum())
+    }
+}
+
+async fn store(open: &Unsealed, counts: BTreeMap<UsageKey, UsageCount>, mark: &UsageMark) -> Result<(), EngineError> {
+    let mut change = Change::new();
+    for (key, count) in counts {
+        match open.state().usage(&key).await? {
+            Some(former) => {
+                change.update(&Usage { key, count: former.count.plus(count), generation: former.generation + 1 })
+            }
+            None => change.insert(&Usage { key, count, generation: 1 }),
+        };
+    }
+    if mark.generation == 1 {
+        change.insert(mark)
+    } else {
+        change.update(mark)
+    };
+    Ok(open.state().commit(change.unrecorded("the log itself is what is counted")).await?)
+}
+
+fn tally(records: &[Record]) -> BTreeMap<UsageKey, UsageCount> {
+    let mut counts: BTreeMap<UsageKey, UsageCount> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.outcome == Outcome::Done && is_use(record.action)) {
+        let place = if record.asset.is_some() { UsagePlace::Asset } else { UsagePlace::Outside };
+        for used in &record.versions {
+            let key = UsageKey { kid: used.kid, principal: record.principal.clone(), action: record.action, place };
+            let count = UsageCount::once(used.count, record.time);
+            counts.entry(key).and_modify(|sum| *sum = sum.plus(count)).or_insert(count);
+        }
+    }
+    counts
+}
+
+const fn is_use(action: Action) -> bool {
+    encrypts(action) || matches!(action, Action::DataDecrypt | Action::KeyExport | Action::AssetUnprotect)
+}
+
+const fn encrypts(action: Action) -> bool {
+    matches!(
+        action,
+        Action::DataEncrypt
+            | Action::DataReencrypt
+            | Action::DataDataKey
+            | Action::AssetProtect
+            | Action::CampaignStart
+            | Action::CampaignRollback
+    )
+}

@@ -1,0 +1,11 @@
+//! The engine on a real store and a real log.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+
+mod life;
+mod support;
