@@ -16,19 +16,9 @@ pub struct Change {
 
 #[derive(Debug)]
 pub(crate) enum Step {
-    Insert {
-        table: &'static Table,
-        values: Vec<Value>,
-    },
-    Update {
-        table: &'static Table,
-        values: Vec<Value>,
-        former_generation: u64,
-    },
-    Delete {
-        table: &'static Table,
-        key: Vec<Value>,
-    },
+    Insert { table: &'static Table, values: Vec<Value> },
+    Update { table: &'static Table, values: Vec<Value>, former_generation: u64 },
+    Delete { table: &'static Table, key: Vec<Value> },
 }
 
 /// A change that may be committed.
@@ -46,39 +36,27 @@ impl Change {
 
     /// Adds a new row.
     pub fn insert<R: Row>(&mut self, row: &R) -> &mut Self {
-        self.steps.push(Step::Insert {
-            table: R::TABLE,
-            values: row.values(),
-        });
+        self.steps.push(Step::Insert { table: R::TABLE, values: row.values() });
         self
     }
 
     /// Replaces a row. `row` carries its new generation; the stored one must have the generation before.
     pub fn update<R: Row>(&mut self, row: &R) -> &mut Self {
         let former_generation = row.generation().saturating_sub(1);
-        self.steps.push(Step::Update {
-            table: R::TABLE,
-            values: row.values(),
-            former_generation,
-        });
+        self.steps.push(Step::Update { table: R::TABLE, values: row.values(), former_generation });
         self
     }
 
     /// Deletes a row.
     pub fn delete<R: Row>(&mut self, row: &R) -> &mut Self {
-        self.steps.push(Step::Delete {
-            table: R::TABLE,
-            key: row.key(),
-        });
+        self.steps.push(Step::Delete { table: R::TABLE, key: row.key() });
         self
     }
 
     /// Deletes the outbox rows of records that the log has.
     pub fn settle(&mut self, requests: &[RequestId]) -> &mut Self {
-        let steps = requests.iter().map(|request| Step::Delete {
-            table: OutboxEntry::TABLE,
-            key: vec![request.to_value()],
-        });
+        let steps =
+            requests.iter().map(|request| Step::Delete { table: OutboxEntry::TABLE, key: vec![request.to_value()] });
         self.steps.extend(steps);
         self
     }

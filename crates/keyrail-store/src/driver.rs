@@ -93,11 +93,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
-    async fn count(
-        &self,
-        table: &'static Table,
-        conditions: Vec<Condition>,
-    ) -> Result<u64, StoreError>;
+    async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError>;
 
     /// Does all writes of a transaction, durably, or none.
     ///

@@ -131,10 +131,9 @@ impl StoreError {
         match self {
             Self::Exists { .. } | Self::Conflict { .. } => Fault::Caller,
             Self::Constraint { .. } => Fault::Bug,
-            Self::RowSeal { .. }
-            | Self::Malformed { .. }
-            | Self::NotAStore { .. }
-            | Self::Damaged(_) => Fault::StoredData,
+            Self::RowSeal { .. } | Self::Malformed { .. } | Self::NotAStore { .. } | Self::Damaged(_) => {
+                Fault::StoredData
+            }
             _ => Fault::Dependency,
         }
     }
@@ -149,19 +148,13 @@ impl StoreError {
                 "`keyrail verify` lists every altered row; restore the store from a backup"
             }
             Self::NotAStore { .. } => "name another --data-dir",
-            Self::UnknownSchema { .. } => {
-                "use the release of Keyrail that wrote it, or a newer one"
-            }
-            Self::OldSchema { .. } => {
-                "run a command that writes, or start the server once: it brings the schema up"
-            }
+            Self::UnknownSchema { .. } => "use the release of Keyrail that wrote it, or a newer one",
+            Self::OldSchema { .. } => "run a command that writes, or start the server once: it brings the schema up",
             Self::TooMany { .. } => "ask for a page at a time",
             Self::Full(_) => "make room on the disk of the data directory; nothing was changed",
             Self::Busy(_) => "end the other process that holds the file, then try again",
             Self::Damaged(_) => "check the disk, and restore the store from a backup",
-            Self::ReadOnly => {
-                "run the command against the server, or with no other process on the data directory"
-            }
+            Self::ReadOnly => "run the command against the server, or with no other process on the data directory",
             Self::Indeterminate { .. } => "look at the present state before trying again",
             Self::Closed => "open it again",
             Self::File { .. } => "check that the data directory exists and belongs to this user",

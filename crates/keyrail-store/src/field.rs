@@ -4,8 +4,7 @@ use keyrail_core::access::{Action, Role};
 use keyrail_core::asset::{AssetState, IdentityKind};
 use keyrail_core::campaign::{CampaignKind, CampaignState};
 use keyrail_core::id::{
-    AppId, AssetId, CampaignId, ColumnId, DataKeyId, DomainId, MasterKeyId, MasterVersionId,
-    RequestId, TokenId,
+    AppId, AssetId, CampaignId, ColumnId, DataKeyId, DomainId, MasterKeyId, MasterVersionId, RequestId, TokenId,
 };
 use keyrail_core::key::{DestroyHalt, KeyStatus};
 use keyrail_core::lifecycle::VersionState;
@@ -115,11 +114,7 @@ impl<const N: usize> Field for [u8; N] {
 /// A short list of names; kept as JSON, since nothing ever asks for one of them.
 impl Field for Vec<String> {
     fn to_value(&self) -> Value {
-        let items = self
-            .iter()
-            .cloned()
-            .map(serde_json::Value::String)
-            .collect();
+        let items = self.iter().cloned().map(serde_json::Value::String).collect();
         Value::Text(serde_json::Value::Array(items).to_string())
     }
 
@@ -165,19 +160,7 @@ macro_rules! ids {
     )+};
 }
 
-ids!(
-    AppId,
-    AssetId,
-    CampaignId,
-    ColumnId,
-    DataKeyId,
-    DomainId,
-    Kid,
-    MasterKeyId,
-    MasterVersionId,
-    RequestId,
-    TokenId
-);
+ids!(AppId, AssetId, CampaignId, ColumnId, DataKeyId, DomainId, Kid, MasterKeyId, MasterVersionId, RequestId, TokenId);
 
 macro_rules! texts {
     ($($type:ty),+ $(,)?) => {$(

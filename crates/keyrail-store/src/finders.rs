@@ -3,8 +3,7 @@
 use keyrail_core::asset::{AcceptedDamage, Asset, AssetColumn};
 use keyrail_core::campaign::Campaign;
 use keyrail_core::id::{
-    AppId, AssetId, CampaignId, DataKeyId, DomainId, MasterKeyId, MasterVersionId, RequestId,
-    TokenId,
+    AppId, AssetId, CampaignId, DataKeyId, DomainId, MasterKeyId, MasterVersionId, RequestId, TokenId,
 };
 use keyrail_core::key::{App, DataKey, DataKeyVersion, Domain, Keyring, MasterKey, MasterVersion};
 use keyrail_core::label::Label;
@@ -152,10 +151,7 @@ impl State {
     ///
     /// # Errors
     /// As [`State::page`].
-    pub async fn master_versions(
-        &self,
-        key: &MasterKeyId,
-    ) -> Result<Vec<MasterVersion>, StoreError> {
+    pub async fn master_versions(&self, key: &MasterKeyId) -> Result<Vec<MasterVersion>, StoreError> {
         let mut versions: Vec<MasterVersion> = self.all(vec![is("master_key", key)]).await?;
         versions.sort_by_key(|row| row.version);
         Ok(versions)
@@ -173,11 +169,7 @@ impl State {
         let Some(key) = self.master_key(domain, environment).await? else {
             return Ok(None);
         };
-        self.one(vec![
-            is("master_key", &key.id),
-            is("state", &VersionState::Active),
-        ])
-        .await
+        self.one(vec![is("master_key", &key.id), is("state", &VersionState::Active)]).await
     }
 
     /// How many data key versions a master key version wraps.
@@ -185,8 +177,7 @@ impl State {
     /// # Errors
     /// As [`State::count`].
     pub async fn count_wrapped_by(&self, master: &MasterVersionId) -> Result<u64, StoreError> {
-        self.count::<DataKeyVersion>(vec![is("wrapped_by", master)])
-            .await
+        self.count::<DataKeyVersion>(vec![is("wrapped_by", master)]).await
     }
 
     /// Data key versions that a master key version wraps, by id, a page at a time.
@@ -200,8 +191,7 @@ impl State {
         limit: usize,
     ) -> Result<Vec<DataKeyVersion>, StoreError> {
         let after = after.map(|kid| vec![kid.to_value()]);
-        self.page(vec![is("wrapped_by", master)], &["kid"], after, limit)
-            .await
+        self.page(vec![is("wrapped_by", master)], &["kid"], after, limit).await
     }
 
     /// A data key with its versions.
@@ -236,8 +226,7 @@ impl State {
         let Some(domain) = self.domain_by_name(&path.environment.domain).await? else {
             return Ok(None);
         };
-        self.app_by_name(&domain.id, &path.environment.environment, &path.app)
-            .await
+        self.app_by_name(&domain.id, &path.environment.environment, &path.app).await
     }
 
     /// The full name of a data key.
@@ -245,21 +234,13 @@ impl State {
     /// # Errors
     /// As [`State::page`]; [`StoreError::Malformed`] if its app or domain is gone.
     pub async fn key_name(&self, key: &DataKey) -> Result<KeyName, StoreError> {
-        let app = self.app(&key.app).await?.ok_or(StoreError::Malformed {
-            table: DataKey::TABLE.name,
-            column: "app",
-        })?;
+        let app =
+            self.app(&key.app).await?.ok_or(StoreError::Malformed { table: DataKey::TABLE.name, column: "app" })?;
         let domain = self
             .domain(&app.domain)
             .await?
-            .ok_or(StoreError::Malformed {
-                table: App::TABLE.name,
-                column: "domain",
-            })?;
-        Ok(KeyName {
-            app: path_of(&domain, &app),
-            key: key.name.clone(),
-        })
+            .ok_or(StoreError::Malformed { table: App::TABLE.name, column: "domain" })?;
+        Ok(KeyName { app: path_of(&domain, &app), key: key.name.clone() })
     }
 
     /// Data keys with their versions, in the order of their names, a page at a time.
@@ -279,8 +260,7 @@ impl State {
                 continue;
             };
             let path = path_of(domain, &row);
-            let wanted =
-                app.is_none_or(|only| *only == path) && after.is_none_or(|after| path >= after.app);
+            let wanted = app.is_none_or(|only| *only == path) && after.is_none_or(|after| path >= after.app);
             if wanted {
                 apps.push((path, row.id));
             }
@@ -288,17 +268,10 @@ impl State {
         apps.sort();
         let mut page = Vec::new();
         for (path, id) in apps {
-            let begin = after
-                .filter(|after| after.app == path)
-                .map(|after| vec![after.key.to_value()]);
-            let keys: Vec<DataKey> = self
-                .page(vec![is("app", &id)], &["name"], begin, limit - page.len())
-                .await?;
+            let begin = after.filter(|after| after.app == path).map(|after| vec![after.key.to_value()]);
+            let keys: Vec<DataKey> = self.page(vec![is("app", &id)], &["name"], begin, limit - page.len()).await?;
             for key in keys {
-                let name = KeyName {
-                    app: path.clone(),
-                    key: key.name.clone(),
-                };
+                let name = KeyName { app: path.clone(), key: key.name.clone() };
                 page.push((name, self.keyring(key).await?));
             }
             if page.len() >= limit {
@@ -323,10 +296,7 @@ impl State {
     /// # Errors
     /// As [`State::page`].
     pub async fn outbox_has(&self, request: &RequestId) -> Result<bool, StoreError> {
-        Ok(self
-            .one::<OutboxEntry>(vec![is("request", request)])
-            .await?
-            .is_some())
+        Ok(self.one::<OutboxEntry>(vec![is("request", request)]).await?.is_some())
     }
 
     /// The records that the log may not have yet.
@@ -341,18 +311,8 @@ impl State {
     ///
     /// # Errors
     /// As [`State::page`].
-    pub async fn expired_idempotency(
-        &self,
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<IdempotencyEntry>, StoreError> {
-        self.page(
-            vec![Condition::Less("expires_at", now.to_value())],
-            IdempotencyEntry::TABLE.key,
-            None,
-            limit,
-        )
-        .await
+    pub async fn expired_idempotency(&self, now: Timestamp, limit: usize) -> Result<Vec<IdempotencyEntry>, StoreError> {
+        self.page(vec![Condition::Less("expires_at", now.to_value())], IdempotencyEntry::TABLE.key, None, limit).await
     }
 
     /// Data key versions whose destruction waits.
@@ -360,21 +320,11 @@ impl State {
     /// # Errors
     /// As [`State::all`].
     pub async fn waiting_for_destruction(&self) -> Result<Vec<DataKeyVersion>, StoreError> {
-        self.all(vec![Condition::Less(
-            "destroy_observed_seconds",
-            u64::MAX.to_value(),
-        )])
-        .await
+        self.all(vec![Condition::Less("destroy_observed_seconds", u64::MAX.to_value())]).await
     }
 }
 
 fn path_of(domain: &Domain, app: &App) -> AppPath {
-    let environment = EnvironmentPath {
-        domain: domain.name.clone(),
-        environment: app.environment.clone(),
-    };
-    AppPath {
-        environment,
-        app: app.name.clone(),
-    }
+    let environment = EnvironmentPath { domain: domain.name.clone(), environment: app.environment.clone() };
+    AppPath { environment, app: app.name.clone() }
 }

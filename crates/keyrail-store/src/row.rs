@@ -5,8 +5,7 @@ use keyrail_core::campaign::Campaign;
 use keyrail_core::key::{App, DataKey, DataKeyVersion, Domain, MasterKey, MasterVersion};
 use keyrail_core::label::Label;
 use keyrail_core::system::{
-    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting,
-    UsageMark,
+    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, UsageMark,
 };
 use keyrail_core::token::Token;
 use keyrail_core::usage::Usage;
@@ -46,10 +45,7 @@ pub trait Row: Sized + Send + 'static {
     /// The values of the key columns.
     fn key(&self) -> Vec<Value> {
         let values = Self::TABLE.columns.iter().zip(self.values());
-        values
-            .filter(|(column, _)| Self::TABLE.key.contains(column))
-            .map(|(_, value)| value)
-            .collect()
+        values.filter(|(column, _)| Self::TABLE.key.contains(column)).map(|(_, value)| value).collect()
     }
 }
 
@@ -62,11 +58,7 @@ pub struct Values {
 
 impl Values {
     pub(crate) fn new(table: &'static Table, values: Vec<Value>) -> Self {
-        Self {
-            table,
-            position: 0,
-            values: values.into_iter(),
-        }
+        Self { table, position: 0, values: values.into_iter() }
     }
 
     /// The next value.
@@ -74,25 +66,14 @@ impl Values {
     /// # Errors
     /// [`StoreError::Malformed`] if it is not of the type.
     pub fn next<F: Field>(&mut self) -> Result<F, StoreError> {
-        let column = self
-            .table
-            .columns
-            .get(self.position)
-            .copied()
-            .unwrap_or("seal");
+        let column = self.table.columns.get(self.position).copied().unwrap_or("seal");
         self.position += 1;
         let value = self.values.next().and_then(F::from_value);
-        value.ok_or(StoreError::Malformed {
-            table: self.table.name,
-            column,
-        })
+        value.ok_or(StoreError::Malformed { table: self.table.name, column })
     }
 
     pub(crate) fn malformed(&self, column: &'static str) -> StoreError {
-        StoreError::Malformed {
-            table: self.table.name,
-            column,
-        }
+        StoreError::Malformed { table: self.table.name, column }
     }
 }
 

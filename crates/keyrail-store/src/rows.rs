@@ -2,13 +2,10 @@
 
 use keyrail_core::asset::{AcceptedDamage, Asset, AssetColumn};
 use keyrail_core::campaign::{Campaign, CampaignCounts};
-use keyrail_core::key::{
-    App, DataKey, DataKeyVersion, DestroyWait, Domain, MasterKey, MasterVersion,
-};
+use keyrail_core::key::{App, DataKey, DataKeyVersion, DestroyWait, Domain, MasterKey, MasterVersion};
 use keyrail_core::label::{ApprovalDemand, Demands, Label};
 use keyrail_core::system::{
-    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting,
-    UsageMark,
+    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, UsageMark,
 };
 use keyrail_core::time::Observation;
 use keyrail_core::token::Token;
@@ -100,13 +97,7 @@ impl Row for Label {
                 _ => return Err(values.malformed("approval_count")),
             },
         };
-        Ok(Self {
-            name,
-            demands,
-            created_at: values.next()?,
-            updated_at: values.next()?,
-            generation: values.next()?,
-        })
+        Ok(Self { name, demands, created_at: values.next()?, updated_at: values.next()?, generation: values.next()? })
     }
 
     fn generation(&self) -> u64 {
@@ -174,11 +165,9 @@ impl Row for DataKeyVersion {
             state_changed_at: values.next()?,
             fenced_at: values.next()?,
             destroy: match (values.next()?, values.next()?, values.next()?) {
-                (Some(wait_seconds), Some(observed_seconds), halt) => Some(DestroyWait {
-                    wait_seconds,
-                    observed_seconds,
-                    halt,
-                }),
+                (Some(wait_seconds), Some(observed_seconds), halt) => {
+                    Some(DestroyWait { wait_seconds, observed_seconds, halt })
+                }
                 (None, None, None) => None,
                 _ => return Err(values.malformed("destroy_wait_seconds")),
             },
@@ -283,16 +272,7 @@ impl Row for Campaign {
 impl Row for Usage {
     const TABLE: &'static Table = &Table {
         name: "usage",
-        columns: &[
-            "kid",
-            "principal",
-            "action",
-            "place",
-            "uses",
-            "first_at",
-            "last_at",
-            "generation",
-        ],
+        columns: &["kid", "principal", "action", "place", "uses", "first_at", "last_at", "generation"],
         key: &["kid", "principal", "action", "place"],
     };
 
@@ -318,11 +298,7 @@ impl Row for Usage {
                 action: values.next()?,
                 place: values.next()?,
             },
-            count: UsageCount {
-                count: values.next()?,
-                first_at: values.next()?,
-                last_at: values.next()?,
-            },
+            count: UsageCount { count: values.next()?, first_at: values.next()?, last_at: values.next()? },
             generation: values.next()?,
         })
     }
@@ -333,26 +309,15 @@ impl Row for Usage {
 }
 
 impl Row for OutboxEntry {
-    const TABLE: &'static Table = &Table {
-        name: "outbox",
-        columns: &["request", "log_index_min", "body"],
-        key: &["request"],
-    };
+    const TABLE: &'static Table =
+        &Table { name: "outbox", columns: &["request", "log_index_min", "body"], key: &["request"] };
 
     fn values(&self) -> Vec<Value> {
-        vec![
-            self.request.to_value(),
-            self.log_index_min.to_value(),
-            self.body.to_value(),
-        ]
+        vec![self.request.to_value(), self.log_index_min.to_value(), self.body.to_value()]
     }
 
     fn from_values(values: &mut Values) -> Result<Self, StoreError> {
-        Ok(Self {
-            request: values.next()?,
-            log_index_min: values.next()?,
-            body: values.next()?,
-        })
+        Ok(Self { request: values.next()?, log_index_min: values.next()?, body: values.next()? })
     }
 
     /// Outbox rows are written once.

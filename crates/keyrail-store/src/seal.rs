@@ -29,33 +29,16 @@ impl RowSealer {
     /// # Errors
     /// [`CryptoError`] when no key can be derived.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoError> {
-        let derive = |table: &&'static Table| {
-            Ok((
-                table.name,
-                key.mac_key(&format!("keyrail/store/{}", table.name))?,
-            ))
-        };
-        Ok(Self {
-            keys: TABLES
-                .iter()
-                .map(derive)
-                .collect::<Result<_, CryptoError>>()?,
-        })
+        let derive = |table: &&'static Table| Ok((table.name, key.mac_key(&format!("keyrail/store/{}", table.name))?));
+        Ok(Self { keys: TABLES.iter().map(derive).collect::<Result<_, CryptoError>>()? })
     }
 
     /// The seal of a row.
     ///
     /// # Errors
     /// [`StoreError::Malformed`] for a table that has no key.
-    pub(crate) fn seal(
-        &self,
-        table: &'static Table,
-        values: &[Value],
-    ) -> Result<[u8; TAG_LEN], StoreError> {
-        let key = self.keys.get(table.name).ok_or(StoreError::Malformed {
-            table: table.name,
-            column: "seal",
-        })?;
+    pub(crate) fn seal(&self, table: &'static Table, values: &[Value]) -> Result<[u8; TAG_LEN], StoreError> {
+        let key = self.keys.get(table.name).ok_or(StoreError::Malformed { table: table.name, column: "seal" })?;
         Ok(with_parts(table, values, |parts| key.tag(parts)))
     }
 
@@ -63,29 +46,17 @@ impl RowSealer {
     ///
     /// # Errors
     /// [`StoreError::RowSeal`].
-    pub(crate) fn check(
-        &self,
-        table: &'static Table,
-        mut values: Vec<Value>,
-    ) -> Result<Vec<Value>, StoreError> {
+    pub(crate) fn check(&self, table: &'static Table, mut values: Vec<Value>) -> Result<Vec<Value>, StoreError> {
         let seal = values.pop();
-        let broken = |values: &[Value]| StoreError::RowSeal {
-            table: table.name,
-            id: row_id(table, values),
-        };
+        let broken = |values: &[Value]| StoreError::RowSeal { table: table.name, id: row_id(table, values) };
         let (Some(key), Some(Value::Blob(seal))) = (self.keys.get(table.name), seal) else {
             return Err(broken(&values));
         };
         let Ok(seal) = <[u8; TAG_LEN]>::try_from(seal.as_slice()) else {
             return Err(broken(&values));
         };
-        let whole = values.len() == table.columns.len()
-            && with_parts(table, &values, |parts| key.verify(parts, &seal));
-        if whole {
-            Ok(values)
-        } else {
-            Err(broken(&values))
-        }
+        let whole = values.len() == table.columns.len() && with_parts(table, &values, |parts| key.verify(parts, &seal));
+        if whole { Ok(values) } else { Err(broken(&values)) }
     }
 }
 
@@ -113,21 +84,13 @@ fn typed(value: &Value) -> Vec<u8> {
 
 /// The row's key, for people: ids in hex, words as they are.
 pub(crate) fn row_id(table: &Table, values: &[Value]) -> String {
-    let keys = table
-        .columns
-        .iter()
-        .zip(values)
-        .filter(|(column, _)| table.key.contains(column));
+    let keys = table.columns.iter().zip(values).filter(|(column, _)| table.key.contains(column));
     let texts: Vec<_> = keys
         .map(|(_, value)| match value {
             Value::Null => "null".to_owned(),
             Value::Integer(number) => number.to_string(),
             Value::Text(text) => text.chars().take(ID_CHARS_MAX).collect(),
-            Value::Blob(bytes) => hex::encode(
-                bytes
-                    .get(..ID_CHARS_MAX.min(bytes.len()))
-                    .unwrap_or_default(),
-            ),
+            Value::Blob(bytes) => hex::encode(bytes.get(..ID_CHARS_MAX.min(bytes.len())).unwrap_or_default()),
         })
         .collect();
     texts.join(", ")

@@ -68,18 +68,9 @@ impl SqliteStore {
     /// [`StoreError::NotAStore`], [`StoreError::UnknownSchema`], [`StoreError::OldSchema`],
     /// [`StoreError::File`], and what SQLite fails with.
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::File {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| StoreError::File { path: path.to_owned(), source };
         if mode == OpenMode::Create {
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)
-                .map_err(failed)?;
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
         }
         let metadata = std::fs::metadata(path).map_err(failed)?;
         let writer = if mode == OpenMode::Read {
@@ -90,20 +81,13 @@ impl SqliteStore {
                 std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
             }
             let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-            connection
-                .pragma_update(None, "journal_mode", "WAL")
-                .map_err(classify)?;
+            connection.pragma_update(None, "journal_mode", "WAL").map_err(classify)?;
             migrate(&mut connection, path, MIGRATIONS)?;
             Some(connection)
         };
-        let readers = (0..READERS)
-            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
-            .collect::<Result<Vec<_>, _>>()?;
-        let (sender, thread) = writer
-            .map(start_writer)
-            .transpose()
-            .map_err(failed)?
-            .unzip();
+        let readers =
+            (0..READERS).map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)).collect::<Result<Vec<_>, _>>()?;
+        let (sender, thread) = writer.map(start_writer).transpose().map_err(failed)?.unzip();
         Ok(Self {
             path: path.to_owned(),
             readers: Arc::new(parking_lot::Mutex::new(readers)),
@@ -122,12 +106,7 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = self
-            .reading
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        let permit = self.reading.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let readers = self.readers.clone();
         let joined = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -158,18 +137,13 @@ fn require_newest(path: &Path) -> Result<(), StoreError> {
         FileKind::Store(found) if found == known => Ok(()),
         FileKind::Store(found) if found > known => Err(StoreError::UnknownSchema { found, known }),
         FileKind::Store(found) => Err(StoreError::OldSchema { found, known }),
-        FileKind::Empty => Err(StoreError::NotAStore {
-            path: path.to_owned(),
-        }),
+        FileKind::Empty => Err(StoreError::NotAStore { path: path.to_owned() }),
     }
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(classify)?;
-    connection
-        .busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX))
-        .map_err(classify)?;
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(classify)?;
+    connection.busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX)).map_err(classify)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     for (name, value) in [
         ("foreign_keys", "ON"),
@@ -178,34 +152,26 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         ("cell_size_check", "ON"),
         ("secure_delete", "ON"),
     ] {
-        connection
-            .pragma_update(None, name, value)
-            .map_err(classify)?;
+        connection.pragma_update(None, name, value).map_err(classify)?;
     }
     Ok(connection)
 }
 
-fn start_writer(
-    mut connection: Connection,
-) -> std::io::Result<(mpsc::Sender<Job>, std::thread::JoinHandle<()>)> {
+fn start_writer(mut connection: Connection) -> std::io::Result<(mpsc::Sender<Job>, std::thread::JoinHandle<()>)> {
     let (sender, mut jobs) = mpsc::channel::<Job>(WAITING_MAX);
-    let thread = std::thread::Builder::new()
-        .name("keyrail-store".to_owned())
-        .spawn(move || {
-            while let Some(job) = jobs.blocking_recv() {
-                let result = run(&mut connection, &job.transaction);
-                if let Err(Err(lost)) = job.done.send(result) {
-                    tracing::warn!(error = %lost, "a change failed and nobody waited for it");
-                }
+    let thread = std::thread::Builder::new().name("keyrail-store".to_owned()).spawn(move || {
+        while let Some(job) = jobs.blocking_recv() {
+            let result = run(&mut connection, &job.transaction);
+            if let Err(Err(lost)) = job.done.send(result) {
+                tracing::warn!(error = %lost, "a change failed and nobody waited for it");
             }
-        })?;
+        }
+    })?;
     Ok((sender, thread))
 }
 
 fn run(connection: &mut Connection, work: &Transaction) -> Result<(), StoreError> {
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(classify)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
     for write in &work.writes {
         // Dropping the transaction rolls it back.
         sql::write(&transaction, write)?;
@@ -216,26 +182,17 @@ fn run(connection: &mut Connection, work: &Transaction) -> Result<(), StoreError
 #[async_trait]
 impl Store for SqliteStore {
     async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
-        self.read(move |connection| sql::select(connection, &select))
-            .await
+        self.read(move |connection| sql::select(connection, &select)).await
     }
 
-    async fn count(
-        &self,
-        table: &'static Table,
-        conditions: Vec<Condition>,
-    ) -> Result<u64, StoreError> {
-        self.read(move |connection| sql::count(connection, table, &conditions))
-            .await
+    async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError> {
+        self.read(move |connection| sql::count(connection, table, &conditions)).await
     }
 
     async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
         let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
         let (done, result) = oneshot::channel();
-        writer
-            .send(Job { transaction, done })
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        writer.send(Job { transaction, done }).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -243,9 +200,7 @@ impl Store for SqliteStore {
         self.read(|connection| {
             let sql = format!("/* integrity */ PRAGMA integrity_check({INTEGRITY_FINDINGS_MAX})");
             let mut statement = connection.prepare(&sql).map_err(classify)?;
-            let lines = statement
-                .query_map([], |row| row.get::<_, String>(0))
-                .map_err(classify)?;
+            let lines = statement.query_map([], |row| row.get::<_, String>(0)).map_err(classify)?;
             let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(classify)?;
             Ok(lines.into_iter().filter(|line| line != "ok").collect())
         })
@@ -256,11 +211,6 @@ impl Store for SqliteStore {
         if self.writer.as_ref().is_some_and(mpsc::Sender::is_closed) {
             return Err(StoreError::Closed);
         }
-        self.read(|connection| {
-            connection
-                .query_row("/* health */ SELECT 1", [], |_| Ok(()))
-                .map_err(classify)
-        })
-        .await
+        self.read(|connection| connection.query_row("/* health */ SELECT 1", [], |_| Ok(())).map_err(classify)).await
     }
 }

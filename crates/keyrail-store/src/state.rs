@@ -28,27 +28,16 @@ pub struct Bootstrap {
 /// # Errors
 /// [`StoreError`] when the database fails or a row is malformed.
 pub async fn bootstrap(store: &dyn Store) -> Result<Bootstrap, StoreError> {
-    Ok(Bootstrap {
-        slots: unchecked(store).await?,
-        secrets: unchecked(store).await?,
-    })
+    Ok(Bootstrap { slots: unchecked(store).await?, secrets: unchecked(store).await? })
 }
 
 async fn unchecked<R: Row>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
     let rows = store.select(select_all(R::TABLE, None)).await?;
-    rows.into_iter()
-        .map(|values| R::from_values(&mut Values::new(R::TABLE, values)))
-        .collect()
+    rows.into_iter().map(|values| R::from_values(&mut Values::new(R::TABLE, values))).collect()
 }
 
 fn select_all(table: &'static Table, after: Option<Vec<Value>>) -> Select {
-    Select {
-        table,
-        conditions: Vec::new(),
-        order: table.key,
-        after,
-        limit: SELECT_ROWS_MAX,
-    }
+    Select { table, conditions: Vec::new(), order: table.key, after, limit: SELECT_ROWS_MAX }
 }
 
 /// What [`State::verify_all`] found wrong.
@@ -89,10 +78,7 @@ pub struct State {
 impl State {
     /// The rows of `store`, sealed by `sealer`.
     pub fn new(store: Arc<dyn Store>, sealer: RowSealer) -> Self {
-        Self {
-            store,
-            sealer: Arc::new(sealer),
-        }
+        Self { store, sealer: Arc::new(sealer) }
     }
 
     /// The database below.
@@ -121,13 +107,7 @@ impl State {
         after: Option<Vec<Value>>,
         limit: usize,
     ) -> Result<Vec<R>, StoreError> {
-        let select = Select {
-            table: R::TABLE,
-            conditions,
-            order,
-            after,
-            limit: limit.min(SELECT_ROWS_MAX),
-        };
+        let select = Select { table: R::TABLE, conditions, order, after, limit: limit.min(SELECT_ROWS_MAX) };
         let rows = self.store.select(select).await?;
         rows.into_iter().map(|values| self.parse(values)).collect()
     }
@@ -140,19 +120,14 @@ impl State {
         let mut rows: Vec<R> = Vec::new();
         loop {
             let after = rows.last().map(Row::key);
-            let page = self
-                .page(conditions.clone(), R::TABLE.key, after, SELECT_ROWS_MAX)
-                .await?;
+            let page = self.page(conditions.clone(), R::TABLE.key, after, SELECT_ROWS_MAX).await?;
             let last = page.len() < SELECT_ROWS_MAX;
             rows.extend(page);
             if last {
                 return Ok(rows);
             }
             if rows.len() >= LIST_ROWS_MAX {
-                return Err(StoreError::TooMany {
-                    table: R::TABLE.name,
-                    max: LIST_ROWS_MAX,
-                });
+                return Err(StoreError::TooMany { table: R::TABLE.name, max: LIST_ROWS_MAX });
             }
         }
     }
@@ -183,11 +158,7 @@ impl State {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::Conflict`]; [`StoreError::Indeterminate`] when the fate is unknown.
     pub async fn commit(&self, change: Recorded) -> Result<(), StoreError> {
-        let writes = change
-            .steps
-            .into_iter()
-            .map(|step| self.sealed(step))
-            .collect::<Result<_, _>>()?;
+        let writes = change.steps.into_iter().map(|step| self.sealed(step)).collect::<Result<_, _>>()?;
         self.store.apply(Transaction { writes }).await
     }
 
@@ -198,19 +169,10 @@ impl State {
             Ok(values)
         };
         Ok(match step {
-            Step::Insert { table, values } => Write::Insert {
-                table,
-                values: seal(table, values)?,
-            },
-            Step::Update {
-                table,
-                values,
-                former_generation,
-            } => Write::Update {
-                table,
-                values: seal(table, values)?,
-                former_generation,
-            },
+            Step::Insert { table, values } => Write::Insert { table, values: seal(table, values)? },
+            Step::Update { table, values, former_generation } => {
+                Write::Update { table, values: seal(table, values)?, former_generation }
+            }
             Step::Delete { table, key } => Write::Delete { table, key },
         })
     }
@@ -221,11 +183,8 @@ impl State {
     /// [`StoreError`] when the database fails.
     pub async fn verify_all(&self) -> Result<Vec<Finding>, StoreError> {
         let says = self.store.integrity().await?;
-        let broken = says.into_iter().map(|says| Finding {
-            table: "",
-            id: String::new(),
-            kind: FindingKind::Database { says },
-        });
+        let broken =
+            says.into_iter().map(|says| Finding { table: "", id: String::new(), kind: FindingKind::Database { says } });
         let mut findings: Vec<Finding> = broken.collect();
         for table in TABLES {
             self.verify_table(table, &mut findings).await?;
@@ -233,11 +192,7 @@ impl State {
         Ok(findings)
     }
 
-    async fn verify_table(
-        &self,
-        table: &'static Table,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), StoreError> {
+    async fn verify_table(&self, table: &'static Table, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let rows = self.store.select(select_all(table, after)).await?;
@@ -245,22 +200,13 @@ impl State {
             after = rows.last().map(|values| key_of(table, values));
             for values in rows {
                 let id = row_id(table, &values);
-                let found = self
-                    .sealer
-                    .check(table, values)
-                    .and_then(|values| crate::rows::check(table, values));
+                let found = self.sealer.check(table, values).and_then(|values| crate::rows::check(table, values));
                 match found {
                     Ok(()) => {}
-                    Err(StoreError::Malformed { column, .. }) => findings.push(Finding {
-                        table: table.name,
-                        id,
-                        kind: FindingKind::Malformed { column },
-                    }),
-                    Err(_) => findings.push(Finding {
-                        table: table.name,
-                        id,
-                        kind: FindingKind::Altered,
-                    }),
+                    Err(StoreError::Malformed { column, .. }) => {
+                        findings.push(Finding { table: table.name, id, kind: FindingKind::Malformed { column } })
+                    }
+                    Err(_) => findings.push(Finding { table: table.name, id, kind: FindingKind::Altered }),
                 }
             }
             if last {
@@ -271,10 +217,6 @@ impl State {
 }
 
 fn key_of(table: &Table, values: &[Value]) -> Vec<Value> {
-    let keys = table
-        .columns
-        .iter()
-        .zip(values)
-        .filter(|(column, _)| table.key.contains(column));
+    let keys = table.columns.iter().zip(values).filter(|(column, _)| table.key.contains(column));
     keys.map(|(_, value)| value.clone()).collect()
 }

@@ -20,14 +20,9 @@ pub(crate) fn classify(error: rusqlite::Error) -> StoreError {
 pub(crate) fn classify_write(error: rusqlite::Error, table: &'static str) -> StoreError {
     let extended = error.sqlite_error().map(|error| error.extended_code);
     match extended {
-        Some(ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => {
-            StoreError::Exists { table }
-        }
+        Some(ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => StoreError::Exists { table },
         _ if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            StoreError::Constraint {
-                table,
-                source: error,
-            }
+            StoreError::Constraint { table, source: error }
         }
         _ => classify(error),
     }
@@ -36,16 +31,10 @@ pub(crate) fn classify_write(error: rusqlite::Error, table: &'static str) -> Sto
 /// The meaning of an error of COMMIT. Where nothing was written for sure it says so; all else is open.
 pub(crate) fn classify_commit(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
-        Some(
-            ErrorCode::DiskFull
-            | ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::ReadOnly,
-        ) => classify(error),
-        Some(ErrorCode::ConstraintViolation) => StoreError::Constraint {
-            table: "",
-            source: error,
-        },
+        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::ReadOnly) => {
+            classify(error)
+        }
+        Some(ErrorCode::ConstraintViolation) => StoreError::Constraint { table: "", source: error },
         _ => StoreError::Indeterminate { source: error },
     }
 }

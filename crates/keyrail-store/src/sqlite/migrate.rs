@@ -38,40 +38,24 @@ pub(crate) enum FileKind {
 
 /// Looks at the header of a file.
 pub(crate) fn identify(connection: &Connection, path: &Path) -> Result<FileKind, StoreError> {
-    let pragma = |name| {
-        connection
-            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
-            .map_err(classify)
-    };
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(classify);
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = connection
-        .query_row(
-            "/* identify */ SELECT count(*) FROM sqlite_schema",
-            [],
-            |row| row.get(0),
-        )
+        .query_row("/* identify */ SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(classify)?;
     match (application, tables) {
         (0, 0) => Ok(FileKind::Empty),
         (APPLICATION_ID, _) => Ok(FileKind::Store(version)),
-        _ => Err(StoreError::NotAStore {
-            path: path.to_owned(),
-        }),
+        _ => Err(StoreError::NotAStore { path: path.to_owned() }),
     }
 }
 
 /// Brings a file to the newest schema.
-pub(crate) fn migrate(
-    connection: &mut Connection,
-    path: &Path,
-    steps: &[Migration],
-) -> Result<(), StoreError> {
+pub(crate) fn migrate(connection: &mut Connection, path: &Path, steps: &[Migration]) -> Result<(), StoreError> {
     let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
     loop {
         // Looked at anew under the write lock: another process may have been faster.
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(classify)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
         let found = match identify(&transaction, path)? {
             FileKind::Empty => 0,
             FileKind::Store(version) => version,
@@ -89,25 +73,13 @@ pub(crate) fn migrate(
 }
 
 /// One step back; for tests and for an operator's hands, never by itself.
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the way back is tested, and run by hand only")
-)]
-pub(crate) fn step_down(
-    connection: &mut Connection,
-    path: &Path,
-    steps: &[Migration],
-) -> Result<(), StoreError> {
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(classify)?;
+#[cfg_attr(not(test), allow(dead_code, reason = "the way back is tested, and run by hand only"))]
+pub(crate) fn step_down(connection: &mut Connection, path: &Path, steps: &[Migration]) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
     let FileKind::Store(found) = identify(&transaction, path)? else {
         return Ok(());
     };
-    let step = found
-        .checked_sub(1)
-        .and_then(|last| usize::try_from(last).ok())
-        .and_then(|last| steps.get(last));
+    let step = found.checked_sub(1).and_then(|last| usize::try_from(last).ok()).and_then(|last| steps.get(last));
     let Some(step) = step else { return Ok(()) };
     transaction.execute_batch(step.down).map_err(classify)?;
     set_header(&transaction, found - 1)?;
@@ -115,12 +87,8 @@ pub(crate) fn step_down(
 }
 
 fn set_header(connection: &Connection, version: i64) -> Result<(), StoreError> {
-    connection
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .map_err(classify)?;
-    connection
-        .pragma_update(None, "user_version", version)
-        .map_err(classify)
+    connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(classify)?;
+    connection.pragma_update(None, "user_version", version).map_err(classify)
 }
 
 #[cfg(test)]
@@ -133,19 +101,14 @@ mod tests {
     };
 
     fn schema(connection: &Connection) -> Vec<String> {
-        let mut statement = connection.prepare("SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1").unwrap();
-        statement
-            .query_map([], |row| row.get(0))
-            .unwrap()
-            .collect::<Result<_, _>>()
-            .unwrap()
+        let mut statement = connection
+            .prepare("SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1")
+            .unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     }
 
     fn steps(count: usize) -> Vec<Migration> {
-        let first = Migration {
-            up: MIGRATIONS[0].up,
-            down: MIGRATIONS[0].down,
-        };
+        let first = Migration { up: MIGRATIONS[0].up, down: MIGRATIONS[0].down };
         [first, SECOND].into_iter().take(count).collect()
     }
 
@@ -174,21 +137,13 @@ mod tests {
         let mut newer = Connection::open_in_memory().unwrap();
         migrate(&mut newer, path, &steps(2)).unwrap();
         let before = schema(&newer);
-        assert!(matches!(
-            migrate(&mut newer, path, &steps(1)),
-            Err(StoreError::UnknownSchema { found: 2, known: 1 })
-        ));
+        assert!(matches!(migrate(&mut newer, path, &steps(1)), Err(StoreError::UnknownSchema { found: 2, known: 1 })));
         assert_eq!(schema(&newer), before);
 
         let mut foreign = Connection::open_in_memory().unwrap();
-        foreign
-            .execute_batch("CREATE TABLE people (id INTEGER)")
-            .unwrap();
+        foreign.execute_batch("CREATE TABLE people (id INTEGER)").unwrap();
         let before = schema(&foreign);
-        assert!(matches!(
-            migrate(&mut foreign, path, MIGRATIONS),
-            Err(StoreError::NotAStore { .. })
-        ));
+        assert!(matches!(migrate(&mut foreign, path, MIGRATIONS), Err(StoreError::NotAStore { .. })));
         assert_eq!(schema(&foreign), before);
     }
 }

@@ -31,21 +31,12 @@ fn value_of(row: &SqlRow<'_>, index: usize) -> rusqlite::Result<Value> {
     })
 }
 
-pub(super) fn select(
-    connection: &Connection,
-    select: &Select,
-) -> Result<Vec<Vec<Value>>, StoreError> {
+pub(super) fn select(connection: &Connection, select: &Select) -> Result<Vec<Vec<Value>>, StoreError> {
     let (sql, values) = select_sql(select);
     let width = select.table.columns.len() + 1;
     let mut statement = connection.prepare_cached(&sql).map_err(classify)?;
-    let read = |row: &SqlRow<'_>| {
-        (0..width)
-            .map(|index| value_of(row, index))
-            .collect::<Result<Vec<_>, _>>()
-    };
-    let rows = statement
-        .query_map(params_from_iter(values), read)
-        .map_err(classify)?;
+    let read = |row: &SqlRow<'_>| (0..width).map(|index| value_of(row, index)).collect::<Result<Vec<_>, _>>();
+    let rows = statement.query_map(params_from_iter(values), read).map_err(classify)?;
     rows.collect::<Result<_, _>>().map_err(classify)
 }
 
@@ -69,22 +60,12 @@ fn select_sql(select: &Select) -> (String, Vec<Value>) {
     (sql, values)
 }
 
-pub(super) fn count(
-    connection: &Connection,
-    table: &Table,
-    conditions: &[Condition],
-) -> Result<u64, StoreError> {
+pub(super) fn count(connection: &Connection, table: &Table, conditions: &[Condition]) -> Result<u64, StoreError> {
     let mut values = Vec::new();
     let wheres = conditions_sql(conditions, &mut values);
-    let sql = format!(
-        "/* count */ SELECT count(*) FROM {}{}",
-        quoted(table.name),
-        where_clause(&wheres)
-    );
+    let sql = format!("/* count */ SELECT count(*) FROM {}{}", quoted(table.name), where_clause(&wheres));
     let mut statement = connection.prepare_cached(&sql).map_err(classify)?;
-    let count: i64 = statement
-        .query_row(params_from_iter(values), |row| row.get(0))
-        .map_err(classify)?;
+    let count: i64 = statement.query_row(params_from_iter(values), |row| row.get(0)).map_err(classify)?;
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
@@ -99,22 +80,10 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<(), StoreE
             );
             execute(connection, table, &sql, values).map(drop)
         }
-        Write::Update {
-            table,
-            values,
-            former_generation,
-        } => {
-            let sets: Vec<_> = table
-                .columns
-                .iter()
-                .chain(&["seal"])
-                .map(|column| format!("{} = ?", quoted(column)))
-                .collect();
-            let keys: Vec<_> = table
-                .key
-                .iter()
-                .map(|column| format!("{} = ?", quoted(column)))
-                .collect();
+        Write::Update { table, values, former_generation } => {
+            let sets: Vec<_> =
+                table.columns.iter().chain(&["seal"]).map(|column| format!("{} = ?", quoted(column))).collect();
+            let keys: Vec<_> = table.key.iter().map(|column| format!("{} = ?", quoted(column))).collect();
             let sql = format!(
                 "/* update */ UPDATE {} SET {} WHERE {} AND generation = ?",
                 quoted(table.name),
@@ -128,43 +97,23 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<(), StoreE
                 .filter(|(column, _)| table.key.contains(column))
                 .map(|(_, value)| value.clone());
             let former = i64::try_from(*former_generation).unwrap_or(i64::MAX);
-            let all: Vec<Value> = values
-                .iter()
-                .cloned()
-                .chain(key_values)
-                .chain([Value::Integer(former)])
-                .collect();
+            let all: Vec<Value> = values.iter().cloned().chain(key_values).chain([Value::Integer(former)]).collect();
             match execute(connection, table, &sql, &all)? {
                 1 => Ok(()),
                 _ => Err(StoreError::Conflict { table: table.name }),
             }
         }
         Write::Delete { table, key } => {
-            let keys: Vec<_> = table
-                .key
-                .iter()
-                .map(|column| format!("{} = ?", quoted(column)))
-                .collect();
-            let sql = format!(
-                "/* delete */ DELETE FROM {} WHERE {}",
-                quoted(table.name),
-                keys.join(" AND ")
-            );
+            let keys: Vec<_> = table.key.iter().map(|column| format!("{} = ?", quoted(column))).collect();
+            let sql = format!("/* delete */ DELETE FROM {} WHERE {}", quoted(table.name), keys.join(" AND "));
             execute(connection, table, &sql, key).map(drop)
         }
     }
 }
 
-fn execute(
-    connection: &Connection,
-    table: &Table,
-    sql: &str,
-    values: &[Value],
-) -> Result<usize, StoreError> {
+fn execute(connection: &Connection, table: &Table, sql: &str, values: &[Value]) -> Result<usize, StoreError> {
     let mut statement = connection.prepare_cached(sql).map_err(classify)?;
-    statement
-        .execute(params_from_iter(values))
-        .map_err(|error| classify_write(error, table.name))
+    statement.execute(params_from_iter(values)).map_err(|error| classify_write(error, table.name))
 }
 
 fn conditions_sql(conditions: &[Condition], values: &mut Vec<Value>) -> Vec<String> {
@@ -180,11 +129,7 @@ fn conditions_sql(conditions: &[Condition], values: &mut Vec<Value>) -> Vec<Stri
 }
 
 fn where_clause(wheres: &[String]) -> String {
-    if wheres.is_empty() {
-        String::new()
-    } else {
-        format!(" WHERE {}", wheres.join(" AND "))
-    }
+    if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) }
 }
 
 fn list(columns: &[&str]) -> String {

@@ -17,16 +17,9 @@ async fn a_change_is_whole_or_not_there() {
     renamed.name = "other".parse().unwrap();
     renamed.generation = 2;
     let mut change = Change::new();
-    change
-        .update(&renamed)
-        .insert(&version(2, VersionState::Active));
+    change.update(&renamed).insert(&version(2, VersionState::Active));
     let error = state.commit(change.recorded(outbox(2))).await.unwrap_err();
-    assert!(matches!(
-        error,
-        StoreError::Exists {
-            table: "data_key_version"
-        }
-    ));
+    assert!(matches!(error, StoreError::Exists { table: "data_key_version" }));
     assert_eq!(state.domains().await.unwrap(), [domain()]);
     assert_eq!(state.pending_outbox().await.unwrap().len(), 1);
 }
@@ -39,10 +32,7 @@ async fn two_active_versions_cannot_be() {
     state.commit(change.recorded(outbox(1))).await.unwrap();
     let mut change = Change::new();
     change.insert(&version(4, VersionState::Active));
-    assert!(matches!(
-        state.commit(change.recorded(outbox(2))).await,
-        Err(StoreError::Exists { .. })
-    ));
+    assert!(matches!(state.commit(change.recorded(outbox(2))).await, Err(StoreError::Exists { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -51,10 +41,7 @@ async fn of_many_writers_each_generation_has_one() {
     let state = open(&dir.path().join("s"), &StoreKey::generate().unwrap());
     let mut change = Change::new();
     change.insert(&domain());
-    state
-        .commit(change.unrecorded("a row to fight over"))
-        .await
-        .unwrap();
+    state.commit(change.unrecorded("a row to fight over")).await.unwrap();
     let writers = (0..8_u8).map(|writer| {
         let state = state.clone();
         tokio::spawn(async move {
@@ -76,15 +63,7 @@ async fn of_many_writers_each_generation_has_one() {
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    assert_eq!(
-        state
-            .domain(&domain().id)
-            .await
-            .unwrap()
-            .unwrap()
-            .generation,
-        41
-    );
+    assert_eq!(state.domain(&domain().id).await.unwrap().unwrap().generation, 41);
 }
 
 #[tokio::test]
@@ -92,22 +71,13 @@ async fn a_store_that_is_only_read_is_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let key = StoreKey::generate().unwrap();
-    assert!(matches!(
-        SqliteStore::open(&path, OpenMode::Read),
-        Err(StoreError::File { .. })
-    ));
+    assert!(matches!(SqliteStore::open(&path, OpenMode::Read), Err(StoreError::File { .. })));
     drop(open(&path, &key));
     let store = SqliteStore::open(&path, OpenMode::Read).unwrap();
-    let state = keyrail_store::State::new(
-        std::sync::Arc::new(store),
-        keyrail_store::RowSealer::new(&key).unwrap(),
-    );
+    let state = keyrail_store::State::new(std::sync::Arc::new(store), keyrail_store::RowSealer::new(&key).unwrap());
     let mut change = Change::new();
     change.insert(&domain());
-    let error = state
-        .commit(change.unrecorded("must fail"))
-        .await
-        .unwrap_err();
+    let error = state.commit(change.unrecorded("must fail")).await.unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly));
     assert_eq!(error.fault(), Fault::Dependency);
 }

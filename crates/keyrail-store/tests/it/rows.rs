@@ -23,19 +23,11 @@ use keyrail_store::{Change, OpenMode, RowSealer, SqliteStore, State};
 pub(crate) const AT: Timestamp = Timestamp::from_millis(1_795_512_600_007);
 
 pub(crate) fn open(path: &Path, key: &StoreKey) -> State {
-    State::new(
-        Arc::new(SqliteStore::open(path, OpenMode::Create).unwrap()),
-        RowSealer::new(key).unwrap(),
-    )
+    State::new(Arc::new(SqliteStore::open(path, OpenMode::Create).unwrap()), RowSealer::new(key).unwrap())
 }
 
 pub(crate) fn domain() -> Domain {
-    Domain {
-        id: DomainId::from_bytes([1; 16]),
-        name: "acme".parse().unwrap(),
-        created_at: AT,
-        generation: 1,
-    }
+    Domain { id: DomainId::from_bytes([1; 16]), name: "acme".parse().unwrap(), created_at: AT, generation: 1 }
 }
 
 pub(crate) fn version(number: u32, state: VersionState) -> DataKeyVersion {
@@ -151,16 +143,9 @@ pub(crate) async fn fill(state: &State) -> Change {
         generation: 1,
     };
     let (master, master_version) = master();
-    change
-        .insert(&domain())
-        .insert(&app)
-        .insert(&master)
-        .insert(&master_version);
+    change.insert(&domain()).insert(&app).insert(&master).insert(&master_version);
     for mut label in default_labels(AT).unwrap() {
-        label.demands.approval = Some(ApprovalDemand {
-            role: Role::Owner,
-            count: 2,
-        });
+        label.demands.approval = Some(ApprovalDemand { role: Role::Owner, count: 2 });
         change.insert(&label);
     }
     let key = DataKey {
@@ -174,22 +159,14 @@ pub(crate) async fn fill(state: &State) -> Change {
         generation: 1,
     };
     let mut waiting = version(1, VersionState::Deactivated);
-    waiting.destroy = Some(DestroyWait {
-        wait_seconds: 10,
-        observed_seconds: 3,
-        halt: Some(DestroyHalt::ClockJumped),
-    });
+    waiting.destroy = Some(DestroyWait { wait_seconds: 10, observed_seconds: 3, halt: Some(DestroyHalt::ClockJumped) });
     change
         .insert(&key)
         .insert(&waiting)
         .insert(&version(2, VersionState::Active))
         .insert(&version(3, VersionState::Destroyed));
     let (asset, column, damage, campaign) = asset();
-    change
-        .insert(&asset)
-        .insert(&column)
-        .insert(&damage)
-        .insert(&campaign);
+    change.insert(&asset).insert(&column).insert(&damage).insert(&campaign);
     let token = Token {
         id: TokenId::from_bytes([9; 16]),
         hash: [3; 32],
@@ -207,34 +184,14 @@ pub(crate) async fn fill(state: &State) -> Change {
         action: Action::DataEncrypt,
         place: UsagePlace::Outside,
     };
-    change.insert(&Usage {
-        key: usage_key,
-        count: UsageCount::once(3, AT),
-        generation: 1,
-    });
-    change.insert(&UsageMark {
-        log_index: 4,
-        generation: 1,
-    });
-    change.insert(&LogHeadRow {
-        size: 4,
-        root: [4; 32],
-        generation: 1,
-    });
+    change.insert(&Usage { key: usage_key, count: UsageCount::once(3, AT), generation: 1 });
+    change.insert(&UsageMark { log_index: 4, generation: 1 });
+    change.insert(&LogHeadRow { size: 4, root: [4; 32], generation: 1 });
     change.insert(&ObservationRow {
-        observation: Observation {
-            boot: BootId([1; 16]),
-            wall: AT,
-            uptime_millis: 5,
-        },
+        observation: Observation { boot: BootId([1; 16]), wall: AT, uptime_millis: 5 },
         generation: 1,
     });
-    change.insert(&RootSlotRow {
-        id: [1; 16],
-        slot: vec![1; 100],
-        created_at: AT,
-        generation: 1,
-    });
+    change.insert(&RootSlotRow { id: [1; 16], slot: vec![1; 100], created_at: AT, generation: 1 });
     change.insert(&RootSecret {
         purpose: RootSecretPurpose::Store,
         id: [2; 16],
@@ -243,12 +200,7 @@ pub(crate) async fn fill(state: &State) -> Change {
         created_at: AT,
         generation: 1,
     });
-    change.insert(&Setting {
-        name: SettingName::LocalOperator,
-        value: "on".to_owned(),
-        updated_at: AT,
-        generation: 1,
-    });
+    change.insert(&Setting { name: SettingName::LocalOperator, value: "on".to_owned(), updated_at: AT, generation: 1 });
     change.insert(&IdempotencyEntry {
         key_hash: [1; 32],
         request_sha256: [2; 32],
@@ -262,11 +214,7 @@ pub(crate) async fn fill(state: &State) -> Change {
 }
 
 pub(crate) fn outbox(byte: u8) -> OutboxEntry {
-    OutboxEntry {
-        request: RequestId::from_bytes([byte; 16]),
-        log_index_min: 12,
-        body: b"{}".to_vec(),
-    }
+    OutboxEntry { request: RequestId::from_bytes([byte; 16]), log_index_min: 12, body: b"{}".to_vec() }
 }
 
 #[tokio::test]
@@ -277,60 +225,24 @@ async fn every_kind_of_row_reads_back_what_was_written() {
     let change = fill(&state).await;
     state.commit(change.recorded(outbox(1))).await.unwrap();
 
-    assert_eq!(
-        state
-            .domain_by_name(&"acme".parse().unwrap())
-            .await
-            .unwrap(),
-        Some(domain())
-    );
+    assert_eq!(state.domain_by_name(&"acme".parse().unwrap()).await.unwrap(), Some(domain()));
     let (name, keyring) = state.keyrings_page(None, None, 10).await.unwrap().remove(0);
     assert_eq!(name.to_string(), "acme/prod/crm/pii");
     assert_eq!(keyring.versions[1], version(2, VersionState::Active));
     assert_eq!(keyring.versions[0].destroy.unwrap().observed_seconds, 3);
     assert_eq!(state.waiting_for_destruction().await.unwrap().len(), 1);
     let (asset_row, column, damage, campaign) = asset();
-    assert_eq!(
-        state
-            .asset_by_name(&"people".parse().unwrap())
-            .await
-            .unwrap(),
-        Some(asset_row.clone())
-    );
+    assert_eq!(state.asset_by_name(&"people".parse().unwrap()).await.unwrap(), Some(asset_row.clone()));
     assert_eq!(state.columns_of(&asset_row.id).await.unwrap(), [column]);
     assert_eq!(state.accepted_of(&asset_row.id).await.unwrap(), [damage]);
     assert_eq!(state.campaigns_of(&asset_row.id).await.unwrap(), [campaign]);
     let labels: Vec<Label> = state.labels().await.unwrap();
     assert_eq!(labels.len(), 4);
-    assert_eq!(
-        labels[0].demands.approval,
-        Some(ApprovalDemand {
-            role: Role::Owner,
-            count: 2
-        })
-    );
-    assert_eq!(
-        state.token_by_hash(&[3; 32]).await.unwrap().unwrap().role,
-        Role::App
-    );
+    assert_eq!(labels[0].demands.approval, Some(ApprovalDemand { role: Role::Owner, count: 2 }));
+    assert_eq!(state.token_by_hash(&[3; 32]).await.unwrap().unwrap().role, Role::App);
     assert_eq!(state.pending_outbox().await.unwrap(), [outbox(1)]);
     assert_eq!(state.log_head().await.unwrap().unwrap().root, [4; 32]);
-    assert_eq!(
-        state
-            .observation()
-            .await
-            .unwrap()
-            .unwrap()
-            .observation
-            .uptime_millis,
-        5
-    );
-    assert_eq!(
-        state
-            .count_wrapped_by(&MasterVersionId::from_bytes([3; 16]))
-            .await
-            .unwrap(),
-        3
-    );
+    assert_eq!(state.observation().await.unwrap().unwrap().observation.uptime_millis, 5);
+    assert_eq!(state.count_wrapped_by(&MasterVersionId::from_bytes([3; 16])).await.unwrap(), 3);
     assert_eq!(state.verify_all().await.unwrap(), []);
 }

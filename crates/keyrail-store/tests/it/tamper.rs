@@ -15,10 +15,7 @@ async fn every_altered_value_of_every_table_is_named() {
     let change = fill(&state).await;
     state.commit(change.recorded(outbox(1))).await.unwrap();
     drop(state);
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch("PRAGMA journal_mode = DELETE")
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
     let mut altered = 0;
     for table in TABLES {
         for column in table.columns.iter().chain(&["seal"]) {
@@ -30,9 +27,7 @@ async fn every_altered_value_of_every_table_is_named() {
             let copy = dir.path().join(format!("{}-{column}", table.name));
             std::fs::copy(&path, &copy).unwrap();
             let attacker = Connection::open(&copy).unwrap();
-            attacker
-                .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON")
-                .unwrap();
+            attacker.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
             let changed = attacker.execute(&sql, []);
             drop(attacker);
             if !changed.is_ok_and(|rows| rows > 0) {
@@ -43,10 +38,7 @@ async fn every_altered_value_of_every_table_is_named() {
             let findings = state.verify_all().await.unwrap();
             drop(state);
             assert!(
-                findings
-                    .iter()
-                    .any(|finding| finding.table == table.name
-                        && finding.kind == FindingKind::Altered),
+                findings.iter().any(|finding| finding.table == table.name && finding.kind == FindingKind::Altered),
                 "{}.{column}: {findings:?}",
                 table.name
             );
@@ -71,12 +63,7 @@ async fn a_row_does_not_pass_for_another() {
     let findings = state.verify_all().await.unwrap();
     assert_eq!(findings.len(), 1);
     assert_eq!(findings[0].id, "02".repeat(16));
-    assert!(
-        state
-            .data_key_version(&keyrail_crypto::envelope::Kid::from_bytes([2; 16]))
-            .await
-            .is_err()
-    );
+    assert!(state.data_key_version(&keyrail_crypto::envelope::Kid::from_bytes([2; 16])).await.is_err());
 }
 
 /// Binding alone cannot see that a row is missing, or older than it should be: the limit that `SECURITY.md` tells.
@@ -87,9 +74,6 @@ async fn a_missing_row_is_not_seen_by_seals_alone() {
     let state = open(&path, &StoreKey::generate().unwrap());
     let change = fill(&state).await;
     state.commit(change.recorded(outbox(1))).await.unwrap();
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch("DELETE FROM token")
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch("DELETE FROM token").unwrap();
     assert_eq!(state.verify_all().await.unwrap(), []);
 }
