@@ -94,20 +94,3 @@ pub struct AcceptedDamage {
     /// Counts the changes of this row.
     pub generation: u64,
 }
-
-/// What a census found in one asset.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Census {
-    /// Rows of the table.
-    pub rows: u64,
-    /// Protected cells by key version.
-    pub by_version: std::collections::BTreeMap<keyrail_crypto::envelope::Kid, u64>,
-    /// Cells that are not protected.
-    pub plaintext: u64,
-    /// Cells that carry one of our versions and do not open.
-    pub damaged: u64,
-    /// Damaged cells that somebody accepted.
-    pub accepted_damaged: u64,
-    /// Cells that hold NULL.
-    pub null: u64,
-}

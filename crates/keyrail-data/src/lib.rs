@@ -1,1 +1,21 @@
 //! Assets and campaigns over foreign data stores.
+
+pub mod adapter;
+pub mod campaign;
+pub mod cells;
+pub mod census;
+mod cursor;
+pub mod error;
+pub mod json;
+mod keyset;
+pub mod mover;
+pub mod ops;
+mod parallel;
+mod port;
+pub mod sqlite;
+pub mod value;
+
+pub use campaign::{Outcome, Run, Stop};
+pub use error::AssetError;
+pub use keyset::Keyset;
+pub use port::assets;

@@ -18,7 +18,7 @@ use keyrail_store::Change;
 pub const PAGE_LEN_MAX: usize = 1_000;
 
 /// Puts the rows of a keyring's change into a transaction.
-pub(crate) fn put_key_change(change: &mut Change, rows: &KeyChange) {
+pub fn put_key_change(change: &mut Change, rows: &KeyChange) {
     change.update(&rows.key);
     // The former active version goes first: at no moment are there two.
     let (active, others): (Vec<_>, Vec<_>) = rows.changed.iter().partition(|row| row.state.encrypts());

@@ -385,6 +385,26 @@ impl Unsealed {
         row
     }
 
+    /// Makes a record durable, on condition that the state is still of `generation`.
+    ///
+    /// # Errors
+    /// [`EngineError::Contended`] if the state changed, [`EngineError::AuditUnavailable`].
+    pub async fn append_record(&self, record: &Record, generation: u64) -> Result<(), EngineError> {
+        append(self, record, generation).await.map_err(|error| match error {
+            AppendError::Fenced => EngineError::Contended,
+            other => EngineError::AuditUnavailable(other),
+        })
+    }
+
+    /// Commits rows that no decision reads and no auditor asks about.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn commit_unrecorded(&self, change: Recorded) -> Result<(), EngineError> {
+        let _order = self.order.lock().await;
+        Ok(self.state.commit(change).await?)
+    }
+
     /// Commits a change of rows that decisions read, without a record: countdowns and the like. Caches are dropped.
     pub(crate) async fn commit_bookkeeping(&self, change: Recorded) -> Result<(), EngineError> {
         let _order = self.order.lock().await;

@@ -1,0 +1,495 @@
+//! Running a campaign: page after page, resumable, until a census finds nothing left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use keyrail_core::access::Action;
+use keyrail_core::asset::{Asset, AssetState};
+use keyrail_core::campaign::{Campaign, CampaignEvent, CampaignKind, CampaignState, transition};
+use keyrail_core::id::{CampaignId, RequestId};
+use keyrail_core::name::KeyName;
+use keyrail_core::record::{
+    Detail, Origin, Outcome as RecordOutcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse,
+};
+use keyrail_crypto::random;
+use keyrail_engine::{EngineError, Unsealed};
+use keyrail_store::Change;
+use tokio::runtime::Handle;
+
+use crate::adapter::{self, AssetAdapter, AssetSpec};
+use crate::cells::Goal;
+use crate::census::{self, Accepted, Census};
+use crate::cursor;
+use crate::error::AssetError;
+use crate::keyset::Keyset;
+use crate::mover::{AboutTo, PageDone, move_page};
+use crate::value::Sql;
+
+/// How many rows are one page, and one transaction of the application's database.
+const PAGE_ROWS: usize = 500;
+
+/// How often the place in the table is stored; a crash repeats what came after it, which changes nothing.
+const CURSOR_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a table is walked before a campaign gives up on writers that bring plaintext faster than it is found.
+const PASSES_MAX: u32 = 20;
+
+/// How often a page is tried again because keys or policy changed under it.
+const ATTEMPTS_MAX: u32 = 20;
+
+/// The longest pause that a rate makes at once, so that a stop is noticed.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Tells a running campaign to stop after its page.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks it to stop.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The campaign, as it is stored now.
+    pub campaign: Campaign,
+    /// The census at the end, if it came so far.
+    pub census: Option<Census>,
+    /// What protecting left behind in files.
+    pub scrub_left: Vec<String>,
+}
+
+/// What a run is told by whoever started it.
+pub struct Run {
+    /// The opened store.
+    pub open: Arc<Unsealed>,
+    /// The campaign.
+    pub id: CampaignId,
+    /// Asks it to stop.
+    pub stop: Stop,
+    /// Hears how far it is, after each page.
+    pub progress: Box<dyn Fn(&Campaign) + Send>,
+}
+
+impl Run {
+    /// Runs the campaign on a thread for blocking work, until it ends, is paused or fails.
+    ///
+    /// # Errors
+    /// [`EngineError`]; what the asset failed with is also stored with the campaign, which can be resumed.
+    pub async fn run(self) -> Result<Outcome, EngineError> {
+        let handle = Handle::current();
+        let joined =
+            tokio::task::spawn_blocking(move || Walk::begin(self, handle).and_then(|mut walk| walk.run())).await;
+        joined.map_err(|_| EngineError::Bug { what: "a campaign ended by a panic" })?
+    }
+}
+
+/// What a page ended with.
+enum Step {
+    Go,
+    End(CampaignState),
+}
+
+struct Walk {
+    open: Arc<Unsealed>,
+    handle: Handle,
+    stop: Stop,
+    progress: Box<dyn Fn(&Campaign) + Send>,
+    campaign: Campaign,
+    asset: Asset,
+    key: KeyName,
+    spec: AssetSpec,
+    keys: Keyset,
+    adapter: Box<dyn AssetAdapter>,
+    place: Option<Vec<Sql>>,
+    stored_at: Instant,
+    began: Instant,
+    rows_this_run: u64,
+    moved_this_pass: u64,
+}
+
+impl Walk {
+    fn begin(run: Run, handle: Handle) -> Result<Self, EngineError> {
+        let Run { open, id, stop, progress } = run;
+        let state = open.state().clone();
+        let absent = |what| move || EngineError::NotFound { what, name: id.to_string() };
+        let campaign = handle.block_on(state.campaign(&id))?.ok_or_else(absent("campaign"))?;
+        let asset = handle.block_on(state.asset(&campaign.asset))?.ok_or_else(absent("asset of campaign"))?;
+        let columns = handle.block_on(state.columns_of(&asset.id))?;
+        let data_key = handle.block_on(state.data_key(&asset.key))?.ok_or_else(absent("key of campaign"))?;
+        let key = handle.block_on(state.key_name(&data_key))?;
+        let keys = handle.block_on(Keyset::load(&open, &key))?;
+        let named = |error: AssetError| error.into_engine(asset.name.as_str());
+        let spec = AssetSpec::of(&asset, &columns).map_err(named)?;
+        let place = campaign.cursor.as_deref().and_then(cursor::decode);
+        let opened = adapter::open(&spec);
+        let now = Instant::now();
+        let adapter = match opened {
+            Ok(adapter) => adapter,
+            Err(error) => {
+                let error = error.into_engine(asset.name.as_str());
+                store_failure(&open, &handle, campaign, &error)?;
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            open,
+            handle,
+            stop,
+            progress,
+            campaign,
+            asset,
+            key,
+            spec,
+            keys,
+            adapter,
+            place,
+            stored_at: now,
+            began: now,
+            rows_this_run: 0,
+            moved_this_pass: 0,
+        })
+    }
+
+    fn run(&mut self) -> Result<Outcome, EngineError> {
+        match self.walk() {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => {
+                store_failure(&self.open, &self.handle, self.campaign.clone(), &error)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn walk(&mut self) -> Result<Outcome, EngineError> {
+        self.retarget()?;
+        if self.campaign.counts.rows_total == 0 {
+            self.campaign.counts.rows_total = self.adapter.inspect().map_err(|error| self.named(error))?.rows;
+        }
+        loop {
+            if let Step::End(state) = self.pass()? {
+                return self.interrupted(state);
+            }
+            self.campaign.counts.passes += 1;
+            let census = match self.census()? {
+                Some(census) => census,
+                None => return self.interrupted(CampaignState::Paused),
+            };
+            let target = self.campaign.target;
+            let left = census.left(target.as_ref());
+            let again = left > 0
+                && self.campaign.counts.passes < PASSES_MAX
+                && self.moved_this_pass + closed(&census, &self.keys, left) > 0;
+            if !again {
+                return self.finish(census, left);
+            }
+            self.place = None;
+            self.moved_this_pass = 0;
+            self.campaign.counts.rows = 0;
+        }
+    }
+
+    /// Walks over the table once, from the stored place to the end.
+    fn pass(&mut self) -> Result<Step, EngineError> {
+        loop {
+            if self.stop.is_set() {
+                return Ok(Step::End(CampaignState::Paused));
+            }
+            if let Step::End(state) = self.follow_state()? {
+                return Ok(Step::End(state));
+            }
+            let started = Instant::now();
+            let page = self.page()?;
+            self.account(&page, started);
+            (self.progress)(&self.campaign);
+            let last = page.next.is_none();
+            self.place = page.next;
+            if last || self.stored_at.elapsed() >= CURSOR_INTERVAL {
+                self.store_place()?;
+            }
+            if last {
+                return Ok(Step::Go);
+            }
+            self.keep_rate();
+        }
+    }
+
+    /// A page; again if keys changed between reading them and committing under them.
+    fn page(&mut self) -> Result<PageDone, EngineError> {
+        for _ in 0..ATTEMPTS_MAX {
+            match self.try_page() {
+                Err(AssetError::Before(error)) if matches!(*error, EngineError::Contended) => {
+                    self.keys = self.handle.block_on(Keyset::load(&self.open, &self.key))?;
+                    self.retarget()?;
+                }
+                other => return other.map_err(|error| self.named(error)),
+            }
+        }
+        Err(EngineError::Contended)
+    }
+
+    fn try_page(&mut self) -> Result<PageDone, AssetError> {
+        let Self { adapter, spec, keys, campaign, asset, place, handle, open, .. } = self;
+        let goal = match campaign.target {
+            Some(_) => Goal::Under(keys.active().map_err(|error| AssetError::Before(Box::new(error)))?),
+            None => Goal::Plaintext,
+        };
+        let limit = campaign
+            .rows_per_second_max
+            .map_or(PAGE_ROWS, |rate| usize::try_from(rate).unwrap_or(PAGE_ROWS).clamp(1, PAGE_ROWS));
+        let generation = keys.generation;
+        let now = open.now();
+        let mut record = |about: AboutTo| {
+            let record = page_record(campaign, asset, keys, about, now)?;
+            handle.block_on(open.append_record(&record, generation))
+        };
+        move_page(adapter.as_mut(), spec, keys, goal, place.as_deref(), limit, &mut record)
+    }
+
+    /// A campaign always works towards the active version; if the key turned meanwhile, it begins anew.
+    fn retarget(&mut self) -> Result<(), EngineError> {
+        let Some(target) = self.campaign.target else { return Ok(()) };
+        let active = *self.keys.active()?.kid;
+        if active != target {
+            self.campaign.target = Some(active);
+            self.place = None;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody paused the campaign or turned it around.
+    fn follow_state(&mut self) -> Result<Step, EngineError> {
+        if self.open.generation() == self.keys.generation {
+            return Ok(Step::Go);
+        }
+        let stored = self.handle.block_on(self.open.state().campaign(&self.campaign.id))?;
+        let stored = stored.ok_or(EngineError::Bug { what: "a campaign vanished" })?;
+        if stored.state != CampaignState::Running {
+            let state = stored.state;
+            self.campaign = stored;
+            return Ok(Step::End(state));
+        }
+        if stored.generation != self.campaign.generation {
+            self.campaign.kind = stored.kind;
+            self.campaign.target = stored.target;
+            self.campaign.rows_per_second_max = stored.rows_per_second_max;
+            self.campaign.generation = stored.generation;
+            self.place = stored.cursor.as_deref().and_then(cursor::decode);
+        }
+        self.keys = self.handle.block_on(Keyset::load(&self.open, &self.key))?;
+        self.retarget()?;
+        Ok(Step::Go)
+    }
+
+    fn account(&mut self, page: &PageDone, started: Instant) {
+        let counts = &mut self.campaign.counts;
+        counts.rows += page.rows;
+        counts.cells_moved += page.moved;
+        counts.cas_lost += page.lost;
+        counts.damaged += page.damaged;
+        counts.bytes += page.bytes;
+        counts.busy_millis += u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.rows_this_run += page.rows;
+        self.moved_this_pass += page.moved + page.lost;
+    }
+
+    fn store_place(&mut self) -> Result<(), EngineError> {
+        self.campaign.cursor = self.place.as_deref().map(cursor::encode);
+        self.campaign.updated_at = self.open.now();
+        let mut change = Change::new();
+        let next = Campaign { generation: self.campaign.generation + 1, ..self.campaign.clone() };
+        change.update(&next);
+        match self
+            .handle
+            .block_on(self.open.commit_unrecorded(change.unrecorded("the records of the pages say it all")))
+        {
+            Ok(()) => {
+                self.campaign = next;
+                self.stored_at = Instant::now();
+                Ok(())
+            }
+            // Somebody paused it or turned it around: that is looked at before the next page.
+            Err(EngineError::Store(keyrail_store::StoreError::Conflict { .. })) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keep_rate(&self) {
+        let Some(rate) = self.campaign.rows_per_second_max.filter(|rate| *rate > 0) else { return };
+        let due = Duration::from_secs_f64(self.rows_this_run as f64 / f64::from(rate));
+        while self.began.elapsed() < due && !self.stop.is_set() && self.open.generation() == self.keys.generation {
+            std::thread::park_timeout(due.saturating_sub(self.began.elapsed()).min(PAUSE_MAX));
+        }
+    }
+
+    fn census(&mut self) -> Result<Option<Census>, EngineError> {
+        let accepted = self.handle.block_on(self.open.state().accepted_of(&self.asset.id))?;
+        let stop = self.stop.clone();
+        let taken = census::take(self.adapter.as_mut(), &self.spec, &self.keys, &Accepted::of(&accepted), &mut |_| {
+            !stop.is_set()
+        });
+        taken.map_err(|error| self.named(error))
+    }
+
+    /// Stores that the campaign waits for somebody to resume it, or leaves it to who changed its state.
+    fn interrupted(&mut self, state: CampaignState) -> Result<Outcome, EngineError> {
+        if self.campaign.state == CampaignState::Running && state == CampaignState::Paused {
+            self.end(CampaignEvent::Pause, Vec::new(), None)?;
+        }
+        Ok(Outcome { campaign: self.campaign.clone(), census: None, scrub_left: Vec::new() })
+    }
+
+    fn finish(&mut self, census: Census, left: u64) -> Result<Outcome, EngineError> {
+        let scrub_left = if self.campaign.kind == CampaignKind::Protect {
+            self.adapter.scrub().map_err(|error| self.named(error))?.left
+        } else {
+            Vec::new()
+        };
+        let whole = left == 0 && census.damaged == 0;
+        let event = if whole { CampaignEvent::Complete } else { CampaignEvent::FindLeft };
+        let mut detail = census_detail(&census, &self.keys);
+        detail.extend(scrub_left.iter().map(|left| Detail { name: "not-scrubbed".to_owned(), value: left.clone() }));
+        self.campaign.error_code =
+            (!whole).then(|| if census.damaged > 0 { "damaged_left" } else { "values_left" }.to_owned());
+        self.place = None;
+        self.end(event, detail, whole.then(|| asset_state(self.campaign.kind)))?;
+        Ok(Outcome { campaign: self.campaign.clone(), census: Some(census), scrub_left })
+    }
+
+    fn end(&mut self, event: CampaignEvent, detail: Vec<Detail>, asset: Option<AssetState>) -> Result<(), EngineError> {
+        let now = self.open.now();
+        let mut next = Campaign { generation: self.campaign.generation + 1, updated_at: now, ..self.campaign.clone() };
+        next.state = transition(next.state, event)?;
+        next.cursor = self.place.as_deref().map(cursor::encode);
+        next.finished_at = (event == CampaignEvent::Complete).then_some(now);
+        let mut change = Change::new();
+        change.update(&next);
+        if let Some(state) = asset.filter(|state| *state != self.asset.state) {
+            self.asset = Asset { state, updated_at: now, generation: self.asset.generation + 1, ..self.asset.clone() };
+            change.update(&self.asset);
+        }
+        let record = end_record(&next, &self.asset, detail, now)?;
+        self.handle.block_on(self.open.commit_background(change, &record))?;
+        self.campaign = next;
+        Ok(())
+    }
+
+    fn named(&self, error: AssetError) -> EngineError {
+        error.into_engine(self.asset.name.as_str())
+    }
+}
+
+const fn asset_state(kind: CampaignKind) -> AssetState {
+    match kind {
+        CampaignKind::Unprotect => AssetState::Registered,
+        CampaignKind::Protect | CampaignKind::Reencrypt | CampaignKind::Rollback => AssetState::Protected,
+    }
+}
+
+/// How many of the cells that are left could move in another pass: those under closed versions cannot.
+fn closed(census: &Census, keys: &Keyset, left: u64) -> u64 {
+    use crate::cells::{Keys, Known};
+    let closed: u64 =
+        census.cells.iter().filter(|(kid, _)| matches!(keys.known(kid), Known::Unusable)).map(|(_, count)| count).sum();
+    left.saturating_sub(closed)
+}
+
+/// What the record of a campaign's end says of the census.
+pub(crate) fn census_detail(census: &Census, keys: &Keyset) -> Vec<Detail> {
+    let detail = |name: String, value: u64| Detail { name, value: value.to_string() };
+    let versions = keys.keyring().versions.iter();
+    let counted =
+        versions.map(|row| detail(format!("census@{}", row.version), census.cells.get(&row.kid).copied().unwrap_or(0)));
+    let others = [
+        ("plaintext", census.plaintext),
+        ("damaged", census.damaged),
+        ("accepted-damaged", census.accepted),
+        ("rows", census.rows),
+    ];
+    counted.chain(others.map(|(name, value)| detail(name.to_owned(), value))).collect()
+}
+
+const fn action_of(kind: CampaignKind) -> Action {
+    match kind {
+        CampaignKind::Protect => Action::AssetProtect,
+        CampaignKind::Reencrypt => Action::CampaignStart,
+        CampaignKind::Rollback => Action::CampaignRollback,
+        CampaignKind::Unprotect => Action::AssetUnprotect,
+    }
+}
+
+fn record(campaign: &Campaign, asset: &Asset, now: keyrail_core::time::Timestamp) -> Result<Record, EngineError> {
+    Ok(Record {
+        v: RECORD_FORMAT,
+        id: RequestId::from_bytes(random::array()?),
+        time: now,
+        kind: RecordKind::Operation,
+        principal: campaign.started_by.clone(),
+        session: None,
+        action: action_of(campaign.kind),
+        resource: Some(format!("campaign {}", campaign.id)),
+        versions: Vec::new(),
+        asset: Some(asset.name.to_string()),
+        origin: Origin::default(),
+        decision: RecordDecision::Allow,
+        reason: "the campaign was allowed when it was started".to_owned(),
+        outcome: RecordOutcome::Done,
+        code: None,
+        items: None,
+        failed: None,
+        detail: Vec::new(),
+    })
+}
+
+fn page_record(
+    campaign: &Campaign,
+    asset: &Asset,
+    keys: &Keyset,
+    about: AboutTo,
+    now: keyrail_core::time::Timestamp,
+) -> Result<Record, EngineError> {
+    let version = campaign.target.and_then(|kid| keys.keyring().by_kid(&kid));
+    let versions =
+        version.map(|row| VersionUse { version: row.version, kid: row.kid, count: about.cells }).into_iter().collect();
+    Ok(Record { versions, items: Some(about.rows as u64), ..record(campaign, asset, now)? })
+}
+
+fn end_record(
+    campaign: &Campaign,
+    asset: &Asset,
+    mut detail: Vec<Detail>,
+    now: keyrail_core::time::Timestamp,
+) -> Result<Record, EngineError> {
+    detail.insert(0, Detail { name: "state".to_owned(), value: campaign.state.to_string() });
+    Ok(Record { detail, code: campaign.error_code.clone(), ..record(campaign, asset, now)? })
+}
+
+/// Stores that a campaign stopped and why, so that it can be resumed where it was.
+fn store_failure(open: &Unsealed, handle: &Handle, campaign: Campaign, error: &EngineError) -> Result<(), EngineError> {
+    let now = open.now();
+    let stored = handle.block_on(open.state().campaign(&campaign.id))?.unwrap_or_else(|| campaign.clone());
+    let Ok(state) = transition(stored.state, CampaignEvent::Fail) else { return Ok(()) };
+    let next = Campaign {
+        state,
+        counts: campaign.counts,
+        error_code: Some(error.code().to_owned()),
+        updated_at: now,
+        generation: stored.generation + 1,
+        ..stored
+    };
+    let asset =
+        handle.block_on(open.state().asset(&next.asset))?.ok_or(EngineError::Bug { what: "an asset vanished" })?;
+    let record = Record { outcome: RecordOutcome::Failed, ..end_record(&next, &asset, Vec::new(), now)? };
+    let mut change = Change::new();
+    change.update(&next);
+    handle.block_on(open.commit_background(change, &record))
+}

@@ -1,0 +1,174 @@
+//! What an asset can fail with. No message carries a value of the asset.
+
+use keyrail_engine::error::{EngineError, Fault};
+
+/// Why an asset could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssetError {
+    /// The URL names no database that Keyrail knows.
+    #[error("`{url}` is not a database that Keyrail knows")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// The database cannot be opened.
+    #[error("the database cannot be opened")]
+    Open(#[source] rusqlite::Error),
+    /// There is no such table, or no such column in it.
+    #[error("there is no {what} `{name}`")]
+    Absent {
+        /// Table or column.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The table cannot be protected as it is.
+    #[error("{problem}")]
+    Unfit {
+        /// What does not fit.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The table changed in a way that the asset does not allow.
+    #[error("the table has changed: {problem}")]
+    Changed {
+        /// What is different.
+        problem: String,
+    },
+    /// Somebody holds a lock on the database.
+    #[error("the database is locked by another connection")]
+    Busy(#[source] rusqlite::Error),
+    /// The disk is full.
+    #[error("the disk of the database is full")]
+    Full(#[source] rusqlite::Error),
+    /// The database may only be read.
+    #[error("the database is read-only")]
+    ReadOnly(#[source] rusqlite::Error),
+    /// The database file is damaged.
+    #[error("the database file is damaged")]
+    Damaged(#[source] rusqlite::Error),
+    /// A constraint of the table refuses the protected value.
+    #[error("a constraint of the table refuses the value of row {row}")]
+    Constraint {
+        /// The row's identity.
+        row: String,
+        /// What the database said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The database failed in another way.
+    #[error("the database failed")]
+    Database(#[source] rusqlite::Error),
+    /// A JSON path is not well formed.
+    #[error("`{path}` is not a path like $.a.b[0]")]
+    JsonPath {
+        /// What was given.
+        path: String,
+    },
+    /// A value is longer than an envelope takes.
+    #[error("a value of row {row} is longer than {max} bytes")]
+    TooLong {
+        /// The row's identity.
+        row: String,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The ciphers failed.
+    #[error("a cryptographic operation failed")]
+    Crypto(#[from] keyrail_crypto::CryptoError),
+    /// A value was sealed and did not open again; nothing was written.
+    #[error("a value of row {row} did not open again after it was sealed")]
+    NotVerified {
+        /// The row's identity.
+        row: String,
+    },
+    /// What had to happen before the commit did not; nothing was written.
+    #[error(transparent)]
+    Before(Box<EngineError>),
+}
+
+impl AssetError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Url { .. } => "asset_url",
+            Self::Open(_) => "asset_open",
+            Self::Absent { .. } => "asset_absent",
+            Self::Unfit { .. } => "asset_unfit",
+            Self::Changed { .. } => "asset_changed",
+            Self::Busy(_) => "asset_busy",
+            Self::Full(_) => "asset_full",
+            Self::ReadOnly(_) => "asset_read_only",
+            Self::Damaged(_) => "asset_damaged",
+            Self::Constraint { .. } => "asset_constraint",
+            Self::Database(_) => "asset_failed",
+            Self::JsonPath { .. } => "json_path",
+            Self::TooLong { .. } => "value_too_long",
+            Self::Crypto(_) => "crypto_failed",
+            Self::NotVerified { .. } => "not_verified",
+            Self::Before(error) => error.code(),
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Url { .. } | Self::JsonPath { .. } | Self::Unfit { .. } => Fault::Caller,
+            Self::Absent { .. } => Fault::Absent,
+            Self::Damaged(_) => Fault::StoredData,
+            Self::NotVerified { .. } => Fault::Bug,
+            Self::Before(error) => error.fault(),
+            _ => Fault::Dependency,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        let hint = match self {
+            Self::Unfit { hint, .. } => return hint.clone(),
+            Self::Before(error) => return error.hint().unwrap_or_default(),
+            Self::Url { .. } => "write it like sqlite:/srv/app/data.sqlite",
+            Self::Open(_) => "check that the file is there, is a SQLite database, and may be read and written",
+            Self::Absent { .. } => "check the name; `keyrail asset update` follows a renamed table or column",
+            Self::Changed { .. } => {
+                "look at the table, correct the asset with `keyrail asset update`, then resume the campaign"
+            }
+            Self::Busy(_) => "end the long transaction of the other connection, then resume the campaign",
+            Self::Full(_) => "make room, then resume the campaign; nothing of this page was written",
+            Self::ReadOnly(_) => "check the rights of the file and its directory, then resume the campaign",
+            Self::Damaged(_) => "check the disk and restore the database from a backup",
+            Self::Constraint { .. } => {
+                "change the constraint so that it takes a text that begins with kr1., then resume the campaign"
+            }
+            Self::JsonPath { .. } => "begin with $, then .name or [index], at most 16 steps",
+            Self::TooLong { .. } => "leave the column out, or split the value",
+            Self::Database(_) | Self::Crypto(_) => "look at the cause, then resume the campaign",
+            Self::NotVerified { .. } => "please report it; nothing was written",
+        };
+        hint.to_owned()
+    }
+
+    /// The same for callers of the engine.
+    pub fn into_engine(self, asset: &str) -> EngineError {
+        match self {
+            Self::Before(error) => *error,
+            other => EngineError::Asset {
+                asset: asset.to_owned(),
+                fault: other.fault(),
+                code: other.code(),
+                problem: describe(&other),
+                hint: other.hint(),
+            },
+        }
+    }
+}
+
+/// The message with its cause, which names tables and columns and no values.
+fn describe(error: &AssetError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

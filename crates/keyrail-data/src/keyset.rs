@@ -1,0 +1,77 @@
+//! The versions of an asset's key, unwrapped for as long as a piece of work lasts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyrail_core::key::Keyring;
+use keyrail_core::name::KeyName;
+use keyrail_crypto::envelope::{KeyRef, Kid};
+use keyrail_engine::{EngineError, Material, OpenKey, Unsealed};
+
+use crate::cells::{Keys, Known};
+
+/// The versions of one key, as they were under one generation of the state.
+pub struct Keyset {
+    /// The generation.
+    pub generation: u64,
+    /// The key.
+    pub key: Arc<OpenKey>,
+    versions: BTreeMap<Kid, Version>,
+}
+
+struct Version {
+    number: u32,
+    material: Option<Arc<Material>>,
+}
+
+impl Keyset {
+    /// Unwraps every version that may decrypt.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Unopenable`], [`EngineError::Store`].
+    pub async fn load(open: &Arc<Unsealed>, name: &KeyName) -> Result<Self, EngineError> {
+        // Taken first: if the state changes while the versions are read, what is done with them is fenced.
+        let generation = open.generation();
+        let absent = || EngineError::NotFound { what: "key", name: name.to_string() };
+        let key = open.key(name).await?.ok_or_else(absent)?;
+        let mut versions = BTreeMap::new();
+        for row in &key.keyring.versions {
+            let material = match row.for_decrypt() {
+                Ok(permit) => Some(open.material_to_decrypt(&key, &permit).await?),
+                Err(_) => None,
+            };
+            versions.insert(row.kid, Version { number: row.version.get(), material });
+        }
+        Ok(Self { generation, key, versions })
+    }
+
+    /// The keyring.
+    pub fn keyring(&self) -> &Keyring {
+        &self.key.keyring
+    }
+
+    /// What seals under the active version.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] when the key is disabled.
+    pub fn active(&self) -> Result<KeyRef<'_>, EngineError> {
+        let disabled = || keyrail_core::key::KeyError::Disabled { name: self.keyring().key.name.clone() };
+        let active = self.keyring().active().ok_or_else(disabled)?;
+        let material = self.versions.get(&active.kid).and_then(|version| version.material.as_ref());
+        Ok(material.ok_or_else(disabled)?.key_ref())
+    }
+}
+
+impl Keys for Keyset {
+    fn known(&self, kid: &Kid) -> Known<'_> {
+        match self.versions.get(kid) {
+            Some(Version { material: Some(material), .. }) => Known::Usable(material.key_ref()),
+            Some(Version { material: None, .. }) => Known::Unusable,
+            None => Known::Foreign,
+        }
+    }
+
+    fn number(&self, kid: &Kid) -> u32 {
+        self.versions.get(kid).map_or(u32::MAX, |version| version.number)
+    }
+}

@@ -1,0 +1,109 @@
+//! One page of a campaign: read, seal, open again, write by compare-and-swap.
+
+use keyrail_engine::EngineError;
+
+use crate::adapter::{AssetAdapter, AssetSpec, ColumnUpdate, Page, RowUpdate};
+use crate::cells::{CellState, Goal, Keys, Worked, row_name, work};
+use crate::error::AssetError;
+use crate::parallel::map;
+use crate::value::Sql;
+
+/// How often the rows of a page that somebody else wrote meanwhile are tried again at once; after that a
+/// later pass gets them.
+const ROUNDS_MAX: u32 = 5;
+
+/// What became of a page.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PageDone {
+    /// Rows that were looked at.
+    pub rows: u64,
+    /// Cells that moved.
+    pub moved: u64,
+    /// Rows that somebody else wrote between our reading and writing.
+    pub lost: u64,
+    /// Cells that do not open.
+    pub damaged: u64,
+    /// Bytes of plaintext that went through.
+    pub bytes: u64,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Vec<Sql>>,
+}
+
+/// What is about to be committed, for the record of it.
+#[derive(Clone, Copy, Debug)]
+pub struct AboutTo {
+    /// Cells that move.
+    pub cells: u64,
+    /// Rows that change.
+    pub rows: usize,
+}
+
+/// Moves the rows of one page.
+///
+/// # Errors
+/// What the adapter or `before_commit` fails with; then nothing of the last round is written.
+pub fn move_page(
+    adapter: &mut dyn AssetAdapter,
+    spec: &AssetSpec,
+    keys: &dyn Keys,
+    goal: Goal<'_>,
+    after: Option<&[Sql]>,
+    limit: usize,
+    before_commit: &mut dyn FnMut(AboutTo) -> Result<(), EngineError>,
+) -> Result<PageDone, AssetError> {
+    let mut done = PageDone::default();
+    for _ in 0..ROUNDS_MAX {
+        let page = adapter.page(after, limit)?;
+        let worked = map(&page.rows, |row| work(spec, row, keys, goal)).into_iter().collect::<Result<Vec<_>, _>>()?;
+        done.rows = page.rows.len() as u64;
+        done.damaged = worked.iter().flat_map(|row| &row.cells).filter(|cell| is_damaged(cell.state)).count() as u64;
+        done.next = if page.more { page.rows.last().map(|row| row.key.clone()) } else { None };
+        let (updates, moving) = updates(&page, worked);
+        if updates.is_empty() {
+            break;
+        }
+        let written = adapter.write(&updates, &mut |written| before_commit(about_to(&moving, written)))?;
+        let mut lost = 0;
+        for ((cells, bytes), written) in moving.into_iter().zip(written) {
+            if written {
+                done.moved += cells;
+                done.bytes += bytes;
+            } else {
+                lost += 1;
+            }
+        }
+        done.lost += lost;
+        if lost == 0 {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+const fn is_damaged(state: CellState) -> bool {
+    matches!(state, CellState::Damaged(_) | CellState::NotJson)
+}
+
+fn about_to(moving: &[(u64, u64)], written: &[bool]) -> AboutTo {
+    let cells = moving.iter().zip(written).filter(|(_, written)| **written).map(|(row, _)| row.0).sum();
+    AboutTo { cells, rows: written.iter().filter(|written| **written).count() }
+}
+
+/// The updates of a page, and for each its cells and bytes.
+fn updates(page: &Page, worked: Vec<Worked>) -> (Vec<RowUpdate>, Vec<(u64, u64)>) {
+    let changed = page.rows.iter().zip(worked).filter(|(_, worked)| !worked.changes.is_empty());
+    changed
+        .map(|(row, worked)| {
+            let change = |(column, new): (usize, Sql)| {
+                let old = row.values.get(column).cloned().unwrap_or(Sql::Null);
+                ColumnUpdate { column, old, new }
+            };
+            let update = RowUpdate {
+                key: row.key.clone(),
+                name: row_name(row),
+                changes: worked.changes.into_iter().map(change).collect(),
+            };
+            (update, (worked.moved, worked.bytes))
+        })
+        .unzip()
+}

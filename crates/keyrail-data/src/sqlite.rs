@@ -1,0 +1,219 @@
+//! Assets in SQLite databases.
+
+mod copy;
+mod fit;
+mod scrub;
+mod table;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, TransactionBehavior, params_from_iter};
+
+use crate::adapter::{AssetAdapter, AssetSpec, BeforeCommit, Fit, Page, Row, RowUpdate, Scrubbed};
+use crate::error::AssetError;
+use crate::value::{RowIdentity, Sql};
+pub use copy::copy_database;
+use table::{Table, quoted};
+
+/// How long a lock of another connection may last before that is an error, in milliseconds.
+const BUSY_MILLIS_MAX: u64 = 10_000;
+
+/// The most bytes of values in one page, beyond the row that passes it.
+const PAGE_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// How many prepared statements are kept.
+const STATEMENTS_MAX: usize = 64;
+
+/// An asset's table in a SQLite database.
+pub struct SqliteAsset {
+    connection: Connection,
+    spec: AssetSpec,
+    table: Table,
+    /// The columns of the row identity, in their order.
+    identity: Vec<String>,
+    schema_version: i64,
+}
+
+impl ToSql for Sql {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(number) => ValueRef::Integer(*number),
+            Self::Real(number) => ValueRef::Real(*number),
+            Self::Text(bytes) => ValueRef::Text(bytes),
+            Self::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+fn value_of(value: ValueRef<'_>) -> Sql {
+    match value {
+        ValueRef::Null => Sql::Null,
+        ValueRef::Integer(number) => Sql::Integer(number),
+        ValueRef::Real(number) => Sql::Real(number),
+        ValueRef::Text(bytes) => Sql::Text(bytes.to_vec()),
+        ValueRef::Blob(bytes) => Sql::Blob(bytes.to_vec()),
+    }
+}
+
+/// What an error of SQLite means for an asset.
+fn classify(error: rusqlite::Error) -> AssetError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => AssetError::Busy(error),
+        Some(ErrorCode::DiskFull) => AssetError::Full(error),
+        Some(ErrorCode::ReadOnly) => AssetError::ReadOnly(error),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => AssetError::Damaged(error),
+        Some(ErrorCode::SchemaChanged) => AssetError::Changed { problem: "its schema was changed".to_owned() },
+        _ => AssetError::Database(error),
+    }
+}
+
+impl SqliteAsset {
+    /// Opens the table of an asset.
+    ///
+    /// # Errors
+    /// [`AssetError::Open`], [`AssetError::Absent`].
+    pub fn open(path: &Path, spec: &AssetSpec) -> Result<Self, AssetError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(AssetError::Open)?;
+        connection.busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX)).map_err(classify)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        // What is overwritten leaves the pages at once. Foreign keys are the application's choice, not ours.
+        connection.pragma_update(None, "secure_delete", "ON").map_err(classify)?;
+        connection.pragma_update(None, "trusted_schema", "OFF").map_err(classify)?;
+        let schema_version = schema_version(&connection)?;
+        let table = Table::read(&connection, &spec.table)?;
+        let identity = table.identity_columns(spec)?;
+        Ok(Self { connection, spec: spec.clone(), table, identity, schema_version })
+    }
+
+    /// A schema that changed is looked at again: what the asset needs must still be there.
+    fn follow_schema(&mut self) -> Result<(), AssetError> {
+        let found = schema_version(&self.connection)?;
+        if found == self.schema_version {
+            return Ok(());
+        }
+        let changed = |error| match error {
+            AssetError::Absent { what, name } => {
+                AssetError::Changed { problem: format!("there is no {what} `{name}` any more") }
+            }
+            other => other,
+        };
+        let table = Table::read(&self.connection, &self.spec.table).map_err(changed)?;
+        if table.key != self.table.key {
+            return Err(AssetError::Changed { problem: "it has another primary key".to_owned() });
+        }
+        for column in self.spec.columns().into_iter().chain(self.identity.iter().map(String::as_str)) {
+            table.require(column).map_err(changed)?;
+        }
+        self.table = table;
+        self.schema_version = found;
+        self.connection.flush_prepared_statement_cache();
+        Ok(())
+    }
+
+    fn page_sql(&self, after: bool, limit: usize) -> String {
+        let key: Vec<_> = self.table.key.iter().map(|column| quoted(column)).collect();
+        let others = self.identity.iter().map(String::as_str).chain(self.spec.columns());
+        let all: Vec<_> = key.iter().cloned().chain(others.map(quoted)).collect();
+        let wheres = if after {
+            format!(" WHERE ({}) > ({})", key.join(", "), vec!["?"; key.len()].join(", "))
+        } else {
+            String::new()
+        };
+        format!(
+            "SELECT {} FROM {}{wheres} ORDER BY {} LIMIT {limit}",
+            all.join(", "),
+            quoted(&self.spec.table),
+            key.join(", ")
+        )
+    }
+
+    fn update_sql(&self, update: &RowUpdate) -> String {
+        let columns = self.spec.columns();
+        let names: Vec<_> =
+            update.changes.iter().filter_map(|change| columns.get(change.column).map(|name| quoted(name))).collect();
+        let sets: Vec<_> = names.iter().map(|name| format!("{name} = ?")).collect();
+        let keys = self.table.key.iter().map(|column| format!("{} IS ?", quoted(column)));
+        // By class and by bytes: neither a collation nor 5 = 5.0 may take one value for another.
+        let olds = names.iter().map(|name| format!("typeof({name}) = ? AND {name} IS ? COLLATE BINARY"));
+        let wheres: Vec<_> = keys.chain(olds).collect();
+        format!("UPDATE {} SET {} WHERE {}", quoted(&self.spec.table), sets.join(", "), wheres.join(" AND "))
+    }
+}
+
+fn schema_version(connection: &Connection) -> Result<i64, AssetError> {
+    connection.pragma_query_value(None, "schema_version", |row| row.get(0)).map_err(classify)
+}
+
+fn apply_update(connection: &Connection, sql: &str, update: &RowUpdate) -> Result<bool, AssetError> {
+    let mut values: Vec<Sql> = update.changes.iter().map(|change| change.new.clone()).collect();
+    values.extend(update.key.iter().cloned());
+    for change in &update.changes {
+        values.push(Sql::Text(change.old.class().as_bytes().to_vec()));
+        values.push(change.old.clone());
+    }
+    let mut statement = connection.prepare_cached(sql).map_err(classify)?;
+    let changed = statement.execute(params_from_iter(values)).map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => AssetError::Constraint { row: update.name.clone(), source: error },
+        _ => classify(error),
+    })?;
+    Ok(changed > 0)
+}
+
+impl AssetAdapter for SqliteAsset {
+    fn inspect(&mut self) -> Result<Fit, AssetError> {
+        fit::inspect(&self.connection, &self.spec, &self.table)
+    }
+
+    fn page(&mut self, after: Option<&[Sql]>, limit: usize) -> Result<Page, AssetError> {
+        self.follow_schema()?;
+        let sql = self.page_sql(after.is_some(), limit + 1);
+        let (keys, identities) = (self.table.key.len(), self.identity.len());
+        let width = keys + identities + self.spec.columns().len();
+        let mut statement = self.connection.prepare_cached(&sql).map_err(classify)?;
+        let mut found = statement.query(params_from_iter(after.unwrap_or_default())).map_err(classify)?;
+        let (mut page, mut bytes) = (Page::default(), 0);
+        while let Some(row) = found.next().map_err(classify)? {
+            if page.rows.len() == limit || bytes > PAGE_LEN_MAX {
+                page.more = true;
+                break;
+            }
+            let mut values = Vec::with_capacity(width);
+            for index in 0..width {
+                values.push(value_of(row.get_ref(index).map_err(classify)?));
+            }
+            bytes += values.iter().map(Sql::len).sum::<usize>();
+            let cells = values.split_off(keys + identities);
+            let identity = values.split_off(keys);
+            let identity = (!identity.is_empty()).then(|| RowIdentity::of(&identity));
+            page.rows.push(Row { key: values, identity, values: cells });
+        }
+        Ok(page)
+    }
+
+    fn write(&mut self, updates: &[RowUpdate], before_commit: &mut BeforeCommit<'_>) -> Result<Vec<bool>, AssetError> {
+        let sqls: Vec<String> = updates.iter().map(|update| self.update_sql(update)).collect();
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
+        if schema_version(&transaction)? != self.schema_version {
+            return Err(AssetError::Changed {
+                problem: "its schema was changed while a page was being written".to_owned(),
+            });
+        }
+        let mut written = Vec::with_capacity(updates.len());
+        for (update, sql) in updates.iter().zip(&sqls) {
+            written.push(apply_update(&transaction, sql, update)?);
+        }
+        before_commit(&written).map_err(|error| AssetError::Before(Box::new(error)))?;
+        transaction.commit().map_err(classify)?;
+        Ok(written)
+    }
+
+    fn scrub(&mut self) -> Result<Scrubbed, AssetError> {
+        self.connection.flush_prepared_statement_cache();
+        scrub::scrub(&self.connection)
+    }
+}

@@ -1,0 +1,71 @@
+//! What overwritten values leave in SQLite's files, and how it is removed.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::adapter::Scrubbed;
+use crate::error::AssetError;
+use crate::sqlite::classify;
+
+/// How long other connections may hold the file while it is scrubbed.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long to wait between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Rewrites the file without free pages and empties its logs.
+///
+/// VACUUM copies what is alive, so that nothing of old values stays in free pages or in the unused parts of
+/// pages; the write-ahead log or journal, which still holds former pages, is cut to nothing after it.
+pub(super) fn scrub(connection: &Connection) -> Result<Scrubbed, AssetError> {
+    let deadline = Instant::now() + PATIENCE;
+    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(classify)?;
+    if mode == "persist" {
+        // A persistent journal keeps its content after its header is cleared.
+        connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(())).map_err(classify)?;
+    }
+    let mut left = Vec::new();
+    if !vacuum(connection, deadline)? {
+        left.push("free pages of the file: another connection held it, so that VACUUM could not run; run it when nobody is connected".to_owned());
+    }
+    if mode == "wal" && !truncate_wal(connection, deadline)? {
+        left.push(
+            "the write-ahead log: another connection reads from it; it is emptied when the last one closes".to_owned(),
+        );
+    }
+    Ok(Scrubbed { left })
+}
+
+fn vacuum(connection: &Connection, deadline: Instant) -> Result<bool, AssetError> {
+    retry(deadline, || match connection.execute_batch("VACUUM") {
+        Ok(()) => Ok(Some(true)),
+        Err(error) if is_busy(&error) => Ok(None),
+        Err(error) => Err(classify(error)),
+    })
+}
+
+fn truncate_wal(connection: &Connection, deadline: Instant) -> Result<bool, AssetError> {
+    retry(deadline, || match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)) {
+        Ok(0) => Ok(Some(true)),
+        Ok(_) => Ok(None),
+        Err(error) if is_busy(&error) => Ok(None),
+        Err(error) => Err(classify(error)),
+    })
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn retry(deadline: Instant, mut attempt: impl FnMut() -> Result<Option<bool>, AssetError>) -> Result<bool, AssetError> {
+    loop {
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+}

@@ -1,0 +1,134 @@
+//! The main job: protect, rotate, move, retire, and the way out.
+
+use keyrail_core::campaign::CampaignState;
+use keyrail_core::lifecycle::VersionState;
+use keyrail_core::rotation::RotationReason;
+use keyrail_data::ops::asset::IdentityChoice;
+use keyrail_data::ops::campaign::{Plan, Protect, Reencrypt, Rollback, Start, Unprotect};
+use keyrail_engine::ops::key::RotateKey;
+use keyrail_engine::ops::retire::RetireVersion;
+
+use crate::support::{World, dump};
+
+const TABLE: &str =
+    "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, email TEXT, photo BLOB, age, profile TEXT);
+    INSERT INTO people VALUES
+      (1, 'Zoë', 'zoe@example.org', x'00ff01', 41, '{\"phone\": \"+31 6\", \"tags\":[1,2], \"n\":7.50 }'),
+      (2, NULL, '', x'', 3.25, '{\"phone\":null}'),
+      (3, 'kr1.not-ours', 'أحمد', NULL, -9223372036854775808, NULL),
+      (4, '李雷 🦊', CAST(x'ff00fe' AS TEXT), zeroblob(5000), 1e300, '{\"phone\":\"a\\u0062c\"}'),
+      (5, NULL, NULL, NULL, NULL, NULL);";
+
+fn start() -> Start {
+    Start { asset: "people".parse().unwrap(), rate: None }
+}
+
+fn key() -> keyrail_core::name::KeyName {
+    "acme/prod/crm/pii".parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_protected_turned_and_given_back_bit_for_bit() {
+    let world = World::new().await;
+    let app = world.connect();
+    app.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    app.execute_batch(TABLE).unwrap();
+    let before = dump(&app, "people");
+    world
+        .add("people", IdentityChoice::PrimaryKey, &["name", "email", "photo", "age", "profile:$.phone", "profile:$.n"])
+        .await
+        .unwrap();
+
+    let plan = world.run(Plan { asset: "people".parse().unwrap(), rate: None }).await.unwrap();
+    assert_eq!((plan.rows, plan.values), (5, 17));
+    let protect = world.run(Protect(start())).await.unwrap();
+    let outcome = world.complete(protect.id).await;
+    assert_eq!(outcome.campaign.counts.cells_moved, 17);
+    let census = world.census().await;
+    assert_eq!((census.plaintext, census.damaged, census.null, census.rows_empty), (0, 0, 13, 1));
+    assert_eq!(census.versions[0].values, 17);
+    let files: Vec<u8> = [
+        std::fs::read(world.database()).unwrap(),
+        std::fs::read(world.database().with_extension("sqlite-wal")).unwrap_or_default(),
+    ]
+    .concat();
+    for planted in ["zoe@example.org", "李雷", "kr1.not-ours"] {
+        assert!(!files.windows(planted.len()).any(|window| window == planted.as_bytes()), "{planted}");
+    }
+
+    world.run(RotateKey { name: key(), reason: RotationReason::Demand }).await.unwrap();
+    let blocked = world
+        .run(RetireVersion { name: "acme/prod/crm/pii@1".parse().unwrap(), acknowledged: vec![] })
+        .await
+        .unwrap_err();
+    assert_eq!(blocked.code(), "retire_blocked");
+    let moving = world.run(Reencrypt(start())).await.unwrap();
+    world.complete(moving.id).await;
+    let census = world.census().await;
+    assert_eq!((census.versions[0].values, census.versions[1].values), (0, 17));
+    world.clock.pass(61);
+    let retired =
+        world.run(RetireVersion { name: "acme/prod/crm/pii@1".parse().unwrap(), acknowledged: vec![] }).await.unwrap();
+    assert_eq!(retired.key.versions[0].state, VersionState::Retired);
+    assert_eq!(retired.evidence.assets[0].left, Some(0));
+
+    let out = world.run(Unprotect(start())).await.unwrap();
+    world.complete(out.id).await;
+    assert_eq!(dump(&app, "people"), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_is_turned_around() {
+    let world = World::new().await;
+    let app = world.connect();
+    app.execute_batch(TABLE).unwrap();
+    world.add("people", IdentityChoice::PrimaryKey, &["name", "email"]).await.unwrap();
+    let protect = world.run(Protect(start())).await.unwrap();
+    world.complete(protect.id).await;
+    world.run(RotateKey { name: key(), reason: RotationReason::Demand }).await.unwrap();
+    let moving = world.run(Reencrypt(start())).await.unwrap();
+    world.complete(moving.id).await;
+    let back = world.run(Rollback { id: moving.id }).await.unwrap();
+    assert_eq!(back.target.unwrap().get(), 1);
+    world.complete(back.id).await;
+    let census = world.census().await;
+    assert_eq!((census.versions[0].values, census.versions[1].values), (7, 0));
+    assert_eq!(census.versions[0].state, VersionState::Active);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_value_is_listed_left_alone_and_keeps_the_campaign_from_completing() {
+    let world = World::new().await;
+    let app = world.connect();
+    app.execute_batch(TABLE).unwrap();
+    world.add("people", IdentityChoice::PrimaryKey, &["name", "email"]).await.unwrap();
+    let protect = world.run(Protect(start())).await.unwrap();
+    world.complete(protect.id).await;
+    // A value moved to another row carries our version and does not open there.
+    app.execute_batch("UPDATE people SET name = (SELECT name FROM people WHERE id = 1) WHERE id = 4").unwrap();
+    let moved: String = app.query_row("SELECT name FROM people WHERE id = 4", [], |row| row.get(0)).unwrap();
+    world.run(RotateKey { name: key(), reason: RotationReason::Demand }).await.unwrap();
+    let moving = world.run(Reencrypt(start())).await.unwrap();
+    let outcome = world.walk(moving.id).await.unwrap();
+    assert_eq!(outcome.campaign.state, CampaignState::Incomplete);
+    assert_eq!(
+        app.query_row("SELECT name FROM people WHERE id = 4", [], |row| row.get::<_, String>(0)).unwrap(),
+        moved
+    );
+    let census = world.census().await;
+    assert_eq!((census.damaged, census.damaged_listed[0].row.as_str()), (1, "i4"));
+
+    let accept = keyrail_data::ops::asset::AcceptDamaged {
+        name: "people".parse().unwrap(),
+        row: "i4".to_owned(),
+        reason: "known loss".to_owned(),
+    };
+    world.run(accept).await.unwrap();
+    world.run(keyrail_data::ops::campaign::Resume { id: moving.id }).await.unwrap();
+    world.complete(moving.id).await;
+    world.clock.pass(61);
+    world.run(RetireVersion { name: "acme/prod/crm/pii@1".parse().unwrap(), acknowledged: vec![] }).await.unwrap();
+    // Other bytes in that cell count again.
+    app.execute_batch("UPDATE people SET name = (SELECT email FROM people WHERE id = 1) WHERE id = 4").unwrap();
+    assert_eq!(world.census().await.damaged, 1);
+}

@@ -1,0 +1,130 @@
+//! A store with a key, and a table of an application.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyrail_core::campaign::CampaignState;
+use keyrail_core::id::CampaignId;
+use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
+use keyrail_data::ops::asset::{AddAsset, CensusAsset, CensusView, ColumnChoice, IdentityChoice};
+use keyrail_data::{Outcome, Run, Stop};
+use keyrail_engine::ops::app::CreateApp;
+use keyrail_engine::ops::domain::CreateDomain;
+use keyrail_engine::ops::key::CreateKey;
+use keyrail_engine::{Access, Caller, Credential, Engine, EngineError, EngineOptions, Operation};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+pub(crate) struct TestClock(Mutex<u64>);
+
+impl TestClock {
+    pub(crate) fn pass(&self, seconds: u64) {
+        *self.0.lock() += seconds * 1_000;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_795_512_600_000).plus_seconds(*self.0.lock() / 1_000)
+    }
+
+    fn observe(&self) -> Observation {
+        Observation { boot: BootId([7; 16]), wall: self.now(), uptime_millis: *self.0.lock() }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) engine: Engine,
+    pub(crate) clock: Arc<TestClock>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(TestClock(Mutex::new(0)));
+        let data_dir = dir.path().join("D");
+        Engine::init(data_dir.clone(), None, clock.as_ref()).await.unwrap();
+        let options =
+            EngineOptions { data_dir, access: Access::Write, clock: clock.clone(), assets: Some(keyrail_data::assets) };
+        let engine = Engine::open(options).unwrap();
+        engine.unseal().await.unwrap();
+        let world = Self { dir, engine, clock };
+        world.run(CreateDomain { name: "acme".parse().unwrap() }).await.unwrap();
+        world.run(CreateApp { path: "acme/prod/crm".parse().unwrap() }).await.unwrap();
+        world
+            .run(CreateKey { name: "acme/prod/crm/pii".parse().unwrap(), label: "confidential".parse().unwrap() })
+            .await
+            .unwrap();
+        world
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.path().join("app.sqlite")
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        connect(&self.database())
+    }
+
+    pub(crate) async fn run<Op: Operation>(&self, op: Op) -> Result<Op::Answer, EngineError> {
+        self.engine.execute(&Caller::new(Credential::LocalOperator).unwrap(), op).await
+    }
+
+    pub(crate) async fn add(
+        &self,
+        table: &str,
+        identity: IdentityChoice,
+        columns: &[&str],
+    ) -> Result<keyrail_data::ops::asset::AssetView, EngineError> {
+        let column = |text: &&str| {
+            let (column, path) = text.split_once(':').map_or((*text, None), |(column, path)| (column, Some(path)));
+            ColumnChoice { column: column.to_owned(), json_path: path.map(str::to_owned) }
+        };
+        self.run(AddAsset {
+            name: "people".parse().unwrap(),
+            url: format!("sqlite:{}", self.database().display()),
+            table: table.to_owned(),
+            identity,
+            columns: columns.iter().map(column).collect(),
+            key: "acme/prod/crm/pii".parse().unwrap(),
+        })
+        .await
+    }
+
+    pub(crate) async fn census(&self) -> CensusView {
+        self.run(CensusAsset { name: "people".parse().unwrap() }).await.unwrap()
+    }
+
+    pub(crate) async fn walk(&self, id: CampaignId) -> Result<Outcome, EngineError> {
+        let run = Run { open: self.engine.unsealed().unwrap(), id, stop: Stop::default(), progress: Box::new(|_| {}) };
+        run.run().await
+    }
+
+    pub(crate) async fn complete(&self, id: CampaignId) -> Outcome {
+        let outcome = self.walk(id).await.unwrap();
+        assert_eq!(outcome.campaign.state, CampaignState::Completed, "{:?}", outcome.census);
+        outcome
+    }
+}
+
+pub(crate) fn connect(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(20)).unwrap();
+    connection
+}
+
+/// Every value of a table as SQLite prints it, class included.
+pub(crate) fn dump(connection: &Connection, table: &str) -> Vec<String> {
+    let columns: Vec<String> = connection
+        .prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let list: Vec<_> = columns.iter().map(|name| format!("typeof(\"{name}\") || ':' || CASE typeof(\"{name}\") WHEN 'text' THEN hex(\"{name}\") ELSE quote(\"{name}\") END")).collect();
+    let sql = format!("SELECT {} FROM \"{table}\" ORDER BY 1", list.join(" || '|' || "));
+    let mut statement = connection.prepare(&sql).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
