@@ -118,6 +118,16 @@ impl fmt::Display for KeyName {
 #[serde(transparent)]
 pub struct VersionNumber(u32);
 
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for VersionNumber {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new().schema_type(utoipa::openapi::Type::Integer).minimum(Some(1)).into()
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for VersionNumber {}
+
 impl VersionNumber {
     /// The first version of a key.
     pub const FIRST: Self = Self(1);

@@ -48,6 +48,7 @@ text_enum! {
 
 /// One record. Field names are the wire names; absent means unknown or not applicable.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Record {
     /// [`RECORD_FORMAT`].
     pub v: u8,
@@ -98,6 +99,7 @@ pub struct Record {
 
 /// One more fact of a record.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Detail {
     /// What it is.
     pub name: String,
@@ -107,11 +109,13 @@ pub struct Detail {
 
 /// A key version that an operation touched.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VersionUse {
     /// The version's number.
     pub version: VersionNumber,
     /// Its id.
     #[serde(with = "kid_text")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub kid: Kid,
     /// Items under it.
     pub count: u64,
@@ -122,6 +126,7 @@ pub const ORIGIN_FIELD_LEN_MAX: usize = 128;
 
 /// Where a request came from. All but the address is what the caller said of itself.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Origin {
     /// The app.
     #[serde(default, skip_serializing_if = "Option::is_none")]

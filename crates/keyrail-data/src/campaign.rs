@@ -43,17 +43,33 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Tells a running campaign to stop after its page.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<Asked>);
+
+#[derive(Default)]
+struct Asked {
+    stop: AtomicBool,
+    keep_running: AtomicBool,
+}
 
 impl Stop {
-    /// Asks it to stop.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Asks it to pause.
+    pub fn pause(&self) {
+        self.0.stop.store(true, Ordering::Release);
     }
 
-    /// Whether it was asked to.
+    /// Asks it to end for now: its state stays "running", and whoever opens the store next goes on with it.
+    pub fn shut_down(&self) {
+        self.0.keep_running.store(true, Ordering::Release);
+        self.pause();
+    }
+
+    /// Whether it was asked to end.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.stop.load(Ordering::Acquire)
+    }
+
+    fn keeps_running(&self) -> bool {
+        self.0.keep_running.load(Ordering::Acquire)
     }
 }
 
@@ -342,7 +358,9 @@ impl Walk {
 
     /// Stores that the campaign waits for somebody to resume it, or leaves it to who changed its state.
     fn interrupted(&mut self, state: CampaignState) -> Result<Outcome, EngineError> {
-        if self.campaign.state == CampaignState::Running && state == CampaignState::Paused {
+        if self.stop.keeps_running() {
+            self.store_place()?;
+        } else if self.campaign.state == CampaignState::Running && state == CampaignState::Paused {
             self.end(CampaignEvent::Pause, Vec::new(), None)?;
         }
         Ok(Outcome { campaign: self.campaign.clone(), census: None, scrub_left: Vec::new() })

@@ -4,7 +4,7 @@ use keyrail_seal::SealState;
 use serde::Serialize;
 
 /// One thing that must be well.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct HealthCheck {
     /// What was looked at.
     pub name: &'static str,
@@ -16,7 +16,7 @@ pub struct HealthCheck {
 }
 
 /// How the service is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Health {
     /// Whether requests can be served.
     pub ready: bool,

@@ -1,1 +1,17 @@
-//! The native HTTP API.
+//! The native HTTP API: axum over the engine, the OpenAPI document made from the types, and the listener.
+
+mod api;
+mod call;
+mod campaigns;
+mod listen;
+mod metrics;
+mod problem;
+mod routes;
+mod service;
+
+pub use api::{DOCUMENT_PATH, document};
+pub use call::LocalCall;
+pub use listen::{ListenError, Listener, Tls};
+pub use problem::Problem;
+pub use routes::router;
+pub use service::Service;

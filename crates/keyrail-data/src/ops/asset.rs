@@ -34,7 +34,7 @@ pub enum IdentityChoice {
 }
 
 /// A column to protect, or a path in its JSON.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ColumnChoice {
     /// The column.
     pub column: String,
@@ -44,7 +44,7 @@ pub struct ColumnChoice {
 }
 
 /// An asset as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct AssetView {
     /// Its id, bound into every protected value.
     pub id: AssetId,
@@ -76,7 +76,7 @@ pub struct AssetView {
 }
 
 /// A protected column.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct ColumnView {
     /// Its id, bound into every protected value.
     pub id: ColumnId,
@@ -86,7 +86,7 @@ pub struct ColumnView {
 }
 
 /// Something about a table that does not go with protected values.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct MisfitView {
     /// What it is.
     pub problem: String,
@@ -389,7 +389,7 @@ pub struct CensusAsset {
 }
 
 /// What an asset holds.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct CensusView {
     /// The asset.
     pub asset: Name,
@@ -416,7 +416,7 @@ pub struct CensusView {
 }
 
 /// Values under one version.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct VersionCount {
     /// The version's number.
     pub version: VersionNumber,
@@ -429,7 +429,7 @@ pub struct VersionCount {
 }
 
 /// A value that does not open.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct DamagedView {
     /// The row's identity.
     pub row: String,

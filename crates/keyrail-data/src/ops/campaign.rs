@@ -24,7 +24,7 @@ use crate::ops::{Loaded, census_of, load, load_row, require, target};
 pub const RATE_MAX: u32 = 10_000_000;
 
 /// A campaign as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct CampaignView {
     /// Its id.
     pub id: CampaignId,
@@ -209,7 +209,7 @@ pub struct Plan {
 }
 
 /// What a campaign would do.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct PlanView {
     /// What the asset holds now.
     pub census: CensusView,

@@ -27,7 +27,7 @@ pub struct CreateApp {
 }
 
 /// An app as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct AppView {
     /// Its id.
     pub id: AppId,

@@ -22,7 +22,7 @@ pub struct ShowAudit {
 }
 
 /// A page of the log.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct AuditPage {
     /// Records in the log.
     pub size: u64,
@@ -33,7 +33,7 @@ pub struct AuditPage {
 }
 
 /// A record with its place.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct Indexed {
     /// Its index in the log.
     pub index: u64,
@@ -78,7 +78,7 @@ impl Operation for ShowAudit {
 pub struct ShowCheckpoint;
 
 /// The signed head and the key to check it with.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct CheckpointView {
     /// Records in the log.
     pub size: u64,

@@ -24,7 +24,7 @@ pub struct CreateDomain {
 }
 
 /// A domain as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct DomainView {
     /// Its id.
     pub id: DomainId,

@@ -26,7 +26,7 @@ use crate::pipeline::{Acted, Context, Operation, Replay, Target, replay_answer};
 use crate::unsealed::{OpenKey, Unsealed};
 
 /// A data key as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct KeyView {
     /// Its id; every ciphertext is bound to it.
     pub id: DataKeyId,
@@ -47,7 +47,7 @@ pub struct KeyView {
 }
 
 /// A key version as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct VersionView {
     /// Its number.
     pub version: VersionNumber,
@@ -68,7 +68,7 @@ pub struct VersionView {
 }
 
 /// A countdown to destruction.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct DestroyView {
     /// How long it waits in all, in seconds.
     pub wait_seconds: u64,
@@ -288,7 +288,7 @@ pub struct ListKeys {
 }
 
 /// A page of keys.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct KeyPage {
     /// The keys.
     pub keys: Vec<KeyView>,

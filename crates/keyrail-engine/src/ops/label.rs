@@ -16,7 +16,7 @@ use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
 /// A label as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct LabelView {
     /// Its name.
     pub name: Name,

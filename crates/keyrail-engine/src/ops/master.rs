@@ -19,7 +19,7 @@ use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
 /// A master key as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct MasterView {
     /// Its id.
     pub id: MasterKeyId,
@@ -30,7 +30,7 @@ pub struct MasterView {
 }
 
 /// A master key version as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct MasterVersionView {
     /// Its number.
     pub version: VersionNumber,

@@ -21,7 +21,7 @@ use crate::unsealed::{OpenKey, Unsealed};
 pub const WINDOW_WAIT_SECONDS_MAX: u64 = 120;
 
 /// What is known about the use of a version: shown before it is retired.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct Evidence {
     /// What each asset still holds under the version.
     pub assets: Vec<AssetView>,
@@ -34,7 +34,7 @@ pub struct Evidence {
 }
 
 /// The census of one asset, for one version.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct AssetView {
     /// The asset.
     pub asset: Name,
@@ -43,7 +43,7 @@ pub struct AssetView {
 }
 
 /// Use of a version outside every asset.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct OutsideView {
     /// Who.
     pub principal: String,
@@ -56,7 +56,7 @@ pub struct OutsideView {
 }
 
 /// Something in the way of retirement.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct ObstacleView {
     /// What it is.
     pub problem: String,
@@ -157,7 +157,7 @@ pub struct RetireVersion {
 }
 
 /// A retired version, with what was found before.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct Retired {
     /// The key after it.
     pub key: KeyView,
@@ -238,7 +238,7 @@ pub struct DestroyVersion {
 }
 
 /// How far a destruction is.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct Destruction {
     /// The key after it.
     pub key: KeyView,

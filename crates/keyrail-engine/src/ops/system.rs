@@ -59,14 +59,14 @@ service_operation!(
 pub struct ShowRoot;
 
 /// What opens the store.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct RootView {
     /// The ways to open it.
     pub slots: Vec<SlotView>,
 }
 
 /// One way to open the store.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct SlotView {
     /// Its id, in hex.
     pub id: String,
@@ -108,7 +108,7 @@ impl Operation for ShowRoot {
 pub struct VerifyStore;
 
 /// What [`VerifyStore`] found.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct StoreReport {
     /// What is wrong; empty if nothing is.
     pub findings: Vec<StoreFinding>,
@@ -117,7 +117,7 @@ pub struct StoreReport {
 }
 
 /// A head of the log that the store remembers.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct RememberedHead {
     /// Records in the log.
     pub size: u64,
@@ -126,7 +126,7 @@ pub struct RememberedHead {
 }
 
 /// Something wrong with a row.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct StoreFinding {
     /// The table; empty for the file as a whole.
     pub table: String,

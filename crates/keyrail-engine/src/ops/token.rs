@@ -40,7 +40,7 @@ pub struct NewToken {
 }
 
 /// A token as callers see it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct TokenView {
     /// Its id.
     pub id: TokenId,

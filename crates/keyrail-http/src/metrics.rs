@@ -1,0 +1,52 @@
+//! Metrics for Prometheus.
+
+use std::sync::atomic::AtomicU64;
+
+use keyrail_engine::{Engine, MetricsSnapshot};
+use keyrail_seal::SealState;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+type Labels = Vec<(&'static str, &'static str)>;
+
+/// The text that Prometheus reads. Labels are words of the code, never names or data.
+pub(crate) async fn render(engine: &Engine) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("keyrail");
+    operations(&mut registry, &engine.metrics());
+    let unsealed: Gauge = Gauge::default();
+    unsealed.set(i64::from(engine.seal_state() == SealState::Unsealed));
+    registry.register("unsealed", "1 while the store is open", unsealed);
+    let healthy = Family::<Labels, Gauge>::default();
+    for check in engine.health().await.checks {
+        healthy.get_or_create(&vec![("check", check.name)]).set(i64::from(check.ok));
+    }
+    registry.register("healthy", "1 while the part works", healthy);
+    if let Ok(open) = engine.unsealed() {
+        let records: Gauge = Gauge::default();
+        records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
+        registry.register("audit_records", "Records in the audit log", records);
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn operations(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let family = Family::<Labels, Counter<u64, AtomicU64>>::default();
+    for (action, count) in snapshot.done.iter().filter(|(_, count)| *count > 0) {
+        family.get_or_create(&vec![("action", *action), ("outcome", "done")]).inc_by(*count);
+    }
+    for (action, code, count) in &snapshot.errors {
+        family.get_or_create(&vec![("action", *action), ("outcome", *code)]).inc_by(*count);
+    }
+    registry.register("operations", "Operations by action and outcome", family);
+    let items: Counter<u64, AtomicU64> = Counter::default();
+    items.inc_by(snapshot.items);
+    registry.register("items", "Items encrypted, decrypted or re-encrypted", items);
+    let alarms: Counter<u64, AtomicU64> = Counter::default();
+    alarms.inc_by(snapshot.alarms);
+    registry.register("alarms", "Alarms raised", alarms);
+}

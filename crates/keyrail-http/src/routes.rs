@@ -1,0 +1,245 @@
+//! The routes, one module per resource.
+
+mod access;
+mod assets;
+mod audit;
+mod data;
+mod keys;
+mod system;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name, NameError, VersionNumber};
+use keyrail_engine::{EngineError, Operation};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::openapi::OpenApi;
+
+use crate::api::{Api, DOCUMENT_PATH};
+use crate::call::Call;
+use crate::problem::{Failure, Problem};
+use crate::service::Service;
+
+/// The most bytes of an ordinary body.
+const BODY_LEN_MAX: usize = 1024 * 1024;
+
+/// How long a request may take; retirement waits for a write window of up to two minutes.
+const REQUEST_SECONDS_MAX: u64 = 180;
+
+type Shared = Arc<Service>;
+
+/// The routes and their document.
+pub(crate) fn api() -> (Router<Shared>, OpenApi) {
+    let api = access::routes(Api::new());
+    let api = keys::routes(api);
+    let api = data::routes(api);
+    let api = assets::routes(api);
+    let api = audit::routes(api);
+    system::routes(api).finish()
+}
+
+/// The whole API around a service.
+pub fn router(service: Arc<Service>) -> Router {
+    let (router, document) = api();
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let serve_document = axum::routing::get(move || {
+        let document = document.clone();
+        async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) }
+    });
+    router
+        .route(DOCUMENT_PATH, serve_document)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(data::BODY_LEN_MAX))
+        .layer(middleware::from_fn_with_state(service.clone(), limits))
+        .with_state(service)
+}
+
+/// Bounds how many requests are worked on and how long each may take.
+async fn limits(State(service): State<Shared>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = service.requests.clone().try_acquire_owned() else {
+        return Problem::of(&EngineError::Contended).into_response();
+    };
+    match tokio::time::timeout(Duration::from_secs(REQUEST_SECONDS_MAX), next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::of(&EngineError::Indeterminate).into_response(),
+    }
+}
+
+async fn no_route(call: Call, request: Request) -> Failure {
+    call.fail(EngineError::NotFound { what: "path", name: request.uri().path().chars().take(200).collect() })
+}
+
+async fn no_method(call: Call) -> Failure {
+    call.fail(EngineError::Invalid {
+        problem: "this path does not know the method".to_owned(),
+        hint: "the OpenAPI document lists what there is",
+    })
+}
+
+/// An answer as JSON, with the request's id and, where there is one, the ETag.
+pub(crate) struct Answer<T> {
+    pub(crate) status: StatusCode,
+    pub(crate) body: T,
+    pub(crate) etag: Option<u64>,
+    pub(crate) request_id: String,
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        let Ok(body) = serde_json::to_vec(&self.body) else {
+            return Problem::of(&EngineError::Bug { what: "an answer that is no JSON" })
+                .under(self.request_id)
+                .into_response();
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(value) = HeaderValue::from_str(&self.request_id) {
+            headers.insert(REQUEST_ID, value);
+        }
+        if let Some(Ok(value)) = self.etag.map(|generation| HeaderValue::from_str(&format!("\"{generation}\""))) {
+            headers.insert(header::ETAG, value);
+        }
+        response
+    }
+}
+
+pub(crate) type Answered<T> = Result<Answer<T>, Failure>;
+
+/// Runs an operation and answers with it.
+pub(crate) async fn run<Op: Operation>(service: &Service, call: &Call, op: Op) -> Answered<Op::Answer> {
+    match service.engine().execute(&call.caller(), op).await {
+        Ok(body) => Ok(answer(call, body)),
+        Err(error) => Err(call.fail(error)),
+    }
+}
+
+pub(crate) fn answer<T>(call: &Call, body: T) -> Answer<T> {
+    Answer { status: StatusCode::OK, body, etag: None, request_id: call.request.to_string() }
+}
+
+impl<T> Answer<T> {
+    pub(crate) fn map<U>(self, to: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer { status: self.status, body: to(self.body), etag: self.etag, request_id: self.request_id }
+    }
+
+    pub(crate) fn etag(mut self, generation: impl FnOnce(&T) -> u64) -> Self {
+        self.etag = Some(generation(&self.body));
+        self
+    }
+}
+
+/// A body as JSON; its errors are problems like all others.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
+        let bytes = body_bytes(request, state, BODY_LEN_MAX).await?;
+        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        serde_json::from_slice(bytes).map(Self).map_err(|error| invalid_json(&error))
+    }
+}
+
+/// The body's bytes, up to a limit.
+pub(crate) async fn body_bytes(request: Request, state: &Shared, max: usize) -> Result<Bytes, Problem> {
+    let too_large = |len| Problem::of(&EngineError::TooLarge { what: "the body", len, max });
+    let bytes = Bytes::from_request(request, state).await.map_err(|_| too_large(max + 1))?;
+    if bytes.len() > max { Err(too_large(bytes.len())) } else { Ok(bytes) }
+}
+
+/// What is wrong with a JSON body, by place and kind; never with its content.
+pub(crate) fn invalid_json(error: &serde_json::Error) -> Problem {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "is not of the expected form",
+        _ => "is not JSON",
+    };
+    let problem = format!("the body {what} at line {}, column {}", error.line(), error.column());
+    Problem::of(&EngineError::Invalid { problem, hint: "the OpenAPI document tells the form of each body" })
+}
+
+fn name(text: &str) -> Result<Name, EngineError> {
+    text.parse().map_err(|error: NameError| EngineError::Invalid { problem: error.to_string(), hint: error.hint() })
+}
+
+/// Extracts something from the path.
+macro_rules! from_path {
+    ($($(#[$meta:meta])* $wrapper:ident($inner:ty) from $tuple:ty, |$args:pat_param| $make:expr;)+) => {$(
+        $(#[$meta])*
+        pub(crate) struct $wrapper(pub(crate) $inner);
+
+        impl axum::extract::FromRequestParts<Shared> for $wrapper {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut http::request::Parts, state: &Shared) -> Result<Self, Problem> {
+                let found = Path::<$tuple>::from_request_parts(parts, state).await;
+                let Path($args) = found.map_err(|_| Problem::of(&EngineError::Invalid { problem: "the path is not well formed".to_owned(), hint: "the OpenAPI document lists what there is" }))?;
+                let make = || -> Result<$inner, EngineError> { Ok($make) };
+                make().map(Self).map_err(|error| Problem::of(&error))
+            }
+        }
+    )+};
+}
+
+fn environment_path(domain: &str, environment: &str) -> Result<EnvironmentPath, EngineError> {
+    Ok(EnvironmentPath { domain: name(domain)?, environment: name(environment)? })
+}
+
+fn key_name(domain: &str, environment: &str, app: &str, key: &str) -> Result<KeyName, EngineError> {
+    let app = AppPath { environment: environment_path(domain, environment)?, app: name(app)? };
+    Ok(KeyName { app, key: name(key)? })
+}
+
+fn version(text: &str) -> Result<VersionNumber, EngineError> {
+    let number = text.parse().ok().and_then(VersionNumber::new);
+    number.ok_or(EngineError::Invalid {
+        problem: "a version is a number from 1".to_owned(),
+        hint: "`keyrail key show` lists the versions",
+    })
+}
+
+type Four = (String, String, String, String);
+type Five = (String, String, String, String, String);
+
+from_path! {
+    /// `{domain}/{environment}`.
+    EnvironmentInPath(EnvironmentPath) from (String, String), |(domain, environment)| environment_path(&domain, &environment)?;
+    /// `{domain}/{environment}/{app}/{name}`.
+    KeyInPath(KeyName) from Four, |(domain, environment, app, key)| key_name(&domain, &environment, &app, &key)?;
+    /// The same with a version.
+    VersionInPath(KeyVersionName) from Five, |(domain, environment, app, key, number)|
+        KeyVersionName { key: key_name(&domain, &environment, &app, &key)?, version: version(&number)? };
+    /// A single name.
+    NameInPath(Name) from String, |text| name(&text)?;
+}
+
+/// Any id in the path.
+pub(crate) struct IdInPath<T>(pub(crate) T);
+
+impl<T: std::str::FromStr> axum::extract::FromRequestParts<Shared> for IdInPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, state: &Shared) -> Result<Self, Problem> {
+        let wrong = || {
+            Problem::of(&EngineError::Invalid {
+                problem: "an id has 32 hex digits".to_owned(),
+                hint: "copy it from an answer",
+            })
+        };
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| wrong())?;
+        text.parse().map(Self).map_err(|_| wrong())
+    }
+}

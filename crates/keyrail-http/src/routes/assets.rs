@@ -1,0 +1,264 @@
+//! Assets and campaigns.
+
+use axum::extract::State;
+use axum::routing::{get, patch, post};
+use keyrail_core::campaign::CampaignState;
+use keyrail_core::id::CampaignId;
+use keyrail_core::name::{KeyName, Name};
+use keyrail_data::ops::asset::{
+    AcceptDamaged, AddAsset, AssetView, CensusAsset, CensusView, ColumnChoice, IdentityChoice, ListAssets, ShowAsset,
+    UpdateAsset,
+};
+use keyrail_data::ops::campaign::{
+    CampaignView, ListCampaigns, Pause, Plan, PlanView, Protect, Reencrypt, Resume, Rollback, ShowCampaign, Start,
+    Unprotect,
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
+
+use crate::api::{About, Api, Nothing};
+use crate::call::Call;
+use crate::routes::{Answer, Answered, IdInPath, Json, NameInPath, Shared, run};
+
+pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
+    let about = |method, path, id, summary| About { method, path, id, summary };
+    api.route::<Nothing, Vec<AssetView>>(
+        about(HttpMethod::Get, "/v1/assets", "listAssets", "Lists the assets"),
+        get(list),
+    )
+    .route::<NewAsset, AssetView>(
+        about(HttpMethod::Post, "/v1/assets", "addAsset", "Registers a table with the columns to protect"),
+        post(add),
+    )
+    .route::<Nothing, AssetView>(about(HttpMethod::Get, "/v1/assets/{name}", "showAsset", "Shows an asset"), get(show))
+    .route::<AssetPatch, AssetView>(
+        about(
+            HttpMethod::Patch,
+            "/v1/assets/{name}",
+            "updateAsset",
+            "Follows a table, column or file that got another name",
+        ),
+        patch(update),
+    )
+    .route::<Nothing, CensusView>(
+        about(HttpMethod::Post, "/v1/assets/{name}/census", "censusAsset", "Counts what an asset holds"),
+        post(census),
+    )
+    .route::<StartRequest, PlanView>(
+        about(HttpMethod::Post, "/v1/assets/{name}/plan", "planCampaign", "Tells what a campaign would do"),
+        post(plan),
+    )
+    .route::<AcceptRequest, CensusView>(
+        about(
+            HttpMethod::Post,
+            "/v1/assets/{name}/accept-damaged",
+            "acceptDamaged",
+            "Takes the damaged values of a row out of the count",
+        ),
+        post(accept),
+    )
+    .route::<StartRequest, CampaignView>(
+        about(HttpMethod::Post, "/v1/assets/{name}/protect", "protectAsset", "Starts to encrypt an asset in place"),
+        post(protect),
+    )
+    .route::<StartRequest, CampaignView>(
+        about(HttpMethod::Post, "/v1/assets/{name}/unprotect", "unprotectAsset", "Starts to put plaintext back"),
+        post(unprotect),
+    )
+    .route::<StartRequest, CampaignView>(
+        about(
+            HttpMethod::Post,
+            "/v1/assets/{name}/campaigns",
+            "startCampaign",
+            "Starts to put an asset under the active version",
+        ),
+        post(start),
+    )
+    .route::<Nothing, Vec<CampaignView>>(
+        about(HttpMethod::Get, "/v1/campaigns", "listCampaigns", "Lists the campaigns"),
+        get(campaigns),
+    )
+    .route::<Nothing, CampaignView>(
+        about(HttpMethod::Get, "/v1/campaigns/{id}", "showCampaign", "Tells how far a campaign is"),
+        get(campaign),
+    )
+    .route::<Nothing, CampaignView>(
+        about(HttpMethod::Post, "/v1/campaigns/{id}/pause", "pauseCampaign", "Pauses a campaign"),
+        post(pause),
+    )
+    .route::<Nothing, CampaignView>(
+        about(HttpMethod::Post, "/v1/campaigns/{id}/resume", "resumeCampaign", "Lets a campaign go on"),
+        post(resume),
+    )
+    .route::<Nothing, CampaignView>(
+        about(HttpMethod::Post, "/v1/campaigns/{id}/rollback", "rollbackCampaign", "Moves the data back"),
+        post(rollback),
+    )
+}
+
+async fn list(State(service): State<Shared>, call: Call) -> Answered<Vec<AssetView>> {
+    run(&service, &call, ListAssets).await
+}
+
+/// A new asset.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewAsset {
+    /// Its name.
+    name: Name,
+    /// Where the database is, like `sqlite:/srv/app/data.sqlite`.
+    url: String,
+    /// The table.
+    table: String,
+    /// Columns that tell the rows apart and never change; the primary key if left out, nothing if empty.
+    #[serde(default)]
+    id: Option<Vec<String>>,
+    /// What is protected.
+    columns: Vec<ColumnChoice>,
+    /// The key.
+    key: KeyName,
+}
+
+async fn add(State(service): State<Shared>, call: Call, Json(body): Json<NewAsset>) -> Answered<AssetView> {
+    let identity = match body.id {
+        None => IdentityChoice::PrimaryKey,
+        Some(columns) if columns.is_empty() => IdentityChoice::None,
+        Some(columns) => IdentityChoice::Columns(columns),
+    };
+    let op =
+        AddAsset { name: body.name, url: body.url, table: body.table, identity, columns: body.columns, key: body.key };
+    Ok(run(&service, &call, op).await?.etag(|asset| asset.generation))
+}
+
+async fn show(State(service): State<Shared>, call: Call, NameInPath(name): NameInPath) -> Answered<AssetView> {
+    Ok(run(&service, &call, ShowAsset { name }).await?.etag(|asset| asset.generation))
+}
+
+/// New names of what an asset consists of.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AssetPatch {
+    /// Where the database is now.
+    #[serde(default)]
+    url: Option<String>,
+    /// What the table is called now.
+    #[serde(default)]
+    table: Option<String>,
+    /// Columns: the present name by the former one.
+    #[serde(default)]
+    columns: std::collections::BTreeMap<String, String>,
+}
+
+async fn update(
+    State(service): State<Shared>,
+    call: Call,
+    NameInPath(name): NameInPath,
+    Json(body): Json<AssetPatch>,
+) -> Answered<AssetView> {
+    let op =
+        UpdateAsset { name: Some(name), url: body.url, table: body.table, columns: body.columns.into_iter().collect() };
+    Ok(run(&service, &call, op).await?.etag(|asset| asset.generation))
+}
+
+async fn census(State(service): State<Shared>, call: Call, NameInPath(name): NameInPath) -> Answered<CensusView> {
+    run(&service, &call, CensusAsset { name }).await
+}
+
+/// How a campaign is started.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct StartRequest {
+    /// The most rows per second.
+    #[serde(default)]
+    rate: Option<u32>,
+}
+
+async fn plan(
+    State(service): State<Shared>,
+    call: Call,
+    NameInPath(asset): NameInPath,
+    Json(body): Json<StartRequest>,
+) -> Answered<PlanView> {
+    run(&service, &call, Plan { asset, rate: body.rate }).await
+}
+
+/// Which damage is accepted, and why.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AcceptRequest {
+    /// The row's identity, as the census lists it.
+    row: String,
+    /// Why.
+    reason: String,
+}
+
+async fn accept(
+    State(service): State<Shared>,
+    call: Call,
+    NameInPath(name): NameInPath,
+    Json(body): Json<AcceptRequest>,
+) -> Answered<CensusView> {
+    run(&service, &call, AcceptDamaged { name, row: body.row, reason: body.reason }).await
+}
+
+macro_rules! starts {
+    ($($handler:ident => $op:ident,)+) => {$(
+        async fn $handler(State(service): State<Shared>, call: Call, NameInPath(asset): NameInPath, Json(body): Json<StartRequest>) -> Answered<CampaignView> {
+            let started = run(&service, &call, $op(Start { asset, rate: body.rate })).await?;
+            go_on(&service, &call, started)
+        }
+    )+};
+}
+
+starts! {
+    protect => Protect,
+    unprotect => Unprotect,
+    start => Reencrypt,
+}
+
+/// Lets a campaign that is stored as running run in this process, unless whoever called does that.
+fn go_on(service: &Shared, call: &Call, started: Answer<CampaignView>) -> Answered<CampaignView> {
+    if started.body.state == CampaignState::Running && service.runs_campaigns() {
+        service.campaigns().start(service.engine(), started.body.id).map_err(|error| call.fail(error))?;
+    }
+    Ok(started)
+}
+
+async fn campaigns(State(service): State<Shared>, call: Call) -> Answered<Vec<CampaignView>> {
+    run(&service, &call, ListCampaigns).await
+}
+
+async fn campaign(
+    State(service): State<Shared>,
+    call: Call,
+    IdInPath(id): IdInPath<CampaignId>,
+) -> Answered<CampaignView> {
+    run(&service, &call, ShowCampaign { id }).await
+}
+
+async fn pause(
+    State(service): State<Shared>,
+    call: Call,
+    IdInPath(id): IdInPath<CampaignId>,
+) -> Answered<CampaignView> {
+    run(&service, &call, Pause { id }).await
+}
+
+async fn resume(
+    State(service): State<Shared>,
+    call: Call,
+    IdInPath(id): IdInPath<CampaignId>,
+) -> Answered<CampaignView> {
+    let started = run(&service, &call, Resume { id }).await?;
+    go_on(&service, &call, started)
+}
+
+async fn rollback(
+    State(service): State<Shared>,
+    call: Call,
+    IdInPath(id): IdInPath<CampaignId>,
+) -> Answered<CampaignView> {
+    let started = run(&service, &call, Rollback { id }).await?;
+    go_on(&service, &call, started)
+}

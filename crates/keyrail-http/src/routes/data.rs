@@ -1,0 +1,308 @@
+//! Encrypt, decrypt, re-encrypt and data keys.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyrail_core::name::VersionNumber;
+use keyrail_crypto::envelope::Context;
+use keyrail_crypto::secret::Plaintext;
+use keyrail_engine::EngineError;
+use keyrail_engine::ops::data::{
+    CiphertextItem, Decrypt, Decrypted, Encrypt, EncryptItem, Encrypted, ITEMS_MAX, Item, MakeDataKey, Reencrypt,
+};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
+
+use crate::api::{About, Api};
+use crate::call::Call;
+use crate::routes::{Answered, Json, KeyInPath, Shared, body_bytes, invalid_json, run};
+
+/// The most bytes of a body with items.
+pub(crate) const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// The length of a data key that is asked for without saying how long, in bytes.
+const DATA_KEY_LEN_DEFAULT: usize = 32;
+
+pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
+    let about = |path, id, summary| About { method: HttpMethod::Post, path, id, summary };
+    api.route::<EncryptBody<'static>, EncryptAnswer>(
+        about(
+            "/v1/keys/{domain}/{environment}/{app}/{name}/encrypt",
+            "encrypt",
+            "Encrypts items under the active version",
+        ),
+        post(encrypt),
+    )
+    .route::<CiphertextBody<'static>, DecryptAnswer>(
+        about("/v1/keys/{domain}/{environment}/{app}/{name}/decrypt", "decrypt", "Decrypts items"),
+        post(decrypt),
+    )
+    .route::<CiphertextBody<'static>, EncryptAnswer>(
+        about(
+            "/v1/keys/{domain}/{environment}/{app}/{name}/reencrypt",
+            "reencrypt",
+            "Puts items under the active version, each with its context kept",
+        ),
+        post(reencrypt),
+    )
+    .route::<DataKeyBody, DataKeyAnswer>(
+        about(
+            "/v1/keys/{domain}/{environment}/{app}/{name}/data-key",
+            "makeDataKey",
+            "Makes a data key for a caller who encrypts by itself",
+        ),
+        post(data_key),
+    )
+}
+
+type ContextIn<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
+
+/// Items to encrypt.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct EncryptBody<'a> {
+    /// Up to 10,000 items.
+    #[serde(borrow)]
+    items: Vec<EncryptIn<'a>>,
+}
+
+/// An item to encrypt.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct EncryptIn<'a> {
+    /// The data, in base64 with padding.
+    #[serde(borrow)]
+    #[schema(value_type = String)]
+    plaintext: Cow<'a, str>,
+    /// What it belongs to: needed again to decrypt it.
+    #[serde(borrow, default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    context: ContextIn<'a>,
+}
+
+/// Items to decrypt or to re-encrypt.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CiphertextBody<'a> {
+    /// Up to 10,000 items.
+    #[serde(borrow)]
+    items: Vec<CiphertextIn<'a>>,
+}
+
+/// An item to decrypt or to re-encrypt.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CiphertextIn<'a> {
+    /// The ciphertext: a text that begins with `kr1.`.
+    #[serde(borrow)]
+    #[schema(value_type = String)]
+    ciphertext: Cow<'a, str>,
+    /// The context it was encrypted with.
+    #[serde(borrow, default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    context: ContextIn<'a>,
+}
+
+/// What became of each item, in their order.
+#[derive(Serialize, ToSchema)]
+struct EncryptAnswer {
+    /// One answer per item.
+    items: Vec<EncryptOut>,
+}
+
+/// A ciphertext, or why there is none.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum EncryptOut {
+    /// Done.
+    Done {
+        /// The ciphertext.
+        ciphertext: String,
+        /// The version it is under.
+        version: VersionNumber,
+    },
+    /// Not done.
+    Failed {
+        /// Why.
+        error: ItemError,
+    },
+}
+
+/// What became of each item, in their order.
+#[derive(Serialize, ToSchema)]
+struct DecryptAnswer {
+    /// One answer per item.
+    items: Vec<DecryptOut>,
+}
+
+/// A plaintext, or why there is none.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum DecryptOut {
+    /// Done.
+    Done {
+        /// The data, in base64.
+        #[serde(serialize_with = "base64_text")]
+        #[schema(value_type = String)]
+        plaintext: Plaintext,
+        /// The version it was under.
+        version: VersionNumber,
+    },
+    /// Not done.
+    Failed {
+        /// Why.
+        error: ItemError,
+    },
+}
+
+fn base64_text<S: Serializer>(plaintext: &Plaintext, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&base64::display::Base64Display::new(plaintext.as_bytes(), &STANDARD))
+}
+
+/// Why an item failed.
+#[derive(Serialize, ToSchema)]
+struct ItemError {
+    /// The stable code.
+    code: String,
+    /// What happened.
+    title: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl ItemError {
+    fn of(error: &EngineError) -> Self {
+        Self { code: error.code().to_owned(), title: error.to_string(), hint: error.hint() }
+    }
+}
+
+fn context(pairs: ContextIn<'_>) -> Item<Context> {
+    Context::from_pairs(pairs.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())))
+        .map_err(|_| EngineError::BadContext)
+}
+
+fn encrypt_item(item: EncryptIn<'_>) -> Item<EncryptItem> {
+    let invalid = |_| EngineError::Invalid {
+        problem: "`plaintext` is not base64".to_owned(),
+        hint: "standard base64 with padding",
+    };
+    let plaintext = STANDARD.decode(item.plaintext.as_bytes()).map(Plaintext::new).map_err(invalid)?;
+    Ok(EncryptItem { plaintext, context: context(item.context)? })
+}
+
+fn ciphertext_item(item: CiphertextIn<'_>) -> Item<CiphertextItem> {
+    Ok(CiphertextItem { ciphertext: item.ciphertext.into_owned(), context: context(item.context)? })
+}
+
+fn encrypted(item: Item<Encrypted>) -> EncryptOut {
+    match item {
+        Ok(done) => EncryptOut::Done { ciphertext: done.ciphertext, version: done.version },
+        Err(error) => EncryptOut::Failed { error: ItemError::of(&error) },
+    }
+}
+
+fn decrypted(item: Item<Decrypted>) -> DecryptOut {
+    match item {
+        Ok(done) => DecryptOut::Done { plaintext: done.plaintext, version: done.version },
+        Err(error) => DecryptOut::Failed { error: ItemError::of(&error) },
+    }
+}
+
+async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
+    let body = match body_bytes(request, &service, BODY_LEN_MAX).await {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
+    let items = match serde_json::from_slice::<EncryptBody<'_>>(&body) {
+        Ok(parsed) if parsed.items.len() > ITEMS_MAX => return too_many(&call, parsed.items.len()),
+        Ok(parsed) => parsed.items.into_iter().map(encrypt_item).collect(),
+        Err(error) => return invalid_json(&error).into_response(),
+    };
+    let answered = run(&service, &call, Encrypt { key, items }).await;
+    answered
+        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
+        .into_response()
+}
+
+async fn decrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
+    let items = match ciphertext_items(request, &service, &call).await {
+        Ok(items) => items,
+        Err(response) => return *response,
+    };
+    let answered = run(&service, &call, Decrypt { key, items }).await;
+    answered
+        .map(|done| done.map(|items| DecryptAnswer { items: items.into_iter().map(decrypted).collect() }))
+        .into_response()
+}
+
+async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
+    let items = match ciphertext_items(request, &service, &call).await {
+        Ok(items) => items,
+        Err(response) => return *response,
+    };
+    let answered = run(&service, &call, Reencrypt { key, items }).await;
+    answered
+        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
+        .into_response()
+}
+
+async fn ciphertext_items(
+    request: Request,
+    service: &Shared,
+    call: &Call,
+) -> Result<Vec<Item<CiphertextItem>>, Box<Response>> {
+    let body = body_bytes(request, service, BODY_LEN_MAX).await.map_err(|problem| Box::new(problem.into_response()))?;
+    match serde_json::from_slice::<CiphertextBody<'_>>(&body) {
+        Ok(parsed) if parsed.items.len() > ITEMS_MAX => Err(Box::new(too_many(call, parsed.items.len()))),
+        Ok(parsed) => Ok(parsed.items.into_iter().map(ciphertext_item).collect()),
+        Err(error) => Err(Box::new(invalid_json(&error).into_response())),
+    }
+}
+
+fn too_many(call: &Call, len: usize) -> Response {
+    call.fail(EngineError::TooLarge { what: "the batch", len, max: ITEMS_MAX }).into_response()
+}
+
+/// What kind of data key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct DataKeyBody {
+    /// Its length in bytes: 16, 32 or 64; 32 if left out.
+    #[serde(default)]
+    bytes: Option<usize>,
+    /// What it belongs to: needed again to decrypt it.
+    #[serde(default)]
+    context: BTreeMap<String, String>,
+}
+
+/// A data key.
+#[derive(Serialize, ToSchema)]
+struct DataKeyAnswer {
+    /// The key, in base64: to be forgotten after use.
+    #[serde(serialize_with = "base64_text")]
+    #[schema(value_type = String)]
+    plaintext: Plaintext,
+    /// The same key, encrypted: to be kept beside the data.
+    ciphertext: String,
+    /// The version it is under.
+    version: VersionNumber,
+}
+
+async fn data_key(
+    State(service): State<Shared>,
+    call: Call,
+    KeyInPath(key): KeyInPath,
+    Json(body): Json<DataKeyBody>,
+) -> Answered<DataKeyAnswer> {
+    let context = Context::from_pairs(body.context).map_err(|_| call.fail(EngineError::BadContext))?;
+    let made =
+        run(&service, &call, MakeDataKey { key, context, len: body.bytes.unwrap_or(DATA_KEY_LEN_DEFAULT) }).await?;
+    Ok(made.map(|pair| DataKeyAnswer { plaintext: pair.plaintext, ciphertext: pair.ciphertext, version: pair.version }))
+}

@@ -1,0 +1,231 @@
+//! Data keys and their versions.
+
+use axum::extract::{Query, State};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyrail_core::id::DataKeyId;
+use keyrail_core::name::{AppPath, KeyName, Name};
+use keyrail_core::rotation::RotationReason;
+use keyrail_engine::ops::key::{
+    CompromiseVersion, CreateKey, ExportVersion, KeyPage, KeyView, ListKeys, ReinstateVersion, ResumeVersion,
+    RotateKey, ShowKey, SuspendVersion,
+};
+use keyrail_engine::ops::retire::{DestroyVersion, Destruction, Evidence, RetireVersion, Retired, ShowEvidence};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
+
+use crate::api::{About, Api, Nothing};
+use crate::call::Call;
+use crate::routes::{Answered, Json, KeyInPath, Shared, VersionInPath, run};
+
+/// How many keys one page has, unless the caller says so.
+const PAGE_LEN_DEFAULT: usize = 100;
+
+pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
+    let about = |method, path, id, summary| About { method, path, id, summary };
+    api.route::<Nothing, KeyPage>(
+        about(HttpMethod::Get, "/v1/keys", "listKeys", "Lists data keys, a page at a time"),
+        get(list),
+    )
+    .route::<NewKey, KeyView>(about(HttpMethod::Post, "/v1/keys", "createKey", "Makes a data key"), post(create))
+    .route::<Nothing, KeyView>(
+        about(HttpMethod::Get, "/v1/keys/{domain}/{environment}/{app}/{name}", "showKey", "Shows a data key"),
+        get(show),
+    )
+    .route::<Nothing, KeyView>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/rotate",
+            "rotateKey",
+            "Makes a new active version",
+        ),
+        post(rotate),
+    )
+    .route::<Nothing, Evidence>(
+        about(
+            HttpMethod::Get,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/evidence",
+            "showEvidence",
+            "Shows what speaks for and against retiring a version",
+        ),
+        get(evidence),
+    )
+    .route::<RetireRequest, Retired>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/retire",
+            "retireVersion",
+            "Retires a version behind a fence",
+        ),
+        post(retire),
+    )
+    .route::<Nothing, Destruction>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/destroy",
+            "destroyVersion",
+            "Destroys a version after a wait",
+        ),
+        post(destroy),
+    )
+    .route::<Nothing, ExportAnswer>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/export",
+            "exportVersion",
+            "Takes the key material out",
+        ),
+        post(export),
+    )
+    .route::<Nothing, KeyView>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/suspend",
+            "suspendVersion",
+            "Suspends a version",
+        ),
+        post(suspend),
+    )
+    .route::<Nothing, KeyView>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/resume",
+            "resumeVersion",
+            "Resumes a suspended version",
+        ),
+        post(resume),
+    )
+    .route::<Nothing, KeyView>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/compromise",
+            "compromiseVersion",
+            "Declares a version exposed",
+        ),
+        post(compromise),
+    )
+    .route::<Nothing, KeyView>(
+        about(
+            HttpMethod::Post,
+            "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/reinstate",
+            "reinstateVersion",
+            "Brings a retired version back",
+        ),
+        post(reinstate),
+    )
+}
+
+/// Which keys.
+#[derive(Deserialize)]
+struct ListQuery {
+    app: Option<AppPath>,
+    after: Option<KeyName>,
+    limit: Option<usize>,
+}
+
+async fn list(State(service): State<Shared>, call: Call, Query(query): Query<ListQuery>) -> Answered<KeyPage> {
+    run(
+        &service,
+        &call,
+        ListKeys { app: query.app, after: query.after, limit: query.limit.unwrap_or(PAGE_LEN_DEFAULT) },
+    )
+    .await
+}
+
+/// A new data key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewKey {
+    /// Its full name.
+    name: KeyName,
+    /// The label whose demands it keeps.
+    label: Name,
+}
+
+async fn create(State(service): State<Shared>, call: Call, Json(body): Json<NewKey>) -> Answered<KeyView> {
+    Ok(run(&service, &call, CreateKey { name: body.name, label: body.label }).await?.etag(|key| key.generation))
+}
+
+async fn show(State(service): State<Shared>, call: Call, KeyInPath(name): KeyInPath) -> Answered<KeyView> {
+    Ok(run(&service, &call, ShowKey { name }).await?.etag(|key| key.generation))
+}
+
+async fn rotate(State(service): State<Shared>, call: Call, KeyInPath(name): KeyInPath) -> Answered<KeyView> {
+    Ok(run(&service, &call, RotateKey { name, reason: RotationReason::Demand }).await?.etag(|key| key.generation))
+}
+
+async fn evidence(State(service): State<Shared>, call: Call, VersionInPath(name): VersionInPath) -> Answered<Evidence> {
+    run(&service, &call, ShowEvidence { name }).await
+}
+
+/// How a version is retired.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RetireRequest {
+    /// Principals whose use outside assets somebody answers for.
+    #[serde(default)]
+    acknowledge: Vec<String>,
+}
+
+async fn retire(
+    State(service): State<Shared>,
+    call: Call,
+    VersionInPath(name): VersionInPath,
+    Json(body): Json<RetireRequest>,
+) -> Answered<Retired> {
+    Ok(run(&service, &call, RetireVersion { name, acknowledged: body.acknowledge })
+        .await?
+        .etag(|done| done.key.generation))
+}
+
+async fn destroy(
+    State(service): State<Shared>,
+    call: Call,
+    VersionInPath(name): VersionInPath,
+) -> Answered<Destruction> {
+    Ok(run(&service, &call, DestroyVersion { name }).await?.etag(|done| done.key.generation))
+}
+
+/// Exported key material.
+#[derive(Serialize, ToSchema)]
+struct ExportAnswer {
+    /// The version's id, in hex.
+    kid: String,
+    /// The material, in base64.
+    key: String,
+    /// The data key's id, part of the external AAD of every ciphertext.
+    key_id: DataKeyId,
+    /// The content algorithm.
+    suite: String,
+}
+
+async fn export(
+    State(service): State<Shared>,
+    call: Call,
+    VersionInPath(name): VersionInPath,
+) -> Answered<ExportAnswer> {
+    let exported = run(&service, &call, ExportVersion { name }).await?;
+    Ok(exported.map(|row| ExportAnswer {
+        kid: row.kid.to_string(),
+        key: STANDARD.encode(row.material.as_bytes()),
+        key_id: row.key_id,
+        suite: row.suite.to_string(),
+    }))
+}
+
+macro_rules! moves {
+    ($($handler:ident => $op:ident,)+) => {$(
+        async fn $handler(State(service): State<Shared>, call: Call, VersionInPath(name): VersionInPath) -> Answered<KeyView> {
+            Ok(run(&service, &call, $op { name }).await?.etag(|key| key.generation))
+        }
+    )+};
+}
+
+moves! {
+    suspend => SuspendVersion,
+    resume => ResumeVersion,
+    compromise => CompromiseVersion,
+    reinstate => ReinstateVersion,
+}

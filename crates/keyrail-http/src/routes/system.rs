@@ -1,0 +1,166 @@
+//! The service itself: health, metrics, sealing, verification, settings.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use http::{StatusCode, header};
+use keyrail_core::access::Action;
+use keyrail_engine::ops::system::{RootView, SetLocalOperator, ShowRoot, StoreReport, VerifyStore};
+use keyrail_engine::{EngineError, Health, HealthCheck};
+use keyrail_seal::SealState;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
+
+use crate::api::{About, Api, Nothing};
+use crate::call::Call;
+use crate::problem::Failure;
+use crate::routes::{Answer, Answered, Json, Shared, answer, run};
+
+pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
+    let about = |method, path, id, summary| About { method, path, id, summary };
+    api.route::<Nothing, Live>(
+        about(HttpMethod::Get, "/v1/health/live", "live", "Whether the process answers"),
+        get(live),
+    )
+    .route::<Nothing, Health>(
+        about(HttpMethod::Get, "/v1/health/ready", "ready", "Whether requests can be served"),
+        get(ready),
+    )
+    .route::<Nothing, SealView>(
+        about(HttpMethod::Get, "/v1/health/seal", "sealHealth", "Whether the store is open"),
+        get(seal_health),
+    )
+    .route::<Nothing, HealthCheck>(
+        about(HttpMethod::Get, "/v1/health/audit", "auditHealth", "Whether the log takes records"),
+        get(audit_health),
+    )
+    .route::<Nothing, Nothing>(about(HttpMethod::Get, "/v1/metrics", "metrics", "Metrics for Prometheus"), get(metrics))
+    .route::<Nothing, RootStatus>(
+        about(HttpMethod::Get, "/v1/system/root", "showRoot", "What opens the store"),
+        get(root),
+    )
+    .route::<Nothing, SealView>(about(HttpMethod::Post, "/v1/system/seal", "seal", "Closes the store"), post(seal))
+    .route::<Nothing, SealView>(about(HttpMethod::Post, "/v1/system/unseal", "unseal", "Opens the store"), post(unseal))
+    .route::<Nothing, StoreReport>(
+        about(HttpMethod::Post, "/v1/system/verify", "verifyStore", "Reads every row and names each that was altered"),
+        post(verify),
+    )
+    .route::<LocalOperatorSetting, LocalOperatorSetting>(
+        about(
+            HttpMethod::Put,
+            "/v1/system/settings/local-operator",
+            "setLocalOperator",
+            "Whether the holder of data directory and root may act without a token",
+        ),
+        put(local_operator),
+    )
+}
+
+/// The process answers.
+#[derive(Serialize, ToSchema)]
+struct Live {
+    /// Always true.
+    live: bool,
+}
+
+async fn live(call: Call) -> Answer<Live> {
+    answer(&call, Live { live: true })
+}
+
+async fn ready(State(service): State<Shared>, call: Call) -> Answer<Health> {
+    let health = service.engine().health().await;
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer { status, ..answer(&call, health) }
+}
+
+/// Whether the store is open.
+#[derive(Serialize, ToSchema)]
+struct SealView {
+    /// `unsealed`, `sealed`, `unsealing`, `wrong-secret`, `root-unavailable` or `uninitialized`.
+    seal: &'static str,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+}
+
+impl SealView {
+    fn of(state: SealState) -> Self {
+        Self { seal: state.as_str(), hint: (state != SealState::Unsealed).then(|| state.hint()) }
+    }
+}
+
+async fn seal_health(State(service): State<Shared>, call: Call) -> Answer<SealView> {
+    let state = service.engine().seal_state();
+    let status = if state == SealState::Unsealed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer { status, ..answer(&call, SealView::of(state)) }
+}
+
+async fn audit_health(State(service): State<Shared>, call: Call) -> Result<Answer<HealthCheck>, Failure> {
+    let health = service.engine().health().await;
+    let sealed = || call.fail(EngineError::Sealed { state: service.engine().seal_state() });
+    let check = health.checks.into_iter().find(|check| check.name == "audit").ok_or_else(sealed)?;
+    let status = if check.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(Answer { status, ..answer(&call, check) })
+}
+
+async fn metrics(State(service): State<Shared>, call: Call) -> Response {
+    let engine = service.engine();
+    if let Err(error) = engine.allow(&call.caller(), Action::SystemRead).await {
+        return call.fail(error).into_response();
+    }
+    match crate::metrics::render(engine).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+            .into_response(),
+        Err(_) => call.fail(EngineError::Bug { what: "metrics that are no text" }).into_response(),
+    }
+}
+
+/// What opens the store, and whether it is open.
+#[derive(Serialize, ToSchema)]
+struct RootStatus {
+    /// Whether the store is open, and if not, why.
+    seal: &'static str,
+    /// Where the root of trust is.
+    root: Option<String>,
+    /// The ways to open it; known while it is open.
+    slots: Vec<keyrail_engine::ops::system::SlotView>,
+}
+
+async fn root(State(service): State<Shared>, call: Call) -> Answered<RootStatus> {
+    let engine = service.engine();
+    let shown = run(&service, &call, ShowRoot).await?;
+    let root = engine.configured_root().ok().map(|root| root.to_string());
+    Ok(shown.map(|RootView { slots }| RootStatus { seal: engine.seal_state().as_str(), root, slots }))
+}
+
+async fn seal(State(service): State<Shared>, call: Call) -> Answered<SealView> {
+    service.engine().seal_for(&call.caller()).await.map_err(|error| call.fail(error))?;
+    Ok(answer(&call, SealView::of(service.engine().seal_state())))
+}
+
+async fn unseal(State(service): State<Shared>, call: Call) -> Answered<SealView> {
+    service.engine().unseal_for(&call.caller()).await.map_err(|error| call.fail(error))?;
+    Ok(answer(&call, SealView::of(service.engine().seal_state())))
+}
+
+async fn verify(State(service): State<Shared>, call: Call) -> Answered<StoreReport> {
+    run(&service, &call, VerifyStore).await
+}
+
+/// Whether the holder of data directory and root may act without a token.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct LocalOperatorSetting {
+    /// `true` lets it.
+    allowed: bool,
+}
+
+async fn local_operator(
+    State(service): State<Shared>,
+    call: Call,
+    Json(body): Json<LocalOperatorSetting>,
+) -> Answered<LocalOperatorSetting> {
+    let done = run(&service, &call, SetLocalOperator { allowed: body.allowed }).await?;
+    Ok(done.map(|()| LocalOperatorSetting { allowed: body.allowed }))
+}
