@@ -44,6 +44,24 @@ pub(crate) struct About {
     pub(crate) summary: &'static str,
 }
 
+macro_rules! abouts {
+    ($($name:ident $method:ident,)+) => {
+        impl About {
+            $(pub(crate) const fn $name(path: &'static str, id: &'static str, summary: &'static str) -> Self {
+                Self { method: HttpMethod::$method, path, id, summary }
+            })+
+        }
+    };
+}
+
+abouts! {
+    get Get,
+    post Post,
+    patch Patch,
+    put Put,
+    delete Delete,
+}
+
 impl<S: Clone + Send + Sync + 'static> Api<S> {
     pub(crate) fn new() -> Self {
         let mut api = Self { router: Router::new(), items: BTreeMap::new(), schemas: Vec::new() };

@@ -17,57 +17,44 @@ use keyrail_engine::ops::master::{MasterView, RotateMaster, ShowMaster};
 use keyrail_engine::ops::token::{CreateToken, ListTokens, RevokeToken, TokenView};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
-use utoipa::openapi::path::HttpMethod;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
 use crate::routes::{Answered, EnvironmentInPath, IdInPath, Json, NameInPath, Shared, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    let about = |method, path, id, summary| About { method, path, id, summary };
-    api.route::<Nothing, Vec<DomainView>>(
-        about(HttpMethod::Get, "/v1/domains", "listDomains", "Lists the domains"),
-        get(domains),
-    )
-    .route::<NewDomain, DomainView>(
-        about(HttpMethod::Post, "/v1/domains", "createDomain", "Makes a domain"),
-        post(create_domain),
-    )
-    .route::<Nothing, Vec<AppView>>(about(HttpMethod::Get, "/v1/apps", "listApps", "Lists the apps"), get(apps))
-    .route::<NewApp, AppView>(about(HttpMethod::Post, "/v1/apps", "createApp", "Registers an app"), post(create_app))
-    .route::<Nothing, Vec<LabelView>>(
-        about(HttpMethod::Get, "/v1/labels", "listLabels", "Lists the labels with what they demand"),
-        get(labels),
-    )
-    .route::<LabelPatch, LabelView>(
-        about(HttpMethod::Patch, "/v1/labels/{name}", "setLabel", "Changes what a label demands, or makes one"),
-        axum::routing::patch(set_label),
-    )
-    .route::<Nothing, Vec<TokenView>>(
-        about(HttpMethod::Get, "/v1/tokens", "listTokens", "Lists the tokens"),
-        get(tokens),
-    )
-    .route::<NewTokenRequest, NewTokenAnswer>(
-        about(HttpMethod::Post, "/v1/tokens", "createToken", "Makes a token; it is shown once"),
-        post(create_token),
-    )
-    .route::<Nothing, TokenView>(
-        about(HttpMethod::Delete, "/v1/tokens/{id}", "revokeToken", "Revokes a token, at once"),
-        delete(revoke_token),
-    )
-    .route::<Nothing, MasterView>(
-        about(HttpMethod::Get, "/v1/masters/{domain}/{environment}", "showMaster", "Shows a master key"),
-        get(master),
-    )
-    .route::<Nothing, MasterView>(
-        about(
-            HttpMethod::Post,
-            "/v1/masters/{domain}/{environment}/rotate",
-            "rotateMaster",
-            "Makes a new master key version",
-        ),
-        post(rotate_master),
-    )
+    api.route::<Nothing, Vec<DomainView>>(About::get("/v1/domains", "listDomains", "Lists the domains"), get(domains))
+        .route::<NewDomain, DomainView>(
+            About::post("/v1/domains", "createDomain", "Makes a domain"),
+            post(create_domain),
+        )
+        .route::<Nothing, Vec<AppView>>(About::get("/v1/apps", "listApps", "Lists the apps"), get(apps))
+        .route::<NewApp, AppView>(About::post("/v1/apps", "createApp", "Registers an app"), post(create_app))
+        .route::<Nothing, Vec<LabelView>>(
+            About::get("/v1/labels", "listLabels", "Lists the labels with what they demand"),
+            get(labels),
+        )
+        .route::<LabelPatch, LabelView>(
+            About::patch("/v1/labels/{name}", "setLabel", "Changes what a label demands, or makes one"),
+            axum::routing::patch(set_label),
+        )
+        .route::<Nothing, Vec<TokenView>>(About::get("/v1/tokens", "listTokens", "Lists the tokens"), get(tokens))
+        .route::<NewTokenRequest, NewTokenAnswer>(
+            About::post("/v1/tokens", "createToken", "Makes a token; it is shown once"),
+            post(create_token),
+        )
+        .route::<Nothing, TokenView>(
+            About::delete("/v1/tokens/{id}", "revokeToken", "Revokes a token, at once"),
+            delete(revoke_token),
+        )
+        .route::<Nothing, MasterView>(
+            About::get("/v1/masters/{domain}/{environment}", "showMaster", "Shows a master key"),
+            get(master),
+        )
+        .route::<Nothing, MasterView>(
+            About::post("/v1/masters/{domain}/{environment}/rotate", "rotateMaster", "Makes a new master key version"),
+            post(rotate_master),
+        )
 }
 
 async fn domains(State(service): State<Shared>, call: Call) -> Answered<Vec<DomainView>> {

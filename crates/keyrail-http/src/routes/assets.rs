@@ -15,84 +15,79 @@ use keyrail_data::ops::campaign::{
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa::openapi::path::HttpMethod;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
 use crate::routes::{Answer, Answered, IdInPath, Json, NameInPath, Shared, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    let about = |method, path, id, summary| About { method, path, id, summary };
-    api.route::<Nothing, Vec<AssetView>>(
-        about(HttpMethod::Get, "/v1/assets", "listAssets", "Lists the assets"),
-        get(list),
-    )
-    .route::<NewAsset, AssetView>(
-        about(HttpMethod::Post, "/v1/assets", "addAsset", "Registers a table with the columns to protect"),
-        post(add),
-    )
-    .route::<Nothing, AssetView>(about(HttpMethod::Get, "/v1/assets/{name}", "showAsset", "Shows an asset"), get(show))
-    .route::<AssetPatch, AssetView>(
-        about(
-            HttpMethod::Patch,
-            "/v1/assets/{name}",
-            "updateAsset",
-            "Follows a table, column or file that got another name",
-        ),
-        patch(update),
-    )
-    .route::<Nothing, CensusView>(
-        about(HttpMethod::Post, "/v1/assets/{name}/census", "censusAsset", "Counts what an asset holds"),
-        post(census),
-    )
-    .route::<StartRequest, PlanView>(
-        about(HttpMethod::Post, "/v1/assets/{name}/plan", "planCampaign", "Tells what a campaign would do"),
-        post(plan),
-    )
-    .route::<AcceptRequest, CensusView>(
-        about(
-            HttpMethod::Post,
-            "/v1/assets/{name}/accept-damaged",
-            "acceptDamaged",
-            "Takes the damaged values of a row out of the count",
-        ),
-        post(accept),
-    )
-    .route::<StartRequest, CampaignView>(
-        about(HttpMethod::Post, "/v1/assets/{name}/protect", "protectAsset", "Starts to encrypt an asset in place"),
-        post(protect),
-    )
-    .route::<StartRequest, CampaignView>(
-        about(HttpMethod::Post, "/v1/assets/{name}/unprotect", "unprotectAsset", "Starts to put plaintext back"),
-        post(unprotect),
-    )
-    .route::<StartRequest, CampaignView>(
-        about(
-            HttpMethod::Post,
-            "/v1/assets/{name}/campaigns",
-            "startCampaign",
-            "Starts to put an asset under the active version",
-        ),
-        post(start),
-    )
-    .route::<Nothing, Vec<CampaignView>>(
-        about(HttpMethod::Get, "/v1/campaigns", "listCampaigns", "Lists the campaigns"),
+    campaign_routes(asset_routes(api))
+}
+
+fn asset_routes(api: Api<Shared>) -> Api<Shared> {
+    api.route::<Nothing, Vec<AssetView>>(About::get("/v1/assets", "listAssets", "Lists the assets"), get(list))
+        .route::<NewAsset, AssetView>(
+            About::post("/v1/assets", "addAsset", "Registers a table with the columns to protect"),
+            post(add),
+        )
+        .route::<Nothing, AssetView>(About::get("/v1/assets/{name}", "showAsset", "Shows an asset"), get(show))
+        .route::<AssetPatch, AssetView>(
+            About::patch("/v1/assets/{name}", "updateAsset", "Follows a table, column or file that got another name"),
+            patch(update),
+        )
+        .route::<Nothing, CensusView>(
+            About::post("/v1/assets/{name}/census", "censusAsset", "Counts what an asset holds"),
+            post(census),
+        )
+        .route::<StartRequest, PlanView>(
+            About::post("/v1/assets/{name}/plan", "planCampaign", "Tells what a campaign would do"),
+            post(plan),
+        )
+        .route::<AcceptRequest, CensusView>(
+            About::post(
+                "/v1/assets/{name}/accept-damaged",
+                "acceptDamaged",
+                "Takes the damaged values of a row out of the count",
+            ),
+            post(accept),
+        )
+        .route::<StartRequest, CampaignView>(
+            About::post("/v1/assets/{name}/protect", "protectAsset", "Starts to encrypt an asset in place"),
+            post(protect),
+        )
+        .route::<StartRequest, CampaignView>(
+            About::post("/v1/assets/{name}/unprotect", "unprotectAsset", "Starts to put plaintext back"),
+            post(unprotect),
+        )
+        .route::<StartRequest, CampaignView>(
+            About::post(
+                "/v1/assets/{name}/campaigns",
+                "startCampaign",
+                "Starts to put an asset under the active version",
+            ),
+            post(start),
+        )
+}
+
+fn campaign_routes(api: Api<Shared>) -> Api<Shared> {
+    api.route::<Nothing, Vec<CampaignView>>(
+        About::get("/v1/campaigns", "listCampaigns", "Lists the campaigns"),
         get(campaigns),
     )
     .route::<Nothing, CampaignView>(
-        about(HttpMethod::Get, "/v1/campaigns/{id}", "showCampaign", "Tells how far a campaign is"),
+        About::get("/v1/campaigns/{id}", "showCampaign", "Tells how far a campaign is"),
         get(campaign),
     )
     .route::<Nothing, CampaignView>(
-        about(HttpMethod::Post, "/v1/campaigns/{id}/pause", "pauseCampaign", "Pauses a campaign"),
+        About::post("/v1/campaigns/{id}/pause", "pauseCampaign", "Pauses a campaign"),
         post(pause),
     )
     .route::<Nothing, CampaignView>(
-        about(HttpMethod::Post, "/v1/campaigns/{id}/resume", "resumeCampaign", "Lets a campaign go on"),
+        About::post("/v1/campaigns/{id}/resume", "resumeCampaign", "Lets a campaign go on"),
         post(resume),
     )
     .route::<Nothing, CampaignView>(
-        about(HttpMethod::Post, "/v1/campaigns/{id}/rollback", "rollbackCampaign", "Moves the data back"),
+        About::post("/v1/campaigns/{id}/rollback", "rollbackCampaign", "Moves the data back"),
         post(rollback),
     )
 }

@@ -4,7 +4,6 @@ use axum::extract::{Query, State};
 use axum::routing::get;
 use keyrail_engine::ops::audit::{AuditPage, CheckpointView, ShowAudit, ShowCheckpoint};
 use serde::Deserialize;
-use utoipa::openapi::path::HttpMethod;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
@@ -14,13 +13,12 @@ use crate::routes::{Answered, Shared, run};
 const PAGE_LEN_DEFAULT: usize = 100;
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    let about = |path, id, summary| About { method: HttpMethod::Get, path, id, summary };
     api.route::<Nothing, AuditPage>(
-        about("/v1/audit/records", "listRecords", "Reads the log, newest first"),
+        About::get("/v1/audit/records", "listRecords", "Reads the log, newest first"),
         get(records),
     )
     .route::<Nothing, CheckpointView>(
-        about("/v1/audit/checkpoint", "showCheckpoint", "The signed head of the log"),
+        About::get("/v1/audit/checkpoint", "showCheckpoint", "The signed head of the log"),
         get(checkpoint),
     )
 }

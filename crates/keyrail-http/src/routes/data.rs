@@ -17,7 +17,6 @@ use keyrail_engine::ops::data::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
-use utoipa::openapi::path::HttpMethod;
 
 use crate::api::{About, Api};
 use crate::call::Call;
@@ -30,9 +29,8 @@ pub(crate) const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
 const DATA_KEY_LEN_DEFAULT: usize = 32;
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    let about = |path, id, summary| About { method: HttpMethod::Post, path, id, summary };
     api.route::<EncryptBody<'static>, EncryptAnswer>(
-        about(
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/encrypt",
             "encrypt",
             "Encrypts items under the active version",
@@ -40,11 +38,11 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(encrypt),
     )
     .route::<CiphertextBody<'static>, DecryptAnswer>(
-        about("/v1/keys/{domain}/{environment}/{app}/{name}/decrypt", "decrypt", "Decrypts items"),
+        About::post("/v1/keys/{domain}/{environment}/{app}/{name}/decrypt", "decrypt", "Decrypts items"),
         post(decrypt),
     )
     .route::<CiphertextBody<'static>, EncryptAnswer>(
-        about(
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/reencrypt",
             "reencrypt",
             "Puts items under the active version, each with its context kept",
@@ -52,7 +50,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(reencrypt),
     )
     .route::<DataKeyBody, DataKeyAnswer>(
-        about(
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/data-key",
             "makeDataKey",
             "Makes a data key for a caller who encrypts by itself",

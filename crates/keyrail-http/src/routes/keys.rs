@@ -14,7 +14,6 @@ use keyrail_engine::ops::key::{
 use keyrail_engine::ops::retire::{DestroyVersion, Destruction, Evidence, RetireVersion, Retired, ShowEvidence};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa::openapi::path::HttpMethod;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
@@ -24,28 +23,29 @@ use crate::routes::{Answered, Json, KeyInPath, Shared, VersionInPath, run};
 const PAGE_LEN_DEFAULT: usize = 100;
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    let about = |method, path, id, summary| About { method, path, id, summary };
-    api.route::<Nothing, KeyPage>(
-        about(HttpMethod::Get, "/v1/keys", "listKeys", "Lists data keys, a page at a time"),
-        get(list),
-    )
-    .route::<NewKey, KeyView>(about(HttpMethod::Post, "/v1/keys", "createKey", "Makes a data key"), post(create))
-    .route::<Nothing, KeyView>(
-        about(HttpMethod::Get, "/v1/keys/{domain}/{environment}/{app}/{name}", "showKey", "Shows a data key"),
-        get(show),
-    )
-    .route::<Nothing, KeyView>(
-        about(
-            HttpMethod::Post,
-            "/v1/keys/{domain}/{environment}/{app}/{name}/rotate",
-            "rotateKey",
-            "Makes a new active version",
-        ),
-        post(rotate),
-    )
-    .route::<Nothing, Evidence>(
-        about(
-            HttpMethod::Get,
+    version_routes(key_routes(api))
+}
+
+fn key_routes(api: Api<Shared>) -> Api<Shared> {
+    api.route::<Nothing, KeyPage>(About::get("/v1/keys", "listKeys", "Lists data keys, a page at a time"), get(list))
+        .route::<NewKey, KeyView>(About::post("/v1/keys", "createKey", "Makes a data key"), post(create))
+        .route::<Nothing, KeyView>(
+            About::get("/v1/keys/{domain}/{environment}/{app}/{name}", "showKey", "Shows a data key"),
+            get(show),
+        )
+        .route::<Nothing, KeyView>(
+            About::post(
+                "/v1/keys/{domain}/{environment}/{app}/{name}/rotate",
+                "rotateKey",
+                "Makes a new active version",
+            ),
+            post(rotate),
+        )
+}
+
+fn version_routes(api: Api<Shared>) -> Api<Shared> {
+    api.route::<Nothing, Evidence>(
+        About::get(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/evidence",
             "showEvidence",
             "Shows what speaks for and against retiring a version",
@@ -53,8 +53,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         get(evidence),
     )
     .route::<RetireRequest, Retired>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/retire",
             "retireVersion",
             "Retires a version behind a fence",
@@ -62,8 +61,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(retire),
     )
     .route::<Nothing, Destruction>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/destroy",
             "destroyVersion",
             "Destroys a version after a wait",
@@ -71,8 +69,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(destroy),
     )
     .route::<Nothing, ExportAnswer>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/export",
             "exportVersion",
             "Takes the key material out",
@@ -80,8 +77,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(export),
     )
     .route::<Nothing, KeyView>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/suspend",
             "suspendVersion",
             "Suspends a version",
@@ -89,8 +85,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(suspend),
     )
     .route::<Nothing, KeyView>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/resume",
             "resumeVersion",
             "Resumes a suspended version",
@@ -98,8 +93,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(resume),
     )
     .route::<Nothing, KeyView>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/compromise",
             "compromiseVersion",
             "Declares a version exposed",
@@ -107,8 +101,7 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         post(compromise),
     )
     .route::<Nothing, KeyView>(
-        about(
-            HttpMethod::Post,
+        About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/reinstate",
             "reinstateVersion",
             "Brings a retired version back",

@@ -10,7 +10,6 @@ use keyrail_engine::{EngineError, Health, HealthCheck};
 use keyrail_seal::SealState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa::openapi::path::HttpMethod;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
@@ -18,43 +17,32 @@ use crate::problem::Failure;
 use crate::routes::{Answer, Answered, Json, Shared, answer, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    let about = |method, path, id, summary| About { method, path, id, summary };
-    api.route::<Nothing, Live>(
-        about(HttpMethod::Get, "/v1/health/live", "live", "Whether the process answers"),
-        get(live),
-    )
-    .route::<Nothing, Health>(
-        about(HttpMethod::Get, "/v1/health/ready", "ready", "Whether requests can be served"),
-        get(ready),
-    )
-    .route::<Nothing, SealView>(
-        about(HttpMethod::Get, "/v1/health/seal", "sealHealth", "Whether the store is open"),
-        get(seal_health),
-    )
-    .route::<Nothing, HealthCheck>(
-        about(HttpMethod::Get, "/v1/health/audit", "auditHealth", "Whether the log takes records"),
-        get(audit_health),
-    )
-    .route::<Nothing, Nothing>(about(HttpMethod::Get, "/v1/metrics", "metrics", "Metrics for Prometheus"), get(metrics))
-    .route::<Nothing, RootStatus>(
-        about(HttpMethod::Get, "/v1/system/root", "showRoot", "What opens the store"),
-        get(root),
-    )
-    .route::<Nothing, SealView>(about(HttpMethod::Post, "/v1/system/seal", "seal", "Closes the store"), post(seal))
-    .route::<Nothing, SealView>(about(HttpMethod::Post, "/v1/system/unseal", "unseal", "Opens the store"), post(unseal))
-    .route::<Nothing, StoreReport>(
-        about(HttpMethod::Post, "/v1/system/verify", "verifyStore", "Reads every row and names each that was altered"),
-        post(verify),
-    )
-    .route::<LocalOperatorSetting, LocalOperatorSetting>(
-        about(
-            HttpMethod::Put,
-            "/v1/system/settings/local-operator",
-            "setLocalOperator",
-            "Whether the holder of data directory and root may act without a token",
-        ),
-        put(local_operator),
-    )
+    api.route::<Nothing, Live>(About::get("/v1/health/live", "live", "Whether the process answers"), get(live))
+        .route::<Nothing, Health>(About::get("/v1/health/ready", "ready", "Whether requests can be served"), get(ready))
+        .route::<Nothing, SealView>(
+            About::get("/v1/health/seal", "sealHealth", "Whether the store is open"),
+            get(seal_health),
+        )
+        .route::<Nothing, HealthCheck>(
+            About::get("/v1/health/audit", "auditHealth", "Whether the log takes records"),
+            get(audit_health),
+        )
+        .route::<Nothing, Nothing>(About::get("/v1/metrics", "metrics", "Metrics for Prometheus"), get(metrics))
+        .route::<Nothing, RootStatus>(About::get("/v1/system/root", "showRoot", "What opens the store"), get(root))
+        .route::<Nothing, SealView>(About::post("/v1/system/seal", "seal", "Closes the store"), post(seal))
+        .route::<Nothing, SealView>(About::post("/v1/system/unseal", "unseal", "Opens the store"), post(unseal))
+        .route::<Nothing, StoreReport>(
+            About::post("/v1/system/verify", "verifyStore", "Reads every row and names each that was altered"),
+            post(verify),
+        )
+        .route::<LocalOperatorSetting, LocalOperatorSetting>(
+            About::put(
+                "/v1/system/settings/local-operator",
+                "setLocalOperator",
+                "Whether the holder of data directory and root may act without a token",
+            ),
+            put(local_operator),
+        )
 }
 
 /// The process answers.
