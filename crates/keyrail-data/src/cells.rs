@@ -146,6 +146,24 @@ pub(crate) fn work(spec: &AssetSpec, row: &Row, keys: &dyn Keys, goal: Goal<'_>)
     Ok(worked)
 }
 
+/// The values of a row with every protected value opened; nothing is written.
+///
+/// # Errors
+/// [`AssetError::Unopened`] if a protected value does not open.
+pub fn opened(spec: &AssetSpec, row: &Row, keys: &dyn Keys) -> Result<Vec<Sql>, AssetError> {
+    let worked = work(spec, row, keys, Goal::Plaintext)?;
+    if worked.cells.iter().any(|cell| matches!(cell.state, CellState::Damaged(_) | CellState::Closed(_))) {
+        return Err(AssetError::Unopened { row: row_name(row) });
+    }
+    let mut values = row.values.clone();
+    for (at, new) in worked.changes {
+        if let Some(value) = values.get_mut(at) {
+            *value = new;
+        }
+    }
+    Ok(values)
+}
+
 /// A cell's next content: its class, the bytes, and how many bytes of plaintext went through.
 type Next = Option<(Class, Put, usize)>;
 

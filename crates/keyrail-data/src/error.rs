@@ -84,6 +84,12 @@ pub enum AssetError {
         /// The row's identity.
         row: String,
     },
+    /// A protected value does not open.
+    #[error("a value of row {row} does not open")]
+    Unopened {
+        /// The row's identity.
+        row: String,
+    },
     /// What had to happen before the commit did not; nothing was written.
     #[error(transparent)]
     Before(Box<EngineError>),
@@ -108,6 +114,7 @@ impl AssetError {
             Self::TooLong { .. } => "value_too_long",
             Self::Crypto(_) => "crypto_failed",
             Self::NotVerified { .. } => "not_verified",
+            Self::Unopened { .. } => "unopenable",
             Self::Before(error) => error.code(),
         }
     }
@@ -117,7 +124,7 @@ impl AssetError {
         match self {
             Self::Url { .. } | Self::JsonPath { .. } | Self::Unfit { .. } => Fault::Caller,
             Self::Absent { .. } => Fault::Absent,
-            Self::Damaged(_) => Fault::StoredData,
+            Self::Damaged(_) | Self::Unopened { .. } => Fault::StoredData,
             Self::NotVerified { .. } => Fault::Bug,
             Self::Before(error) => error.fault(),
             _ => Fault::Dependency,
@@ -145,6 +152,7 @@ impl AssetError {
             Self::JsonPath { .. } => "begin with $, then .name or [index], at most 16 steps",
             Self::TooLong { .. } => "leave the column out, or split the value",
             Self::Database(_) | Self::Crypto(_) => "look at the cause, then resume the campaign",
+            Self::Unopened { .. } => "look at the damaged values with `keyrail asset census`",
             Self::NotVerified { .. } => "please report it; nothing was written",
         };
         hint.to_owned()

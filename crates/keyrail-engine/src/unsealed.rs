@@ -31,9 +31,10 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::ops::put_key_change;
 use crate::ops::retire::with_wait;
-use crate::pipeline::{CommitError, append, encode};
+use crate::pipeline::{CommitError, Operation, append, encode, execute};
 use crate::ports::AssetPort;
 use crate::refusals::Refusals;
+use crate::request::Caller;
 use crate::usage::UsageBook;
 
 /// How many tokens, decisions and keys are kept at hand.
@@ -383,6 +384,18 @@ impl Unsealed {
             change.insert(&row)
         };
         row
+    }
+
+    /// Runs one operation.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn execute<Op: Operation>(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        op: Op,
+    ) -> Result<Op::Answer, EngineError> {
+        execute(self, caller, op).await
     }
 
     /// Makes a record durable, on condition that the state is still of `generation`.

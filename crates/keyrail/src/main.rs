@@ -1,2 +1,60 @@
 //! The keyrail binary.
-fn main() {}
+
+mod cli;
+mod clock;
+mod commands;
+mod connect;
+mod failure;
+mod output;
+mod people;
+mod progress;
+mod quickstart;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Cli;
+use crate::failure::Failure;
+use crate::output::{Output, note};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output { json: cli.global.json };
+    start_log(output.json);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, output);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    // Before any key is made or read.
+    keyrail_crypto::process::harden().map_err(|error| Failure::bug(&error.to_string()))?;
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = built.map_err(|_| Failure::bug("the runtime does not start"))?;
+    runtime.block_on(commands::run(cli))
+}
+
+/// Operational messages go to standard error, by `KEYRAIL_LOG` (like `info` or `keyrail=debug`).
+fn start_log(json: bool) {
+    let filter = EnvFilter::try_from_env("KEYRAIL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { builder.json().init() } else { builder.init() }
+}
+
+fn report(failure: &Failure, output: Output) {
+    if output.json {
+        note(&failure.json());
+        return;
+    }
+    note(&format!("error: {}", failure.title));
+    if let Some(hint) = &failure.hint {
+        note(&format!("hint: {hint}"));
+    }
+}

@@ -1,0 +1,110 @@
+//! What each command does.
+
+mod access;
+mod assets;
+mod audit;
+mod data;
+mod keys;
+mod serve;
+mod system;
+
+use clap::CommandFactory;
+use keyrail_engine::{Access, Engine};
+use keyrail_seal::RootSpec;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use crate::cli::{Cli, Command, Global};
+use crate::clock::SystemClock;
+use crate::connect::{Api, data_dir};
+use crate::failure::Failure;
+use crate::output::{Output, line, note};
+
+/// What stands in a path or query as it is.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// A text as part of a path or query.
+fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// Runs a command.
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    let global = global.with_environment();
+    let output = Output { json: global.json };
+    match command {
+        Command::Quickstart(args) => crate::quickstart::run(args, output).await,
+        Command::Init { root } => init(&global, root.as_deref(), output).await,
+        Command::Serve(args) => serve::run(&global, args, output).await,
+        Command::Domain(command) => access::domain(&global, command).await,
+        Command::App(command) => access::app(&global, command).await,
+        Command::Label(command) => access::label(&global, command).await,
+        Command::Token(command) => access::token(&global, command).await,
+        Command::Master(command) => access::master(&global, command).await,
+        Command::Key(command) => keys::run(&global, command).await,
+        Command::Encrypt(args) => data::encrypt(&global, args).await,
+        Command::Decrypt(args) => data::decrypt(&global, args).await,
+        Command::Reencrypt(args) => data::reencrypt(&global, args).await,
+        Command::Asset(command) => assets::asset(&global, command).await,
+        Command::Campaign(command) => assets::campaign(&global, command).await,
+        Command::Audit(command) => audit::run(&global, command).await,
+        Command::Verify => audit::verify_all(&global).await,
+        Command::Root(command) => system::root(&global, command).await,
+        Command::Health => system::health(&global).await,
+        Command::Setting(command) => system::setting(&global, command).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "keyrail", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir).map_err(|error| Failure::file("create", &dir, &error))?;
+            clap_mangen::generate_to(Cli::command(), &dir).map_err(|error| Failure::file("write", &dir, &error))
+        }
+        Command::Openapi => {
+            line(&keyrail_http::document().to_json().map_err(|_| Failure::bug("a document that is no JSON"))?);
+            Ok(())
+        }
+    }
+}
+
+/// One request, printed.
+async fn print(global: &Global, access: Access, method: http::Method, path: &str, body: Value) -> Result<(), Failure> {
+    let api = Api::connect(global, access).await?;
+    let answer = api.send(method, path, &body).await;
+    finish(api, answer, Output { json: global.json }).await
+}
+
+/// Closes the way to the API; the answer's failure counts more than that of closing.
+async fn finish(api: Api, answer: Result<Value, Failure>, output: Output) -> Result<(), Failure> {
+    let closed = api.close().await;
+    output.print(&answer?);
+    closed
+}
+
+async fn init(global: &Global, root: Option<&str>, output: Output) -> Result<(), Failure> {
+    if global.server.is_some() {
+        return Err(Failure::caller("a store is made on its own machine", "leave --server out and name --data-dir"));
+    }
+    let parsed = root.map(str::parse::<RootSpec>).transpose();
+    let root = parsed.map_err(|error| Failure::caller(error.to_string(), "like keyfile:/media/usb/root.key"))?;
+    let dir = data_dir(global)?;
+    let made = Engine::init(dir.clone(), root, &SystemClock::new()).await?;
+    // The first opening puts the record of making it into the log.
+    let engine = crate::connect::open_engine(dir.clone(), Access::Write).await?;
+    engine.close().await?;
+    if made.root_beside_data && !output.json {
+        note(&format!("warning: the root key lies beside the data, in `{}`", dir.join("root.key").display()));
+        note("hint: production keeps it on another disk: keyrail init --root keyfile:FILE");
+    }
+    if output.json {
+        line(&json!({"token": made.token.as_str(), "public_key": made.public_key, "root": made.root.to_string(), "data_dir": dir}).to_string());
+        return Ok(());
+    }
+    line(&format!("data directory  {}", dir.display()));
+    line(&format!("root of trust   {}", made.root));
+    line(&format!("public key      {}", made.public_key));
+    line(&format!("owner's token   {}", made.token.as_str()));
+    line("The token is shown once. Keep the public key elsewhere: it verifies the log.");
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Assets and campaigns. Without a server a campaign runs here, in the foreground, and a signal pauses it.
+
+use std::time::Duration;
+
+use http::Method;
+use keyrail_core::campaign::CampaignState;
+use keyrail_core::id::CampaignId;
+use keyrail_data::ops::campaign::CampaignView;
+use keyrail_data::{Run, Stop};
+use keyrail_engine::Access;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{AssetAdd, AssetCommand, CampaignCommand, CampaignStart, Global};
+use crate::commands::{escaped, print};
+use crate::connect::Api;
+use crate::failure::{Exit, Failure};
+use crate::output::{Output, line, note};
+use crate::progress::Progress;
+use crate::words::pair;
+
+/// How often a server is asked how far a campaign is.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(super) async fn asset(global: &Global, command: AssetCommand) -> Result<(), Failure> {
+    match command {
+        AssetCommand::Add(args) => {
+            print(global, Access::Write, Method::POST, "/v1/assets", new_asset(global, args)?).await
+        }
+        AssetCommand::List => print(global, Access::Read, Method::GET, "/v1/assets", Value::Null).await,
+        AssetCommand::Show { name } => {
+            print(global, Access::Read, Method::GET, &format!("/v1/assets/{name}"), Value::Null).await
+        }
+        AssetCommand::Update { name, url, table, column } => {
+            let mut columns = Map::new();
+            for text in &column {
+                let (former, now) = pair(text)?;
+                columns.insert(former.to_owned(), json!(now));
+            }
+            let url = url.map(|url| absolute_url(global, &url)).transpose()?;
+            let body = json!({ "url": url, "table": table, "columns": columns });
+            print(global, Access::Write, Method::PATCH, &format!("/v1/assets/{name}"), body).await
+        }
+        AssetCommand::Protect(args) => start(global, &args, "protect", "protecting").await,
+        AssetCommand::Unprotect(args) => start(global, &args, "unprotect", "unprotecting").await,
+        AssetCommand::Census { name } => {
+            print(global, Access::Write, Method::POST, &format!("/v1/assets/{name}/census"), Value::Null).await
+        }
+        AssetCommand::AcceptDamaged { name, row, reason } => {
+            let body = json!({ "row": row, "reason": reason });
+            print(global, Access::Write, Method::POST, &format!("/v1/assets/{name}/accept-damaged"), body).await
+        }
+    }
+}
+
+fn new_asset(global: &Global, args: AssetAdd) -> Result<Value, Failure> {
+    let column = |text: &String| match text.split_once(':') {
+        Some((column, path)) => json!({ "column": column, "json_path": path }),
+        None => json!({ "column": text }),
+    };
+    let columns: Vec<_> = args.column.iter().map(column).collect();
+    let id = match args.id.as_slice() {
+        [] => Value::Null,
+        [none] if none == "none" => json!([]),
+        columns => json!(columns),
+    };
+    let url = absolute_url(global, &args.url)?;
+    Ok(json!({ "name": args.name, "url": url, "table": args.table, "id": id, "columns": columns, "key": args.key }))
+}
+
+/// A relative path means a file here; on a server it would mean another one.
+fn absolute_url(global: &Global, url: &str) -> Result<String, Failure> {
+    match url.split_once(':') {
+        Some(("sqlite", path)) if global.server.is_none() => {
+            let absolute = std::path::absolute(path).map_err(|error| Failure::file("find", path.as_ref(), &error))?;
+            Ok(format!("sqlite:{}", absolute.display()))
+        }
+        _ => Ok(url.to_owned()),
+    }
+}
+
+pub(super) async fn campaign(global: &Global, command: CampaignCommand) -> Result<(), Failure> {
+    match command {
+        CampaignCommand::Start(args) => start(global, &args, "campaigns", "re-encrypting").await,
+        CampaignCommand::List => print(global, Access::Read, Method::GET, "/v1/campaigns", Value::Null).await,
+        CampaignCommand::Status { id } => {
+            print(global, Access::Read, Method::GET, &format!("/v1/campaigns/{id}"), Value::Null).await
+        }
+        CampaignCommand::Pause { id } => {
+            print(global, Access::Write, Method::POST, &format!("/v1/campaigns/{id}/pause"), Value::Null).await
+        }
+        CampaignCommand::Resume { id } => resume(global, id).await,
+        CampaignCommand::Rollback { id } => {
+            begin(global, &format!("/v1/campaigns/{id}/rollback"), Value::Null, "moving back").await
+        }
+    }
+}
+
+async fn start(global: &Global, args: &CampaignStart, verb: &str, what: &str) -> Result<(), Failure> {
+    let asset = escaped(args.asset.as_str());
+    let body = json!({ "rate": args.rate });
+    if args.dry_run {
+        return print(global, Access::Write, Method::POST, &format!("/v1/assets/{asset}/plan"), body).await;
+    }
+    begin(global, &format!("/v1/assets/{asset}/{verb}"), body, what).await
+}
+
+/// Resumes a campaign; one that runs still, because its process was killed, simply goes on.
+async fn resume(global: &Global, id: CampaignId) -> Result<(), Failure> {
+    let api = Api::connect(global, Access::Write).await?;
+    let shown: CampaignView = api.call(Method::GET, &format!("/v1/campaigns/{id}"), &Value::Null).await?;
+    if shown.state == CampaignState::Running {
+        return follow(api, global, shown, "going on").await;
+    }
+    let resumed = api.call(Method::POST, &format!("/v1/campaigns/{id}/resume"), &Value::Null).await;
+    go(api, global, resumed, "going on").await
+}
+
+async fn begin(global: &Global, path: &str, body: Value, what: &str) -> Result<(), Failure> {
+    let api = Api::connect(global, Access::Write).await?;
+    let started = api.call(Method::POST, path, &body).await;
+    go(api, global, started, what).await
+}
+
+async fn go(api: Api, global: &Global, started: Result<CampaignView, Failure>, what: &str) -> Result<(), Failure> {
+    match started {
+        Ok(started) => follow(api, global, started, what).await,
+        Err(failure) => {
+            api.close().await?;
+            Err(failure)
+        }
+    }
+}
+
+/// Runs the campaign here, or watches it run on the server, until it ends.
+async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) -> Result<(), Failure> {
+    let output = Output { json: global.json };
+    if output.json {
+        line(&json!({ "id": started.id }).to_string())
+    } else {
+        line(&format!("campaign {}", started.id))
+    }
+    let progress = Progress::new(what);
+    let ran = match &api {
+        Api::Local(local) => run_here(local.service.engine(), started.id, &progress).await,
+        Api::Remote(_) => watch(&api, started.id, &progress).await,
+    };
+    progress.done();
+    let shown = api.call::<CampaignView>(Method::GET, &format!("/v1/campaigns/{}", started.id), &Value::Null).await;
+    let closed = api.close().await;
+    ran?;
+    let shown = shown?;
+    closed?;
+    output.print(&serde_json::to_value(&shown).unwrap_or_default());
+    ended(&shown)
+}
+
+async fn run_here(engine: &keyrail_engine::Engine, id: CampaignId, progress: &Progress) -> Result<(), Failure> {
+    let stop = Stop::default();
+    let listener = tokio::spawn(pause_on_signal(stop.clone()));
+    let shown = progress.clone();
+    let run = Run { open: engine.unsealed()?, id, stop, progress: Box::new(move |campaign| shown.campaign(campaign)) };
+    let ran = run.run().await;
+    listener.abort();
+    for left in ran?.scrub_left {
+        note(&format!("warning: not scrubbed: {left}"));
+    }
+    Ok(())
+}
+
+async fn pause_on_signal(stop: Stop) {
+    crate::commands::serve::signal().await;
+    note("pausing after this page; `keyrail campaign resume` goes on");
+    stop.pause();
+}
+
+async fn watch(api: &Api, id: CampaignId, progress: &Progress) -> Result<(), Failure> {
+    loop {
+        let shown: CampaignView = api.call(Method::GET, &format!("/v1/campaigns/{id}"), &Value::Null).await?;
+        progress.show(shown.rows, shown.rows_total.max(shown.rows), shown.cas_lost);
+        if shown.state != CampaignState::Running {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn ended(shown: &CampaignView) -> Result<(), Failure> {
+    let failure = |title: String, hint: String, exit| {
+        Err(Failure { title, code: shown.error.clone().unwrap_or_default(), hint: Some(hint), exit })
+    };
+    match shown.state {
+        CampaignState::Completed | CampaignState::Running | CampaignState::Paused => Ok(()),
+        CampaignState::Incomplete => failure(
+            "the campaign went over every row and some values are left".to_owned(),
+            format!(
+                "look at them with `keyrail asset census {}`, then `keyrail campaign resume {}`",
+                shown.asset, shown.id
+            ),
+            Exit::StoredData,
+        ),
+        CampaignState::Stopped => failure(
+            "the campaign stopped".to_owned(),
+            format!("mend the cause, then `keyrail campaign resume {}`", shown.id),
+            Exit::Dependency,
+        ),
+    }
+}

@@ -1,0 +1,138 @@
+//! The log: shown, and verified offline.
+
+use std::path::{Path, PathBuf};
+
+use http::Method;
+use keyrail_audit::{Checkpoint, Remembered, Report, VerifierKey, verify};
+use keyrail_engine::Access;
+use keyrail_engine::paths::Paths;
+use serde_json::{Value, json};
+
+use crate::cli::{AuditCommand, Global};
+use crate::commands::print;
+use crate::connect::{Api, data_dir, open_engine};
+use crate::failure::Failure;
+use crate::output::{Output, note};
+
+pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Failure> {
+    match command {
+        AuditCommand::Show { limit, before } => {
+            let mut path = format!("/v1/audit/records?limit={limit}");
+            if let Some(before) = before {
+                path.push_str(&format!("&before={before}"));
+            }
+            print(global, Access::Read, Method::GET, &path, Value::Null).await
+        }
+        AuditCommand::Checkpoint => print(global, Access::Read, Method::GET, "/v1/audit/checkpoint", Value::Null).await,
+        AuditCommand::Verify { checkpoint, public_key, audit_dir } => {
+            let answer = offline(global, checkpoint.as_deref(), public_key.as_deref(), audit_dir).await?;
+            Output { json: global.json }.print(&answer);
+            Ok(())
+        }
+    }
+}
+
+async fn offline(
+    global: &Global,
+    checkpoint: Option<&Path>,
+    public_key: Option<&str>,
+    audit_dir: Option<PathBuf>,
+) -> Result<Value, Failure> {
+    if global.server.is_some() {
+        return Err(Failure::caller(
+            "the log is verified from its files",
+            "leave --server out; name --audit-dir and --public-key",
+        ));
+    }
+    let key = match public_key {
+        Some(text) => key_of(text)?,
+        None => key_of(&Paths::new(data_dir(global)?).public_key().display().to_string())?,
+    };
+    let mut remembered = Vec::new();
+    if let Some(path) = checkpoint {
+        let note = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+        let head = Checkpoint::verify(&checkpoint_text(&note), &key);
+        let head = head.map_err(|error| {
+            Failure::caller(
+                format!("`{}` is no checkpoint of this log: {error}", path.display()),
+                "name a file that `keyrail audit checkpoint` printed",
+            )
+        })?;
+        remembered.push(Remembered { size: head.size, root: head.root });
+    }
+    // The store remembers a head, too; it needs the root of trust, which an auditor does not have.
+    let sealed = match &audit_dir {
+        Some(_) => None,
+        None => sealed_head(global).await,
+    };
+    remembered.extend(sealed);
+    let dir = match audit_dir {
+        Some(dir) => dir,
+        None => Paths::new(data_dir(global)?).audit(),
+    };
+    let report = verify(&dir, &key, &remembered).map_err(|failure| {
+        Failure::stored_data(
+            format!("the log does not verify: {failure}"),
+            "keep the files as they are: they are evidence; look at who could write to them",
+        )
+    })?;
+    if remembered.is_empty() {
+        note("warning: an older copy of the log would not be seen: nothing remembers how long it was");
+        note("hint: keep a checkpoint elsewhere (`keyrail audit checkpoint`) and name it with --checkpoint");
+    }
+    Ok(shown(&report, !remembered.is_empty()))
+}
+
+fn shown(report: &Report, remembered: bool) -> Value {
+    json!({ "origin": report.origin, "records": report.records, "root": hex::encode(report.root), "verified": true, "checked_against_remembered_head": remembered })
+}
+
+/// A checkpoint file holds the note itself, or the answer of `keyrail audit checkpoint --json`.
+fn checkpoint_text(file: &str) -> String {
+    let parsed: Option<Value> = serde_json::from_str(file).ok();
+    let inner = parsed.as_ref().and_then(|answer| answer.get("checkpoint")).and_then(Value::as_str);
+    inner.unwrap_or(file).to_owned()
+}
+
+fn key_of(text: &str) -> Result<VerifierKey, Failure> {
+    let wrong = || {
+        Failure::caller(format!("`{text}` is neither a public key nor a file with one"), "`keyrail init` printed it")
+    };
+    if let Ok(key) = text.parse() {
+        return Ok(key);
+    }
+    let content = std::fs::read_to_string(text).map_err(|_| wrong())?;
+    content.trim().parse().map_err(|_| wrong())
+}
+
+async fn sealed_head(global: &Global) -> Option<Remembered> {
+    let engine = open_engine(data_dir(global).ok()?, Access::Read).await.ok()?;
+    let head = engine.unsealed().ok()?.state().log_head().await.ok()??;
+    Some(Remembered { size: head.size, root: head.root })
+}
+
+/// Every row of the store, then the log.
+pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
+    let output = Output { json: global.json };
+    let api = Api::connect(global, Access::Read).await?;
+    let store = api.send(Method::POST, "/v1/system/verify", &Value::Null).await;
+    api.close().await?;
+    let store = store?;
+    let log = if global.server.is_some() { Value::Null } else { offline(global, None, None, None).await? };
+    output.print(&json!({ "store": store, "audit": log }));
+    match store.get("findings").and_then(Value::as_array) {
+        Some(findings) if !findings.is_empty() => {
+            let first =
+                findings.first().map(|row| format!("{} {}", text(row, "table"), text(row, "id"))).unwrap_or_default();
+            Err(Failure::stored_data(
+                format!("{} rows of the store were altered, first {first}", findings.len()),
+                "restore the store from a backup",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text<'a>(row: &'a Value, name: &str) -> &'a str {
+    row.get(name).and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,67 @@
+//! The server.
+
+use keyrail_engine::Access;
+use keyrail_http::{Listener, Service, Tls};
+use keyrail_seal::SealState;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal as listen};
+use tokio::sync::watch;
+
+use crate::cli::{Global, Serve};
+use crate::clock::SystemClock;
+use crate::connect::data_dir;
+use crate::failure::Failure;
+use crate::output::{Output, line, note};
+
+/// Ends at the first SIGINT or SIGTERM.
+pub(super) async fn signal() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()))
+    else {
+        note("warning: signals cannot be heard");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<(), Failure> {
+    if global.server.is_some() {
+        return Err(Failure::caller("a server serves a data directory", "leave --server out and name --data-dir"));
+    }
+    let tls = args.tls_cert.zip(args.tls_key).map(|(certificates, key)| Tls { certificates, key });
+    let options = keyrail_engine::EngineOptions {
+        data_dir: data_dir(global)?,
+        access: Access::Write,
+        clock: std::sync::Arc::new(SystemClock::new()),
+        assets: Some(keyrail_data::assets),
+    };
+    let engine = keyrail_engine::Engine::open(options)?;
+    // A root that cannot be used does not keep the server from starting: it says so, and health shows it.
+    if let Err(error) = engine.unseal().await {
+        match engine.seal_state() {
+            SealState::WrongSecret | SealState::RootUnavailable => {
+                note(&format!("warning: the store is {}: {error}", engine.seal_state()))
+            }
+            _ => return Err(error.into()),
+        }
+    }
+    let service = Service::new(engine, true);
+    let listener = Listener::bind(args.listen, tls.as_ref()).await?;
+    let url = listener.url();
+    if output.json {
+        line(&json!({ "url": url }).to_string())
+    } else {
+        line(&format!("listening on {url}"))
+    }
+    let (stop, stopped) = watch::channel(false);
+    let background = tokio::spawn(service.clone().work(stopped));
+    listener.serve(keyrail_http::router(service.clone()), signal()).await;
+    let _ended = stop.send(true);
+    if background.await.is_err() {
+        note("warning: the background work ended by a panic");
+    }
+    service.close().await?;
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Root of trust, health, settings.
+
+use http::Method;
+use keyrail_engine::{Access, Engine, EngineOptions};
+use serde_json::{Value, json};
+
+use crate::cli::{Global, RootCommand, SettingCommand};
+use crate::clock::SystemClock;
+use crate::commands::print;
+use crate::connect::{Api, data_dir};
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+
+pub(super) async fn root(global: &Global, command: RootCommand) -> Result<(), Failure> {
+    match command {
+        RootCommand::Status if global.server.is_some() => {
+            print(global, Access::Read, Method::GET, "/v1/system/root", Value::Null).await
+        }
+        RootCommand::Status => local_status(global).await,
+        RootCommand::Seal => print(global, Access::Write, Method::POST, "/v1/system/seal", Value::Null).await,
+        RootCommand::Unseal => print(global, Access::Write, Method::POST, "/v1/system/unseal", Value::Null).await,
+    }
+}
+
+/// Without a server the root is tried, and its state shown even if it does not open the store.
+async fn local_status(global: &Global) -> Result<(), Failure> {
+    let output = Output { json: global.json };
+    let options = EngineOptions {
+        data_dir: data_dir(global)?,
+        access: Access::Read,
+        clock: std::sync::Arc::new(SystemClock::new()),
+        assets: None,
+    };
+    let engine = Engine::open(options)?;
+    if let Err(error) = engine.unseal().await {
+        let state = engine.seal_state();
+        let root = engine.configured_root().ok().map(|root| root.to_string());
+        output.print(&json!({ "seal": state.as_str(), "root": root, "hint": state.hint() }));
+        return Err(error.into());
+    }
+    drop(engine);
+    print(global, Access::Read, Method::GET, "/v1/system/root", Value::Null).await
+}
+
+pub(super) async fn health(global: &Global) -> Result<(), Failure> {
+    let api = Api::connect(global, Access::Read).await?;
+    let health = api.send(Method::GET, "/v1/health/ready", &Value::Null).await;
+    api.close().await?;
+    let health = health?;
+    Output { json: global.json }.print(&health);
+    if health.get("ready").and_then(Value::as_bool) == Some(true) {
+        return Ok(());
+    }
+    Err(Failure {
+        title: "the service is not ready".to_owned(),
+        code: "not_ready".to_owned(),
+        hint: Some("each check says what is wrong".to_owned()),
+        exit: Exit::Dependency,
+    })
+}
+
+pub(super) async fn setting(global: &Global, command: SettingCommand) -> Result<(), Failure> {
+    let SettingCommand::LocalOperator { value } = command;
+    let body = json!({ "allowed": value == "on" });
+    print(global, Access::Write, Method::PUT, "/v1/system/settings/local-operator", body).await
+}

@@ -1,0 +1,125 @@
+//! What is printed: JSON for programs, lines and tables for people.
+
+use std::io::Write;
+
+use serde_json::{Map, Value};
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// Prints an answer.
+    pub(crate) fn print(self, answer: &Value) {
+        let text = if self.json { answer.to_string() } else { render(answer) };
+        line(text.trim_end());
+    }
+}
+
+/// Prints a line; a reader that went away is no error of ours.
+pub(crate) fn line(text: &str) {
+    let _closed = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints a line beside the answer.
+pub(crate) fn note(text: &str) {
+    let _closed = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// An answer for people: fields as lines, lists of things as tables.
+fn render(answer: &Value) -> String {
+    match answer {
+        Value::Object(fields) => object(fields, 0),
+        Value::Array(rows) if rows.is_empty() => "nothing there".to_owned(),
+        Value::Array(rows) => table(rows),
+        other => scalar(other),
+    }
+}
+
+fn object(fields: &Map<String, Value>, indent: usize) -> String {
+    let shown = fields.iter().filter(|(_, value)| !is_empty(value));
+    let width = shown.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (name, value) in shown {
+        let name = name.replace('_', " ");
+        let pad = " ".repeat(indent);
+        match value {
+            Value::Array(rows) if rows.iter().all(Value::is_object) => {
+                let table = table(rows).lines().map(|line| format!("{pad}  {line}\n")).collect::<String>();
+                out.push_str(&format!("{pad}{name}:\n{table}"));
+            }
+            Value::Object(inner) => out.push_str(&format!("{pad}{name}:\n{}", object(inner, indent + 2))),
+            other => out.push_str(&format!("{pad}{name:width$}  {}\n", scalar(other))),
+        }
+    }
+    out
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn table(rows: &[Value]) -> String {
+    let mut columns: Vec<&str> = Vec::new();
+    for row in rows.iter().filter_map(Value::as_object) {
+        for (name, value) in row {
+            if !is_empty(value) && !columns.contains(&name.as_str()) {
+                columns.push(name);
+            }
+        }
+    }
+    let cell = |row: &Value, column: &str| row.get(column).map(scalar).unwrap_or_default();
+    let width =
+        |column: &str| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0).max(column.len());
+    let widths: Vec<usize> = columns.iter().map(|column| width(column)).collect();
+    let mut out = String::new();
+    let head: Vec<_> =
+        columns.iter().zip(&widths).map(|(column, width)| format!("{:width$}", column.replace('_', " "))).collect();
+    out.push_str(&format!("{}\n", head.join("  ").trim_end()));
+    for row in rows {
+        let cells: Vec<_> =
+            columns.iter().zip(&widths).map(|(column, width)| format!("{:width$}", cell(row, column))).collect();
+        out.push_str(&format!("{}\n", cells.join("  ").trim_end()));
+    }
+    out
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, value)| !is_empty(value))
+            .map(|(name, value)| format!("{name}={}", scalar(value)))
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lists_are_tables_and_fields_are_lines() {
+        let answer = json!({"name": "pii", "versions": [{"version": 1, "state": "active"}, {"version": 12, "state": "retired"}], "hint": null});
+        assert_eq!(
+            render(&answer),
+            "name      pii\nversions:\n  version  state\n  1        active\n  12       retired\n"
+        );
+        assert_eq!(render(&json!([])), "nothing there");
+    }
+}
