@@ -229,6 +229,14 @@ impl Engine {
         }
     }
 
+    /// Ends when background work is wanted before its turn; never while the store is closed.
+    pub async fn woken(&self) {
+        match self.unsealed() {
+            Ok(open) => open.woken().await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// How the service is.
     pub async fn health(&self) -> Health {
         let Ok(open) = self.unsealed() else { return Health::new(self.seal_state(), Vec::new()) };

@@ -43,7 +43,7 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     if turn.is_multiple_of(COUNTDOWN_TICKS) {
         results.push(count_down(open).await);
     }
-    if turn.is_multiple_of(SWEEP_TICKS) {
+    if open.take_sweep_wish() || turn.is_multiple_of(SWEEP_TICKS) {
         results.push(open.usage().catch_up(open).await);
         results.push(rotate_due(open).await);
         results.push(rewrap(open).await);

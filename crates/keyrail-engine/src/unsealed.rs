@@ -72,6 +72,9 @@ pub struct Unsealed {
     refusals: Refusals,
     metrics: Arc<Metrics>,
     ticks: AtomicU64,
+    /// Set when the sweep must not wait for its turn.
+    sweep_wanted: AtomicBool,
+    wake: tokio::sync::Notify,
     /// When the last alarm about each version was raised.
     alarms: Mutex<HashMap<Kid, Timestamp>>,
 }
@@ -119,6 +122,8 @@ impl Unsealed {
             refusals: Refusals::default(),
             metrics: parts.metrics,
             ticks: AtomicU64::new(0),
+            sweep_wanted: AtomicBool::new(false),
+            wake: tokio::sync::Notify::new(),
             alarms: Mutex::default(),
         }
     }
@@ -305,7 +310,11 @@ impl Unsealed {
         self.generation.store(next, Ordering::Release);
         self.log.set_epoch(Epoch(next));
         self.forget_before(next);
-        self.hand_over(record, next).await
+        let handed = self.hand_over(record, next).await;
+        if self.sweep_wanted.load(Ordering::Acquire) {
+            self.wake.notify_one();
+        }
+        handed
     }
 
     /// Commits a change that no decision depends on (rewrapping, a campaign's progress), with its record but without a fence.
@@ -473,6 +482,20 @@ impl Unsealed {
     /// Whether this process writes to the data directory.
     pub(crate) fn writes(&self) -> bool {
         matches!(self.log, Journal::Write(_))
+    }
+
+    /// Asks for a sweep as soon as the present change is committed.
+    pub(crate) fn want_sweep(&self) {
+        self.sweep_wanted.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_sweep_wish(&self) -> bool {
+        self.sweep_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Ends when background work is wanted before its turn.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
     }
 
     pub(crate) fn next_tick(&self) -> u64 {

@@ -55,6 +55,7 @@ impl Service {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                () = self.engine.woken() => {}
                 _ = stop.wait_for(|stopped| *stopped) => return,
             }
             if let Err(error) = self.engine.tick().await {

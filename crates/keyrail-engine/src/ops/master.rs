@@ -146,6 +146,8 @@ impl Operation for RotateMaster {
         let added = new_master_version(key.id, next, cx)?;
         change.insert(&added);
         versions.push((added, 0));
+        // Data keys need not wait for the next sweep to be rewrapped.
+        cx.open.want_sweep();
         let acted = Acted::new(view(&op.path, &key, &versions)).change(change);
         Ok(acted.detail("version", next).detail("reason", op.reason))
     }

@@ -4,6 +4,7 @@
 mod api;
 mod campaign;
 mod cli;
+mod client;
 mod kills;
 mod leaks;
 mod place;
