@@ -9,3 +9,4 @@
 
 mod job;
 mod support;
+mod writers;
