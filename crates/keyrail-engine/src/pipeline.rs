@@ -252,6 +252,7 @@ async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: O
     };
     let target = op.target(&loaded);
     let record = record_of::<Op>(caller, &cx, &principal, "", target.name.clone());
+    tracing::trace!(action = %Op::ACTION, principal = %record.principal, resource = record.resource, request = %record.id, "deciding");
     let authorized = match authorize(open, op, principal, &target, cx.now) {
         Ok(authorized) => authorized,
         Err(refusal) => {

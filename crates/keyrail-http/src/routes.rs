@@ -8,7 +8,7 @@ mod keys;
 mod system;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -67,10 +67,15 @@ async fn limits(State(service): State<Shared>, request: Request, next: Next) -> 
     let Ok(_permit) = service.requests.clone().try_acquire_owned() else {
         return Problem::of(&EngineError::Contended).into_response();
     };
-    match tokio::time::timeout(Duration::from_secs(REQUEST_SECONDS_MAX), next.run(request)).await {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let begun = Instant::now();
+    let response = match tokio::time::timeout(Duration::from_secs(REQUEST_SECONDS_MAX), next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::of(&EngineError::Indeterminate).into_response(),
-    }
+    };
+    // Method, path and status: no header, query or body has a place in a log.
+    tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), "answered");
+    response
 }
 
 async fn no_route(call: Call, request: Request) -> Failure {
