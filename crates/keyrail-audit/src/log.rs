@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
@@ -18,7 +18,7 @@ use crate::journal::{self, JournalFile, Replayed};
 use crate::note::{Checkpoint, VerifierKey};
 use crate::publish::{Logged, Publisher, RightEdge};
 use crate::reader::Reader;
-use crate::sequencer::Sequencer;
+use crate::sequencer::{PUBLISH_RECORDS, Publishing, Sequencer};
 use crate::tree::{Edge, Hash, leaf_hash};
 
 /// Where the log lies and how it behaves.
@@ -145,17 +145,15 @@ impl Log {
         }
         let journal = JournalFile::resume(&replay.path, &replay.last)?;
         let shared = Arc::new(Shared::new(&options, publisher.edge()));
+        let publishing = Publishing { publisher, seed: keys.seed, key: key.clone() };
         let sequencer = Sequencer {
             shared: shared.clone(),
-            seed: keys.seed,
-            key: key.clone(),
             mac: keys.journal,
-            publisher,
+            publishing: Arc::new(Mutex::new(publishing)),
             journal: Some(journal),
             former: std::mem::take(&mut replay.former),
             sequence: replay.sequence,
             publish_interval: options.publish_interval,
-            oldest_unpublished: None,
         };
         let spawned = std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || sequencer.run());
         let thread = Mutex::new(Some(spawned.map_err(failed("start the writer of", &options.journal_dir))?));
@@ -345,7 +343,6 @@ type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
 pub(crate) enum Work {
     Append { batch: Vec<Waiting>, epoch: Epoch },
     Publish(Vec<PublishAnswer>),
-    Idle,
     Close,
 }
 
@@ -357,6 +354,8 @@ pub(crate) struct Shared {
     queue: Mutex<Queue>,
     /// Signalled when there is work and the sequencer waits for it.
     work: Condvar,
+    /// Signalled when records wait to be published, or when no more will come.
+    due: Condvar,
     state: Mutex<State>,
     size: AtomicU64,
 }
@@ -370,7 +369,9 @@ struct Queue {
 
 struct State {
     tree: Edge,
-    unpublished: Vec<Logged>,
+    unpublished: Vec<Arc<Logged>>,
+    /// No more is published in the background.
+    ended: bool,
     published: Head,
     failure: Option<String>,
     closed: Option<Result<Head, LogError>>,
@@ -385,7 +386,8 @@ impl Shared {
             queue_len_max: options.queue_len_max,
             queue: Mutex::new(Queue { waiting: Vec::new(), publish: Vec::new(), epoch: Epoch(0), closing: false }),
             work: Condvar::new(),
-            state: Mutex::new(State { tree: edge.tree().clone(), unpublished: Vec::new(), published, failure: None, closed: None }),
+            due: Condvar::new(),
+            state: Mutex::new(State { tree: edge.tree().clone(), unpublished: Vec::new(), ended: false, published, failure: None, closed: None }),
             size: AtomicU64::new(edge.size()),
         }
     }
@@ -433,9 +435,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work, at most for `limit` if there is one. The epoch is read together with the batch: that
-    /// is what makes an append conditional on it.
-    pub(crate) fn take_work(&self, limit: Option<Duration>) -> Work {
+    /// Waits for work. The epoch is read together with the batch: that is what makes an append conditional on it.
+    pub(crate) fn take_work(&self) -> Work {
         let mut queue = self.queue.lock();
         loop {
             if !queue.waiting.is_empty() {
@@ -447,14 +448,7 @@ impl Shared {
             if queue.closing {
                 return Work::Close;
             }
-            match limit {
-                None => self.work.wait(&mut queue),
-                Some(limit) => {
-                    if self.work.wait_for(&mut queue, limit).timed_out() {
-                        return Work::Idle;
-                    }
-                }
-            }
+            self.work.wait(&mut queue);
         }
     }
 
@@ -464,8 +458,36 @@ impl Shared {
         for logged in &records {
             state.tree.push(leaf_hash(&logged.entry));
         }
-        state.unpublished.extend(records);
+        state.unpublished.extend(records.into_iter().map(Arc::new));
         self.size.store(state.tree.size(), Ordering::Release);
+        self.due.notify_one();
+    }
+
+    /// Waits until enough records wait to be published, or one of them long enough; `false` when it is over.
+    pub(crate) fn await_due(&self, interval: Duration) -> bool {
+        let mut state = self.state.lock();
+        while state.unpublished.is_empty() && !state.ended {
+            self.due.wait(&mut state);
+        }
+        let deadline = Instant::now() + interval;
+        while state.unpublished.len() < PUBLISH_RECORDS && !state.ended {
+            if self.due.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        !state.ended
+    }
+
+    /// Waits before another attempt; ends early when it is over.
+    pub(crate) fn pause_publishing(&self, interval: Duration) {
+        let mut state = self.state.lock();
+        let deadline = Instant::now() + interval;
+        while !state.ended && !self.due.wait_until(&mut state, deadline).timed_out() {}
+    }
+
+    pub(crate) fn end_publishing(&self) {
+        self.state.lock().ended = true;
+        self.due.notify_all();
     }
 
     pub(crate) fn unpublished_len(&self) -> usize {
@@ -473,7 +495,7 @@ impl Shared {
     }
 
     /// The durable records from `size` on, for the publisher, which may have taken some of them already.
-    pub(crate) fn unpublished(&self, size: u64) -> Vec<Logged> {
+    pub(crate) fn unpublished(&self, size: u64) -> Vec<Arc<Logged>> {
         let state = self.state.lock();
         let taken = usize::try_from(size.saturating_sub(state.published.size)).unwrap_or(usize::MAX);
         state.unpublished.get(taken..).unwrap_or_default().to_vec()

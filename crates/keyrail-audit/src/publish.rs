@@ -118,6 +118,12 @@ impl From<Record> for Logged {
     }
 }
 
+impl AsRef<Self> for Logged {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// Writes the evidence.
 pub(crate) struct Publisher {
     audit_dir: PathBuf,
@@ -140,9 +146,9 @@ impl Publisher {
     }
 
     /// Takes records over and writes what became full. The checkpoint follows with [`Self::checkpoint`].
-    pub(crate) fn add(&mut self, records: &[Logged]) -> Result<(), LogError> {
+    pub(crate) fn add<L: AsRef<Logged>>(&mut self, records: &[L]) -> Result<(), LogError> {
         for logged in records {
-            self.unwritten.extend(self.edge.push(logged));
+            self.unwritten.extend(self.edge.push(logged.as_ref()));
         }
         while let Some((tile, content)) = self.unwritten.front() {
             self.write(tile, content)?;

@@ -1,42 +1,44 @@
 //! The one writer of the log: takes what waits, makes it durable together, and publishes when there is time.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::SigningSeed;
+use parking_lot::Mutex;
 
 use crate::error::{AppendError, LogError};
-use crate::files;
+use crate::files::{self, failed};
 use crate::journal::{FRAME_LEN_MAX, JournalFile};
 use crate::log::{Epoch, Head, Position, Shared, Waiting, Work};
 use crate::note::VerifierKey;
 use crate::publish::Publisher;
 
 /// Records are published when so many wait, even if more keep coming.
-const PUBLISH_RECORDS: usize = 4096;
+pub(crate) const PUBLISH_RECORDS: usize = 4096;
+
+/// With so many records waiting, commits wait for the evidence: it bounds memory.
+const UNPUBLISHED_MAX: usize = 64 * PUBLISH_RECORDS;
 
 pub(crate) struct Sequencer {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) seed: SigningSeed,
-    pub(crate) key: VerifierKey,
     pub(crate) mac: MacKey,
-    pub(crate) publisher: Publisher,
+    /// What writes the evidence: this thread when it must, else the one beside it.
+    pub(crate) publishing: Arc<Mutex<Publishing>>,
     /// `None` after an error: the file is closed for good, and the next append begins another.
     pub(crate) journal: Option<JournalFile>,
     /// Journal files that are needed until everything published from them is durable.
     pub(crate) former: Vec<std::path::PathBuf>,
     pub(crate) sequence: u64,
     pub(crate) publish_interval: Duration,
-    pub(crate) oldest_unpublished: Option<Instant>,
 }
 
 impl Sequencer {
     /// Works until the log is closed.
     pub(crate) fn run(mut self) {
+        let publisher = self.start_publisher();
         loop {
-            let wait = self.oldest_unpublished.map(|since| self.publish_interval.saturating_sub(since.elapsed()));
-            match self.shared.take_work(wait) {
+            match self.shared.take_work() {
                 Work::Append { batch, epoch } => self.commit(batch, epoch),
                 Work::Publish(answers) => {
                     let published = self.publish();
@@ -45,13 +47,34 @@ impl Sequencer {
                         let _gone = answer.send(published.as_ref().map(|head| *head).map_err(|_| ()));
                     });
                 }
-                Work::Idle => {}
                 Work::Close => break,
             }
-            self.publish_if_due();
+            self.keep_up();
+        }
+        self.shared.end_publishing();
+        if let Some(thread) = publisher {
+            // It does not panic; if it did, what it left is published below.
+            let _joined = thread.join();
         }
         let closed = self.close();
         self.shared.closed(closed);
+    }
+
+    /// Evidence is written beside the commits, which must not wait for it.
+    fn start_publisher(&self) -> Option<std::thread::JoinHandle<()>> {
+        let (shared, publishing, interval) = (self.shared.clone(), self.publishing.clone(), self.publish_interval);
+        let work = move || {
+            while shared.await_due(interval) {
+                let published = publishing.lock().publish(&shared);
+                if let Err(error) = published {
+                    // Tried again after another interval: the records are safe in the journal meanwhile.
+                    shared.failed(&error);
+                    shared.pause_publishing(interval);
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new().name("audit-publish".to_owned()).spawn(work);
+        spawned.inspect_err(|source| self.shared.failed(&failed("start the publisher of", self.shared.audit_dir())(source.kind().into()))).ok()
     }
 
     fn commit(&mut self, batch: Vec<Waiting>, epoch: Epoch) {
@@ -87,7 +110,6 @@ impl Sequencer {
             answers.push(waiting.answer);
         }
         self.shared.durable(records);
-        self.oldest_unpublished.get_or_insert_with(Instant::now);
         for (answer, index) in answers.into_iter().zip(first..) {
             // The appender may have been cancelled; its record stands all the same.
             let _gone = answer.send(Ok(Position { index }));
@@ -122,7 +144,8 @@ impl Sequencer {
         self.publish()?;
         self.sequence += 1;
         let dir = self.shared.journal_dir();
-        self.journal = Some(JournalFile::create(dir, self.sequence, self.publisher.edge(), &self.mac)?);
+        let edge = self.publishing.lock().publisher.edge().clone();
+        self.journal = Some(JournalFile::create(dir, self.sequence, &edge, &self.mac)?);
         self.drop_former()
     }
 
@@ -138,17 +161,12 @@ impl Sequencer {
         Ok(())
     }
 
-    fn publish_if_due(&mut self) {
-        let due = self.oldest_unpublished.is_some_and(|since| since.elapsed() >= self.publish_interval);
-        if due || self.shared.unpublished_len() >= PUBLISH_RECORDS {
-            match self.publish() {
-                Ok(_) => {}
-                Err(error) => {
-                    self.shared.failed(&error);
-                    // Tried again after another interval: the records are safe in the journal meanwhile.
-                    self.oldest_unpublished = Some(Instant::now());
-                }
-            }
+    /// Bounds what waits to be published, and the journal.
+    fn keep_up(&mut self) {
+        if self.shared.unpublished_len() >= UNPUBLISHED_MAX
+            && let Err(error) = self.publish()
+        {
+            self.shared.failed(&error);
         }
         if self.journal.as_ref().is_some_and(JournalFile::is_full) {
             self.rotate_journal();
@@ -164,13 +182,7 @@ impl Sequencer {
     }
 
     fn publish(&mut self) -> Result<Head, LogError> {
-        let records = self.shared.unpublished(self.publisher.edge().size());
-        self.publisher.add(&records)?;
-        self.publisher.checkpoint(&self.seed, &self.key)?;
-        self.oldest_unpublished = None;
-        let head = Head { size: self.publisher.edge().size(), root: self.publisher.edge().root() };
-        self.shared.published(head);
-        Ok(head)
+        self.publishing.lock().publish(&self.shared)
     }
 
     fn close(&mut self) -> Result<Head, LogError> {
@@ -182,6 +194,24 @@ impl Sequencer {
         for path in std::mem::take(&mut self.former) {
             files::remove(&path)?;
         }
+        Ok(head)
+    }
+}
+
+/// Turns durable records into evidence.
+pub(crate) struct Publishing {
+    pub(crate) publisher: Publisher,
+    pub(crate) seed: SigningSeed,
+    pub(crate) key: VerifierKey,
+}
+
+impl Publishing {
+    fn publish(&mut self, shared: &Shared) -> Result<Head, LogError> {
+        let records = shared.unpublished(self.publisher.edge().size());
+        self.publisher.add(&records)?;
+        self.publisher.checkpoint(&self.seed, &self.key)?;
+        let head = Head { size: self.publisher.edge().size(), root: self.publisher.edge().root() };
+        shared.published(head);
         Ok(head)
     }
 }
