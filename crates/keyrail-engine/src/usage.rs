@@ -1,14 +1,18 @@
 //! Use per key version, counted from the log: what the log says is what was done.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyrail_core::access::Action;
-use keyrail_core::record::{Outcome, Record};
+use keyrail_core::record::{Outcome, VersionUse};
 use keyrail_core::system::UsageMark;
 use keyrail_core::usage::{Usage, UsageCount, UsageKey, UsagePlace};
 use keyrail_crypto::envelope::Kid;
+use keyrail_core::time::Timestamp;
 use keyrail_store::Change;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::error::EngineError;
 use crate::unsealed::Unsealed;
@@ -36,7 +40,7 @@ impl UsageBook {
             if bodies.is_empty() {
                 return Err(EngineError::Bug { what: "the log is shorter than its size" });
             }
-            let records = bodies.iter().map(|body| serde_json::from_slice::<Record>(&body.body));
+            let records = bodies.iter().map(|body| serde_json::from_slice::<Counted<'_>>(&body.body));
             let records = records
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
@@ -51,6 +55,20 @@ impl UsageBook {
         let rows = open.state().usage_of(kid).await?;
         Ok(rows.iter().filter(|row| encrypts(row.key.action)).map(|row| row.count.count).sum())
     }
+}
+
+/// What of a record is counted. Reading no more than that keeps counting cheap.
+#[derive(Deserialize)]
+struct Counted<'a> {
+    time: Timestamp,
+    #[serde(borrow)]
+    principal: Cow<'a, str>,
+    action: Action,
+    #[serde(default)]
+    versions: Vec<VersionUse>,
+    #[serde(default)]
+    asset: Option<IgnoredAny>,
+    outcome: Outcome,
 }
 
 async fn store(open: &Unsealed, counts: BTreeMap<UsageKey, UsageCount>, mark: &UsageMark) -> Result<(), EngineError> {
@@ -71,12 +89,12 @@ async fn store(open: &Unsealed, counts: BTreeMap<UsageKey, UsageCount>, mark: &U
     Ok(open.state().commit(change.unrecorded("the log itself is what is counted")).await?)
 }
 
-fn tally(records: &[Record]) -> BTreeMap<UsageKey, UsageCount> {
+fn tally(records: &[Counted<'_>]) -> BTreeMap<UsageKey, UsageCount> {
     let mut counts: BTreeMap<UsageKey, UsageCount> = BTreeMap::new();
     for record in records.iter().filter(|record| record.outcome == Outcome::Done && is_use(record.action)) {
         let place = if record.asset.is_some() { UsagePlace::Asset } else { UsagePlace::Outside };
         for used in &record.versions {
-            let key = UsageKey { kid: used.kid, principal: record.principal.clone(), action: record.action, place };
+            let key = UsageKey { kid: used.kid, principal: record.principal.to_string(), action: record.action, place };
             let count = UsageCount::once(used.count, record.time);
             counts.entry(key).and_modify(|sum| *sum = sum.plus(count)).or_insert(count);
         }
