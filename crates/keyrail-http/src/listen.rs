@@ -1,14 +1,17 @@
 //! The listener: plain HTTP on loopback, TLS anywhere, and an end that loses nothing.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::Request;
+use axum::response::IntoResponse;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -19,7 +22,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use keyrail_engine::EngineError;
 use tower::ServiceExt;
+
+use crate::problem::Problem;
+
+/// How many requests are worked on at the same time; more are told to come back.
+const REQUESTS_MAX: usize = 4_096;
+
+/// How long a request may take; retirement waits for a write window of up to two minutes.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// How many connections are held at the same time.
 const CONNECTIONS_MAX: usize = 8_192;
@@ -134,7 +146,8 @@ impl Listener {
             .timer(TokioTimer::new())
             .max_header_list_size(HEADERS_LEN_MAX as u32)
             .max_concurrent_streams(256);
-        let shared = Arc::new(Shared { builder, router, tls: self.tls });
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        let shared = Arc::new(Shared { builder, router, requests, tls: self.tls });
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut stop = pin!(stop);
@@ -168,7 +181,25 @@ impl Listener {
 struct Shared {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
+    requests: Arc<Semaphore>,
     tls: Option<TlsAcceptor>,
+}
+
+/// Bounds how many requests are worked on and how long each may take.
+async fn answer(router: Router, requests: Arc<Semaphore>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let Ok(_permit) = requests.try_acquire() else {
+        return Ok(Problem::of(&EngineError::Contended).into_response());
+    };
+    let logged = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned(), Instant::now()));
+    let response = match tokio::time::timeout(REQUEST_TIME_MAX, router.oneshot(request)).await {
+        Ok(answered) => answered?,
+        Err(_) => Problem::of(&EngineError::Indeterminate).into_response(),
+    };
+    if let Some((method, path, begun)) = logged {
+        // Method, path and status: no header, query or body has a place in a log.
+        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), "answered");
+    }
+    Ok(response)
 }
 
 async fn connection(
@@ -197,10 +228,10 @@ async fn serve_stream<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: I,
     peer: SocketAddr,
 ) {
-    let router = shared.router.clone();
+    let (router, requests) = (shared.router.clone(), shared.requests.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        answer(router.clone(), requests.clone(), request)
     });
     let connection = shared.builder.serve_connection(TokioIo::new(stream), service).into_owned();
     if let Err(error) = watcher.watch(connection).await {

@@ -8,12 +8,10 @@ mod keys;
 mod system;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name, NameError, VersionNumber};
@@ -29,9 +27,6 @@ use crate::service::Service;
 
 /// The most bytes of an ordinary body.
 const BODY_LEN_MAX: usize = 1024 * 1024;
-
-/// How long a request may take; retirement waits for a write window of up to two minutes.
-const REQUEST_SECONDS_MAX: u64 = 180;
 
 type Shared = Arc<Service>;
 
@@ -58,24 +53,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(data::BODY_LEN_MAX))
-        .layer(middleware::from_fn_with_state(service.clone(), limits))
         .with_state(service)
-}
-
-/// Bounds how many requests are worked on and how long each may take.
-async fn limits(State(service): State<Shared>, request: Request, next: Next) -> Response {
-    let Ok(_permit) = service.requests.clone().try_acquire_owned() else {
-        return Problem::of(&EngineError::Contended).into_response();
-    };
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let begun = Instant::now();
-    let response = match tokio::time::timeout(Duration::from_secs(REQUEST_SECONDS_MAX), next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::of(&EngineError::Indeterminate).into_response(),
-    };
-    // Method, path and status: no header, query or body has a place in a log.
-    tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), "answered");
-    response
 }
 
 async fn no_route(call: Call, request: Request) -> Failure {

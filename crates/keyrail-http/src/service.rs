@@ -4,12 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyrail_engine::{Engine, EngineError};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::campaigns::Campaigns;
-
-/// How many requests are worked on at the same time; more are told to come back.
-const REQUESTS_MAX: usize = 4_096;
 
 /// How often the background work is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -19,7 +16,6 @@ pub struct Service {
     engine: Engine,
     campaigns: Campaigns,
     runs_campaigns: bool,
-    pub(crate) requests: Arc<Semaphore>,
 }
 
 impl Service {
@@ -27,12 +23,7 @@ impl Service {
     ///
     /// `runs_campaigns` tells whether campaigns that are started run in here, or by whoever started them.
     pub fn new(engine: Engine, runs_campaigns: bool) -> Arc<Self> {
-        Arc::new(Self {
-            engine,
-            campaigns: Campaigns::default(),
-            runs_campaigns,
-            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
-        })
+        Arc::new(Self { engine, campaigns: Campaigns::default(), runs_campaigns })
     }
 
     /// The engine.
