@@ -1,10 +1,6 @@
-//! Automation: `cargo xtask test` runs everything that must hold, `cargo xtask bench` measures.
+//! Automation: `cargo xtask test` runs everything that must hold.
 
-mod bench;
 mod command;
-mod console;
-mod fuzz;
-mod hygiene;
 mod report;
 mod steps;
 mod tools;
@@ -37,12 +33,6 @@ enum Task {
         /// Run only these steps.
         steps: Vec<String>,
     },
-    /// Measure the release build against bare servers and loops, and write `docs/benchmarks.md`.
-    Bench {
-        /// Print the result as one JSON object on standard output.
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +49,5 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.task {
         Task::Test { list: true, .. } => Ok(steps::list()),
         Task::Test { full, steps, .. } => steps::run(&Workspace::open(Scale::of(*full))?, steps),
-        Task::Bench { json } => bench::run(&Workspace::open(Scale::Ordinary)?, *json),
     }
 }

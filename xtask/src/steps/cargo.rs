@@ -1,0 +1,65 @@
+//! The steps that are one command of cargo.
+
+use crate::command::Cmd;
+use crate::report::Tally;
+use crate::tools::{self, CargoTool};
+use crate::workspace::{Scale, Workspace};
+
+/// The sources are formatted.
+pub(super) fn fmt(workspace: &Workspace) -> anyhow::Result<Tally> {
+    workspace.cargo(&["fmt", "--all", "--check"]).run()?;
+    Ok(Tally::default())
+}
+
+/// No lint fires.
+pub(super) fn clippy(workspace: &Workspace) -> anyhow::Result<Tally> {
+    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    workspace.cargo(&args).run()?;
+    Ok(Tally::default())
+}
+
+/// Unit, integration and documentation tests. All run, also after one has failed.
+pub(super) fn test(workspace: &Workspace) -> anyhow::Result<Tally> {
+    let python = tools::python(workspace)?;
+    for (program, package) in TEST_PROGRAMS {
+        tools::ensure_program(program, package)?;
+    }
+    let command = workspace.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let command = command.env("KEYRAIL_TEST_SCALE", workspace.scale.as_str()).env("KEYRAIL_PYTHON", python);
+    let mut tally = Tally::default();
+    let status = binary_under_test(workspace, command)?.follow(|line| tally.read_harness_line(line))?;
+    if !status.success() && tally.failed() == 0 {
+        anyhow::bail!("`cargo test` failed ({status}) without a failed test: see its messages above");
+    }
+    Ok(tally)
+}
+
+/// At full scale the tests that start a server start the release build; otherwise the one built beside them.
+fn binary_under_test(workspace: &Workspace, command: Cmd) -> anyhow::Result<Cmd> {
+    if workspace.scale == Scale::Ordinary {
+        return Ok(command);
+    }
+    workspace.cargo(&["build", "--release", "--locked", "-p", "keyrail"]).run()?;
+    Ok(command.env("KEYRAIL_BIN", workspace.target().join("release/keyrail")))
+}
+
+/// The documentation builds without warnings.
+pub(super) fn doc(workspace: &Workspace) -> anyhow::Result<Tally> {
+    let command = workspace.cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    command.env("RUSTDOCFLAGS", "-D warnings").run()?;
+    Ok(Tally::default())
+}
+
+/// Bans, licences and sources of the dependencies; `deny.toml` says what and why.
+pub(super) fn deny(workspace: &Workspace) -> anyhow::Result<Tally> {
+    let program = CARGO_DENY.ensure(workspace)?;
+    let args = ["--all-features", "--locked", "check", "bans", "licenses", "sources"];
+    Cmd::new(program).args(args).run()?;
+    Ok(Tally::default())
+}
+
+const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2", install_args: &["--no-default-features"] };
+
+/// Programs that tests call, each with the Debian package that holds it: a core of a running process is forced with
+/// `gcore`, system calls are traced with `strace`.
+const TEST_PROGRAMS: &[(&str, &str)] = &[("gcore", "gdb"), ("strace", "strace")];
