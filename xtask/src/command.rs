@@ -137,7 +137,11 @@ fn wait(mut child: Child, limit: Duration) -> anyhow::Result<ExitStatus> {
 }
 
 /// Runs `finish`, which waits for the process `pid`, and ends the process's group when the limit passes first.
-fn within<T: Send + 'static>(limit: Duration, pid: Pid, finish: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+fn within<T: Send + 'static>(
+    limit: Duration,
+    pid: Pid,
+    finish: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(finish()));
     receiver.recv_timeout(limit).or_else(|_| {

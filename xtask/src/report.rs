@@ -115,8 +115,12 @@ mod tests {
     #[test]
     fn the_harness_summary_is_read() {
         let mut tally = Tally::default();
-        tally.read_harness_line("test result: ok. 8 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.01s");
-        tally.read_harness_line("test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.50s");
+        tally.read_harness_line(
+            "test result: ok. 8 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.01s",
+        );
+        tally.read_harness_line(
+            "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.50s",
+        );
         tally.read_harness_line("test names::passed ... ok");
         assert_eq!((tally.passed, tally.failed(), tally.skipped.len()), (10, 1, 1));
     }
@@ -135,7 +139,8 @@ mod tests {
     #[test]
     fn a_step_that_stopped_fails_without_parts() {
         let took = Duration::ZERO;
-        let report = Report(vec![StepReport { name: "deny", tally: Tally::default(), error: Some("no tool".into()), took }]);
+        let report =
+            Report(vec![StepReport { name: "deny", tally: Tally::default(), error: Some("no tool".into()), took }]);
         assert_eq!(report.to_string().lines().last(), Some("0 passed, 1 failed"));
     }
 }

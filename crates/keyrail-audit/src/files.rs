@@ -54,7 +54,9 @@ pub(crate) fn remove(path: &Path) -> Result<(), LogError> {
 /// The content of a file that may be absent, if it is at most `len_max` bytes long.
 pub(crate) fn read_optional(path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > len_max => Err(io::Error::new(io::ErrorKind::FileTooLarge, "file is longer than any of its kind")),
+        Ok(metadata) if metadata.len() > len_max => {
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, "file is longer than any of its kind"))
+        }
         Ok(_) => std::fs::read(path).map(Some),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error),

@@ -163,7 +163,12 @@ pub(crate) fn replay(path: &Path, sequence: u64, key: &MacKey) -> Result<Option<
 struct Altered;
 
 /// What stands behind the last good frame is torn if it is the file's end, and altered if another frame follows.
-fn end_of_journal(replayed: Option<Replayed>, rest: &[u8], offset: usize, chain: [u8; MAC_LEN]) -> Result<Option<Replayed>, Altered> {
+fn end_of_journal(
+    replayed: Option<Replayed>,
+    rest: &[u8],
+    offset: usize,
+    chain: [u8; MAC_LEN],
+) -> Result<Option<Replayed>, Altered> {
     let followed = parse_frame(rest).is_some_and(|frame| !frame.rest.is_empty());
     if followed {
         return Err(Altered);

@@ -181,7 +181,11 @@ impl Log {
         self.enqueue(body, epoch)?.blocking_recv().unwrap_or(Err(AppendError::Indeterminate))
     }
 
-    fn enqueue(&self, body: Vec<u8>, epoch: Epoch) -> Result<oneshot::Receiver<Result<Position, AppendError>>, AppendError> {
+    fn enqueue(
+        &self,
+        body: Vec<u8>,
+        epoch: Epoch,
+    ) -> Result<oneshot::Receiver<Result<Position, AppendError>>, AppendError> {
         if body.len() > BODY_LEN_MAX {
             return Err(AppendError::TooLong { max: BODY_LEN_MAX });
         }
@@ -387,7 +391,14 @@ impl Shared {
             queue: Mutex::new(Queue { waiting: Vec::new(), publish: Vec::new(), epoch: Epoch(0), closing: false }),
             work: Condvar::new(),
             due: Condvar::new(),
-            state: Mutex::new(State { tree: edge.tree().clone(), unpublished: Vec::new(), ended: false, published, failure: None, closed: None }),
+            state: Mutex::new(State {
+                tree: edge.tree().clone(),
+                unpublished: Vec::new(),
+                ended: false,
+                published,
+                failure: None,
+                closed: None,
+            }),
             size: AtomicU64::new(edge.size()),
         }
     }
@@ -503,7 +514,8 @@ impl Shared {
 
     pub(crate) fn published(&self, head: Head) {
         let mut state = self.state.lock();
-        let count = usize::try_from(head.size - state.published.size).unwrap_or(usize::MAX).min(state.unpublished.len());
+        let count =
+            usize::try_from(head.size - state.published.size).unwrap_or(usize::MAX).min(state.unpublished.len());
         state.unpublished.drain(..count);
         state.published = head;
     }

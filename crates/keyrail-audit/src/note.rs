@@ -62,7 +62,9 @@ impl FromStr for VerifierKey {
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
         let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(hash), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else { return Err(NoteError::Key) };
+        let (Some(name), Some(hash), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(NoteError::Key);
+        };
         let typed = STANDARD.decode(encoded).map_err(|_| NoteError::Key)?;
         let (&ED25519, key) = typed.split_first().ok_or(NoteError::Key)? else { return Err(NoteError::Key) };
         let key = Self::new(name, key.try_into().map_err(|_| NoteError::Key)?)?;
@@ -103,7 +105,8 @@ impl Checkpoint {
     /// [`NoteError`].
     pub fn verify(note: &str, key: &VerifierKey) -> Result<Self, NoteError> {
         let (body, signatures) = split(note)?;
-        let line = signatures.strip_prefix("\u{2014} ").and_then(|line| line.strip_suffix('\n')).ok_or(NoteError::Form)?;
+        let line =
+            signatures.strip_prefix("\u{2014} ").and_then(|line| line.strip_suffix('\n')).ok_or(NoteError::Form)?;
         let (name, encoded) = line.split_once(' ').ok_or(NoteError::Form)?;
         let signature = STANDARD.decode(encoded).map_err(|_| NoteError::Form)?;
         let (hash, signature) = signature.split_first_chunk::<4>().ok_or(NoteError::Form)?;
@@ -134,7 +137,9 @@ impl Checkpoint {
 
     fn parse_body(body: &str) -> Result<Self, NoteError> {
         let mut lines = body.split('\n');
-        let (Some(origin), Some(size), Some(root), Some(""), None) = (lines.next(), lines.next(), lines.next(), lines.next(), lines.next()) else {
+        let (Some(origin), Some(size), Some(root), Some(""), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next(), lines.next())
+        else {
             return Err(NoteError::Form);
         };
         let root = STANDARD.decode(root).map_err(|_| NoteError::Form)?;

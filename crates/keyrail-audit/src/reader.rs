@@ -64,7 +64,9 @@ impl Reader {
             let path = self.audit_dir.join(Tile { kind: TileKind::Bodies, index, width }.path());
             let Some(bytes) = read_optional(&path, BODY_FILE_LEN_MAX).map_err(failed("read", &path))? else { continue };
             let malformed = || std::io::Error::new(std::io::ErrorKind::InvalidData, "it does not hold records");
-            return parse_bodies(&bytes).filter(|records| records.len() == width).ok_or_else(|| failed("read", &path)(malformed()));
+            return parse_bodies(&bytes)
+                .filter(|records| records.len() == width)
+                .ok_or_else(|| failed("read", &path)(malformed()));
         }
         let path = self.audit_dir.join(Tile { kind: TileKind::Bodies, index, width }.path());
         Err(failed("read", &path)(std::io::ErrorKind::NotFound.into()))

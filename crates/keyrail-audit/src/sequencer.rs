@@ -74,7 +74,11 @@ impl Sequencer {
             }
         };
         let spawned = std::thread::Builder::new().name("audit-publish".to_owned()).spawn(work);
-        spawned.inspect_err(|source| self.shared.failed(&failed("start the publisher of", self.shared.audit_dir())(source.kind().into()))).ok()
+        spawned
+            .inspect_err(|source| {
+                self.shared.failed(&failed("start the publisher of", self.shared.audit_dir())(source.kind().into()))
+            })
+            .ok()
     }
 
     fn commit(&mut self, batch: Vec<Waiting>, epoch: Epoch) {

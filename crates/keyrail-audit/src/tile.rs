@@ -99,7 +99,17 @@ mod tests {
             assert_eq!(tile.path(), PathBuf::from(path));
             assert_eq!(Tile::at(path.as_ref()), Some(tile));
         }
-        for stray in ["tile/0/x000/001", "tile/0/1", "tile/00/001", "body/001.p/256", "body/001.p/0", "body/001.p/01", "other", "tile/entries", "body/+01"] {
+        for stray in [
+            "tile/0/x000/001",
+            "tile/0/1",
+            "tile/00/001",
+            "body/001.p/256",
+            "body/001.p/0",
+            "body/001.p/01",
+            "other",
+            "tile/entries",
+            "body/+01",
+        ] {
             assert_eq!(Tile::at(stray.as_ref()), None, "{stray}");
         }
     }

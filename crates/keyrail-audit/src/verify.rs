@@ -64,8 +64,17 @@ fn read_checkpoint(audit_dir: &Path) -> Result<Vec<u8>, VerifyFailure> {
 
 const CHECKPOINT: &str = "checkpoint";
 
-fn verify_at(audit_dir: &Path, key: &VerifierKey, remembered: &[Remembered], note: &[u8]) -> Result<Report, VerifyFailure> {
-    let invalid = |error| VerifyFailure { problem: VerifyProblem::Checkpoint(error), file: Some(CHECKPOINT.into()), record: None };
+fn verify_at(
+    audit_dir: &Path,
+    key: &VerifierKey,
+    remembered: &[Remembered],
+    note: &[u8],
+) -> Result<Report, VerifyFailure> {
+    let invalid = |error| VerifyFailure {
+        problem: VerifyProblem::Checkpoint(error),
+        file: Some(CHECKPOINT.into()),
+        record: None,
+    };
     let note = std::str::from_utf8(note).map_err(|_| invalid(NoteError::Form))?;
     let checkpoint = Checkpoint::verify(note, key).map_err(invalid)?;
     if let Some(newer) = remembered.iter().find(|head| head.size > checkpoint.size) {
@@ -108,7 +117,11 @@ impl Walker<'_> {
             let start = expected.len();
             encode_entry(&record.entry(), &mut expected);
             if entries.get(start..start + ENTRY_LEN) != expected.get(start..) {
-                return Err(VerifyFailure { problem: VerifyProblem::Altered, file: Some(path), record: Some(position) });
+                return Err(VerifyFailure {
+                    problem: VerifyProblem::Altered,
+                    file: Some(path),
+                    record: Some(position),
+                });
             }
             for full in self.edge.push(leaf_hash(&record.entry())) {
                 self.full_tile(&full)?;
@@ -139,7 +152,11 @@ impl Walker<'_> {
     fn check_remembered(&self) -> Result<(), VerifyFailure> {
         let size = self.edge.size();
         let forked = self.remembered.iter().any(|head| head.size == size && head.root != self.edge.root());
-        if forked { Err(VerifyFailure { problem: VerifyProblem::Fork { size }, file: None, record: None }) } else { Ok(()) }
+        if forked {
+            Err(VerifyFailure { problem: VerifyProblem::Fork { size }, file: None, record: None })
+        } else {
+            Ok(())
+        }
     }
 
     /// Every file must be one that the size demands, or an older partial tile that is a true prefix of one.
@@ -167,9 +184,18 @@ impl Walker<'_> {
         let len = match tile.kind {
             TileKind::Hashes(_) => 32 * tile.width,
             TileKind::Entries => ENTRY_LEN * tile.width,
-            TileKind::Bodies => parse_bodies(&whole).unwrap_or_default().iter().take(tile.width).map(|record| record.encoded_len()).sum(),
+            TileKind::Bodies => parse_bodies(&whole)
+                .unwrap_or_default()
+                .iter()
+                .take(tile.width)
+                .map(|record| record.encoded_len())
+                .sum(),
         };
-        if whole.get(..len) == Some(part.as_slice()) { Ok(()) } else { Err(failure(VerifyProblem::FileAltered, path.to_owned())) }
+        if whole.get(..len) == Some(part.as_slice()) {
+            Ok(())
+        } else {
+            Err(failure(VerifyProblem::FileAltered, path.to_owned()))
+        }
     }
 }
 
@@ -185,7 +211,9 @@ fn read(audit_dir: &Path, relative: &Path, len_max: u64) -> Result<Vec<u8>, Veri
     match read_optional(&audit_dir.join(relative), len_max) {
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => Err(failure(VerifyProblem::Missing, relative.to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => Err(failure(VerifyProblem::FileAltered, relative.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+            Err(failure(VerifyProblem::FileAltered, relative.to_owned()))
+        }
         Err(error) => Err(failure(VerifyProblem::Unreadable(error), relative.to_owned())),
     }
 }

@@ -47,7 +47,9 @@ impl Clock for FixedClock {
 
 fn table(path: &Path) -> anyhow::Result<()> {
     let connection = Connection::open(path)?;
-    connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, note TEXT)")?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, note TEXT)",
+    )?;
     connection.execute_batch(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})
          INSERT INTO people SELECT i, 'person' || i || '@example.org', 'a note of some length about person ' || i || ', who was here' FROM n"
@@ -64,7 +66,11 @@ pub(crate) fn run(dir: &Path, rounds: usize) -> anyhow::Result<Moved> {
         let bare = theirs.turn(round)?;
         let keyrail = runtime.block_on(ours.turn())?;
         let ratio = bare / keyrail;
-        eprintln!("campaign_vs_bare: {:.0} rows/s against {:.0} rows/s: {ratio:.2}", f64::from(ROWS) / keyrail, f64::from(ROWS) / bare);
+        eprintln!(
+            "campaign_vs_bare: {:.0} rows/s against {:.0} rows/s: {ratio:.2}",
+            f64::from(ROWS) / keyrail,
+            f64::from(ROWS) / bare
+        );
         runs.push(json!({ "name": "campaign_vs_bare", "keyrail": { "rows_per_second": f64::from(ROWS) / keyrail }, "floor": { "rows_per_second": f64::from(ROWS) / bare } }));
         ratios.push(ratio);
     }
@@ -81,7 +87,12 @@ impl Ours {
         let (data_dir, database) = (dir.join("campaign"), dir.join("ours.sqlite"));
         table(&database)?;
         Engine::init(data_dir.clone(), None, &FixedClock).await?;
-        let options = EngineOptions { data_dir, access: Access::Write, clock: Arc::new(FixedClock), assets: Some(keyrail_data::assets) };
+        let options = EngineOptions {
+            data_dir,
+            access: Access::Write,
+            clock: Arc::new(FixedClock),
+            assets: Some(keyrail_data::assets),
+        };
         let engine = Engine::open(options)?;
         engine.unseal().await?;
         let ours = Self { engine };
@@ -137,7 +148,9 @@ impl Bare {
     fn new(dir: &Path) -> anyhow::Result<Self> {
         let database = dir.join("bare.sqlite");
         table(&database)?;
-        let keys = (0..2_u8).map(|number| Ok((Kid::from_bytes([number; 16]), DataKey::generate()?))).collect::<anyhow::Result<Vec<_>>>()?;
+        let keys = (0..2_u8)
+            .map(|number| Ok((Kid::from_bytes([number; 16]), DataKey::generate()?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let connection = Connection::open(&database)?;
         connection.pragma_update(None, "secure_delete", "ON")?;
         let bare = Self { connection: connection.into(), keys };
@@ -162,8 +175,10 @@ impl Bare {
         let mut after = 0_i64;
         loop {
             let page: Vec<(i64, String, String)> = {
-                let mut read = connection.prepare_cached("SELECT id, email, note FROM people WHERE id > ? ORDER BY id LIMIT ?")?;
-                let rows = read.query_map(params![after, PAGE_ROWS as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                let mut read =
+                    connection.prepare_cached("SELECT id, email, note FROM people WHERE id > ? ORDER BY id LIMIT ?")?;
+                let rows = read
+                    .query_map(params![after, PAGE_ROWS as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
                 rows.collect::<Result<_, _>>()?
             };
             let Some((last, ..)) = page.last() else { return Ok(()) };
@@ -175,7 +190,9 @@ impl Bare {
             }
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             {
-                let mut update = transaction.prepare_cached("UPDATE people SET email = ?, note = ? WHERE id = ? AND email IS ? AND note IS ?")?;
+                let mut update = transaction.prepare_cached(
+                    "UPDATE people SET email = ?, note = ? WHERE id = ? AND email IS ? AND note IS ?",
+                )?;
                 for (id, email, note, (new_email, new_note)) in moved {
                     update.execute(params![new_email, new_note, id, email, note])?;
                 }
@@ -185,7 +202,8 @@ impl Bare {
     }
 
     fn cell(&self, id: i64, column: &str, old: &str, from: Option<usize>, to: usize) -> anyhow::Result<String> {
-        let context = Context::from_pairs([("asset", "people"), ("column", column), ("row", &id.to_string())]).map_err(|_| anyhow!("no context"))?;
+        let context = Context::from_pairs([("asset", "people"), ("column", column), ("row", &id.to_string())])
+            .map_err(|_| anyhow!("no context"))?;
         let opened;
         let plain = match from {
             None => old.as_bytes(),

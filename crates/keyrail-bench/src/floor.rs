@@ -43,7 +43,9 @@ pub(crate) fn sync_latency(dir: &Path) -> anyhow::Result<Latency> {
 /// Under what the figures were measured.
 pub(crate) fn conditions(seconds: f64, rounds: usize) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo").lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
+    let cpu = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
     json!({
         "cpu": cpu,
         "cores": std::thread::available_parallelism().map_or(0, usize::from),

@@ -40,7 +40,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut micros = micros;
     let count = micros.len();
     let latency = percentiles(&mut micros);
-    println!("{}", json!({ "per_second": count as f64 / args.seconds, "p50_micros": latency.p50_micros, "p99_micros": latency.p99_micros, "requests": count }));
+    println!(
+        "{}",
+        json!({ "per_second": count as f64 / args.seconds, "p50_micros": latency.p50_micros, "p99_micros": latency.p99_micros, "requests": count })
+    );
     Ok(())
 }
 
@@ -60,7 +63,12 @@ async fn send_all(args: &Args, request: Arc<[u8]>) -> anyhow::Result<Vec<f64>> {
     Ok(all)
 }
 
-async fn connection(mut stream: TcpStream, request: Arc<[u8]>, from: Instant, until: Instant) -> anyhow::Result<Vec<f64>> {
+async fn connection(
+    mut stream: TcpStream,
+    request: Arc<[u8]>,
+    from: Instant,
+    until: Instant,
+) -> anyhow::Result<Vec<f64>> {
     let mut micros = Vec::with_capacity(16_384);
     let mut buffer = vec![0; 1024 * 1024];
     loop {
@@ -88,12 +96,15 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Resul
         }
         filled += read;
         let seen = buffer.get(..filled).unwrap_or_default();
-        let Some(head_len) = seen.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else { continue };
+        let Some(head_len) = seen.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
+            continue;
+        };
         let head = std::str::from_utf8(seen.get(..head_len).unwrap_or_default())?;
         if !head.starts_with("HTTP/1.1 200") {
             bail!("the server said no: {}", String::from_utf8_lossy(seen));
         }
-        let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
         let length: usize = length.context("an answer without a length")?.trim().parse()?;
         let whole = head_len + length;
         let mut left = whole.saturating_sub(filled);

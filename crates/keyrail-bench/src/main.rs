@@ -53,7 +53,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn run(keyrail: &std::path::Path, seconds: f64, rounds: usize) -> anyhow::Result<()> {
-    let place = tempfile::Builder::new().prefix("keyrail-bench").tempdir_in(std::env::current_exe()?.parent().unwrap_or(std::path::Path::new(".")))?;
+    let place = tempfile::Builder::new()
+        .prefix("keyrail-bench")
+        .tempdir_in(std::env::current_exe()?.parent().unwrap_or(std::path::Path::new(".")))?;
     let sync = floor::sync_latency(place.path())?;
     eprintln!("disk sync: median {:.0} µs, p99 {:.0} µs", sync.p50_micros, sync.p99_micros);
     let mut report = requests::run(keyrail, place.path(), seconds, rounds)?;

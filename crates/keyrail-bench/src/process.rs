@@ -18,7 +18,8 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
         let begun = Instant::now();
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("the server does not start")?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("the server does not start")?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
         let line = lines.next().context("the server said nothing")??;
         let ready = begun.elapsed();
@@ -55,7 +56,16 @@ pub(crate) struct Measured {
 /// Sends a request over and over, from another process.
 pub(crate) fn load(address: &str, request: &Path, connections: usize, seconds: f64) -> anyhow::Result<Measured> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["load", "--address", address, "--connections", &connections.to_string(), "--seconds", &seconds.to_string(), "--request"])
+        .args([
+            "load",
+            "--address",
+            address,
+            "--connections",
+            &connections.to_string(),
+            "--seconds",
+            &seconds.to_string(),
+            "--request",
+        ])
         .arg(request)
         .stderr(Stdio::inherit())
         .output()?;

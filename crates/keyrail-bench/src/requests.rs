@@ -107,7 +107,17 @@ pub(crate) fn run(keyrail: &Path, dir: &Path, seconds: f64, rounds: usize) -> an
             let theirs = load(&floor.address, &echo, connections, seconds)?;
             let us = load(&ours.address, &encrypt, connections, seconds)?;
             ratios.push(us.per_second / theirs.per_second);
-            eprintln!("{name}, round {}: {:.0}/s (p50 {:.0} µs, p99 {:.0} µs) against {:.0}/s (p50 {:.0} µs, p99 {:.0} µs): {:.2}", round + 1, us.per_second, us.p50_micros, us.p99_micros, theirs.per_second, theirs.p50_micros, theirs.p99_micros, us.per_second / theirs.per_second);
+            eprintln!(
+                "{name}, round {}: {:.0}/s (p50 {:.0} µs, p99 {:.0} µs) against {:.0}/s (p50 {:.0} µs, p99 {:.0} µs): {:.2}",
+                round + 1,
+                us.per_second,
+                us.p50_micros,
+                us.p99_micros,
+                theirs.per_second,
+                theirs.p50_micros,
+                theirs.p99_micros,
+                us.per_second / theirs.per_second
+            );
             report.runs.push(run_line(name, connections, us, theirs));
         }
         report.ratios.insert(name.to_owned(), median(&mut ratios));
@@ -144,7 +154,8 @@ fn idle(place: &Place, report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn batches(place: &Place, seconds: f64, rounds: usize, runs: &mut Vec<Value>) -> anyhow::Result<f64> {
-    let batch = place.request("batch.http", "/v1/keys/acme/prod/crm/bench/encrypt", &body(BATCH_ITEMS, BATCH_ITEM_LEN))?;
+    let batch =
+        place.request("batch.http", "/v1/keys/acme/prod/crm/bench/encrypt", &body(BATCH_ITEMS, BATCH_ITEM_LEN))?;
     let server = place.serve()?;
     let mut ratios = Vec::new();
     for _ in 0..rounds {
@@ -189,7 +200,11 @@ fn seal(encoded: &str, secret: &[u8; 32]) -> anyhow::Result<String> {
     aws_lc_rs::rand::fill(&mut fresh).map_err(failed)?;
     let (salt, iv) = fresh.split_at(32);
     let mut key = [0; 32];
-    Salt::new(HKDF_SHA256, salt).extract(secret).expand(&[b"info"], Len).and_then(|okm| okm.fill(&mut key)).map_err(failed)?;
+    Salt::new(HKDF_SHA256, salt)
+        .extract(secret)
+        .expand(&[b"info"], Len)
+        .and_then(|okm| okm.fill(&mut key))
+        .map_err(failed)?;
     let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(failed)?);
     let nonce = Nonce::try_assume_unique_for_key(iv).map_err(failed)?;
     cipher.seal_in_place_append_tag(nonce, Aad::from(b"context"), &mut data).map_err(failed)?;

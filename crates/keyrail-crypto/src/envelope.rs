@@ -14,7 +14,9 @@ use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 pub use context::{Context, ContextError, KEY_LEN_MAX, PAIRS_MAX, VALUE_LEN_MAX};
 pub use kid::{KID_LEN, Kid, KidError};
 pub use parse::{ENVELOPE_LEN_MAX, EnvelopeError, Header, parse};
-pub use text::{TEXT_PREFIX, VERSION_PREFIX_LEN, from_text, open_text, parse_text, peek_kid, seal_text, text_prefix, to_text};
+pub use text::{
+    TEXT_PREFIX, VERSION_PREFIX_LEN, from_text, open_text, parse_text, peek_kid, seal_text, text_prefix, to_text,
+};
 
 use crate::secret::{AsSecret, DataKey, Plaintext};
 use crate::suite::{NONCE_LEN, Suite, TAG_LEN};
@@ -48,7 +50,12 @@ pub fn seal(key: &KeyRef<'_>, context: &Context, plaintext: &[u8]) -> Result<Vec
 }
 
 /// The deterministic part: salt and IV come from the caller.
-fn seal_with(key: &KeyRef<'_>, context: &Context, plaintext: &[u8], fresh: &[u8; SALT_LEN + NONCE_LEN]) -> Result<Vec<u8>, CryptoError> {
+fn seal_with(
+    key: &KeyRef<'_>,
+    context: &Context,
+    plaintext: &[u8],
+    fresh: &[u8; SALT_LEN + NONCE_LEN],
+) -> Result<Vec<u8>, CryptoError> {
     if plaintext.len() > PLAINTEXT_LEN_MAX {
         return Err(CryptoError::PlaintextTooLong { len: plaintext.len(), max: PLAINTEXT_LEN_MAX });
     }
@@ -89,7 +96,9 @@ pub fn open(key: &KeyRef<'_>, context: &Context, envelope: &[u8]) -> Result<Plai
         .and_then(|len| parsed.ciphertext.split_at_checked(len))
         .ok_or(CryptoError::Unopenable)?;
     let mut plaintext = vec![0; body.len()];
-    cipher.open_separate_gather(nonce, Aad::from(aad), body, tag, &mut plaintext).map_err(|_| CryptoError::Unopenable)?;
+    cipher
+        .open_separate_gather(nonce, Aad::from(aad), body, tag, &mut plaintext)
+        .map_err(|_| CryptoError::Unopenable)?;
     Ok(Plaintext::new(plaintext))
 }
 
@@ -111,7 +120,13 @@ pub fn external_aad(key_id: &[u8; 16], context: &Context) -> Vec<u8> {
 /// # Errors
 /// Those of [`seal`].
 #[doc(hidden)]
-pub fn danger_seal_deterministic(key: &KeyRef<'_>, context: &Context, plaintext: &[u8], salt: &[u8; 32], iv: &[u8; 12]) -> Result<Vec<u8>, CryptoError> {
+pub fn danger_seal_deterministic(
+    key: &KeyRef<'_>,
+    context: &Context,
+    plaintext: &[u8],
+    salt: &[u8; 32],
+    iv: &[u8; 12],
+) -> Result<Vec<u8>, CryptoError> {
     let mut fresh = [0; SALT_LEN + NONCE_LEN];
     for (to, from) in fresh.iter_mut().zip(salt.iter().chain(iv)) {
         *to = *from;

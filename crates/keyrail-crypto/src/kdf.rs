@@ -15,14 +15,23 @@ impl hkdf::KeyType for Len {
 }
 
 /// Derives 32 bytes. aws-lc wipes the pseudorandom key; the output buffer is ours and wipes itself.
-pub(crate) fn derive(secret: &[u8; SECRET_LEN], salt: &[u8], info: &[&[u8]]) -> Result<Zeroizing<[u8; SECRET_LEN]>, CryptoError> {
+pub(crate) fn derive(
+    secret: &[u8; SECRET_LEN],
+    salt: &[u8],
+    info: &[&[u8]],
+) -> Result<Zeroizing<[u8; SECRET_LEN]>, CryptoError> {
     let mut out = Zeroizing::new([0; SECRET_LEN]);
     derive_into(secret, salt, info, &mut out)?;
     Ok(out)
 }
 
 /// Derives 32 bytes into a place that the caller wipes.
-pub(crate) fn derive_into(secret: &[u8; SECRET_LEN], salt: &[u8], info: &[&[u8]], out: &mut [u8; SECRET_LEN]) -> Result<(), CryptoError> {
+pub(crate) fn derive_into(
+    secret: &[u8; SECRET_LEN],
+    salt: &[u8],
+    info: &[&[u8]],
+    out: &mut [u8; SECRET_LEN],
+) -> Result<(), CryptoError> {
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
     let okm = prk.expand(info, Len(SECRET_LEN)).map_err(|_| CryptoError::Library)?;
     okm.fill(out).map_err(|_| CryptoError::Library)

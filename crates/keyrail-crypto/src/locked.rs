@@ -4,7 +4,10 @@
 //! offers `memfd_secret(2)` (Linux 5.14 and later) the pages are not even mapped in the kernel; elsewhere they
 //! are locked with `mlock(2)` and left out of core dumps. If the process may lock no more memory, plain pages
 //! without dump are used and [`protection`] says so.
-#![expect(unsafe_code, reason = "mapping and locking pages has no safe interface; this module is the reviewed place for it")]
+#![expect(
+    unsafe_code,
+    reason = "mapping and locking pages has no safe interface; this module is the reviewed place for it"
+)]
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};

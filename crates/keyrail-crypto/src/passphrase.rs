@@ -30,7 +30,9 @@ impl Argon2Params {
 
     /// What is accepted from a store: less would be weak, more would be a way to exhaust the machine.
     fn in_range(self) -> bool {
-        (8 * 1024..=1024 * 1024).contains(&self.memory_kib) && (1..=16).contains(&self.passes) && (1..=16).contains(&self.lanes)
+        (8 * 1024..=1024 * 1024).contains(&self.memory_kib)
+            && (1..=16).contains(&self.passes)
+            && (1..=16).contains(&self.lanes)
     }
 }
 
@@ -42,10 +44,13 @@ pub fn derive(passphrase: &[u8], salt: &[u8; SALT_LEN], params: Argon2Params) ->
     if !params.in_range() || passphrase.is_empty() || passphrase.len() > PASSPHRASE_LEN_MAX {
         return Err(CryptoError::Parameters);
     }
-    let argon_params = Params::new(params.memory_kib, params.passes, params.lanes, Some(crate::secret::SECRET_LEN)).map_err(|_| CryptoError::Parameters)?;
+    let argon_params = Params::new(params.memory_kib, params.passes, params.lanes, Some(crate::secret::SECRET_LEN))
+        .map_err(|_| CryptoError::Parameters)?;
     let mut memory = vec![Block::default(); argon_params.block_count()];
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, argon_params);
-    let key = SlotKey::init_with(|out| argon.hash_password_into_with_memory(passphrase, salt, out, &mut memory).map_err(|_| CryptoError::Parameters));
+    let key = SlotKey::init_with(|out| {
+        argon.hash_password_into_with_memory(passphrase, salt, out, &mut memory).map_err(|_| CryptoError::Parameters)
+    });
     memory.iter_mut().for_each(Zeroize::zeroize);
     key
 }

@@ -12,7 +12,8 @@ use crate::CryptoError;
 /// # Errors
 /// [`CryptoError::System`] when the kernel refuses.
 pub fn harden() -> Result<(), CryptoError> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|_| CryptoError::System { what: "protection from dumps" })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|_| CryptoError::System { what: "protection from dumps" })?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(|_| CryptoError::System { what: "limit for core dumps" })
 }

@@ -26,7 +26,9 @@ impl Secret32 {
     ///
     /// # Errors
     /// Those of `init`, and [`CryptoError::System`] when there is no memory.
-    pub fn init_with<E: From<CryptoError>>(init: impl FnOnce(&mut [u8; SECRET_LEN]) -> Result<(), E>) -> Result<Self, E> {
+    pub fn init_with<E: From<CryptoError>>(
+        init: impl FnOnce(&mut [u8; SECRET_LEN]) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let mut bytes = LockedBytes::zeroed()?;
         init(bytes.as_array_mut())?;
         Ok(Self(bytes))
@@ -161,7 +163,9 @@ impl SlotKey {
     ///
     /// # Errors
     /// Those of `init`.
-    pub fn init_with<E: From<CryptoError>>(init: impl FnOnce(&mut [u8; SECRET_LEN]) -> Result<(), E>) -> Result<Self, E> {
+    pub fn init_with<E: From<CryptoError>>(
+        init: impl FnOnce(&mut [u8; SECRET_LEN]) -> Result<(), E>,
+    ) -> Result<Self, E> {
         Ok(Self(Secret32::init_with(init)?))
     }
 }

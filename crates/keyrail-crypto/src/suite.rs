@@ -26,7 +26,12 @@ struct Entry {
 /// The registry: a suite is added here and in [`Suite`], nowhere else.
 static REGISTRY: &[Entry] = &[
     Entry { suite: Suite::A256Gcm, name: "A256GCM", cose_alg: 3, algorithm: &aead::AES_256_GCM },
-    Entry { suite: Suite::ChaCha20Poly1305, name: "ChaCha20-Poly1305", cose_alg: 24, algorithm: &aead::CHACHA20_POLY1305 },
+    Entry {
+        suite: Suite::ChaCha20Poly1305,
+        name: "ChaCha20-Poly1305",
+        cose_alg: 24,
+        algorithm: &aead::CHACHA20_POLY1305,
+    },
 ];
 
 /// Length of the nonce of every suite, in bytes.
@@ -62,7 +67,8 @@ impl Suite {
 
     fn entry(self) -> &'static Entry {
         // INVARIANT: the registry has an entry for every suite (a test walks the enum); the fallback is never taken.
-        static FALLBACK: Entry = Entry { suite: Suite::A256Gcm, name: "A256GCM", cose_alg: 3, algorithm: &aead::AES_256_GCM };
+        static FALLBACK: Entry =
+            Entry { suite: Suite::A256Gcm, name: "A256GCM", cose_alg: 3, algorithm: &aead::AES_256_GCM };
         REGISTRY.iter().find(|entry| entry.suite == self).unwrap_or(&FALLBACK)
     }
 }
@@ -97,7 +103,10 @@ mod tests {
             assert_eq!(entry.suite, suite);
             assert_eq!(entry.name.parse(), Ok(suite));
             assert_eq!(Suite::from_cose_alg(entry.cose_alg), Some(suite));
-            assert_eq!((entry.algorithm.key_len(), entry.algorithm.nonce_len(), entry.algorithm.tag_len()), (32, NONCE_LEN, TAG_LEN));
+            assert_eq!(
+                (entry.algorithm.key_len(), entry.algorithm.nonce_len(), entry.algorithm.tag_len()),
+                (32, NONCE_LEN, TAG_LEN)
+            );
         }
         assert_eq!(Suite::all().count(), 2);
     }

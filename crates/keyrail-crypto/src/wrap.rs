@@ -51,11 +51,22 @@ impl WrappedKey {
     }
 }
 
-pub(crate) fn wrap(kek: &Secret32, purpose: &str, key: &Secret32, context: &WrapContext<'_>) -> Result<WrappedKey, CryptoError> {
+pub(crate) fn wrap(
+    kek: &Secret32,
+    purpose: &str,
+    key: &Secret32,
+    context: &WrapContext<'_>,
+) -> Result<WrappedKey, CryptoError> {
     wrap_with_salt(kek, purpose, key, context, &random::array()?)
 }
 
-fn wrap_with_salt(kek: &Secret32, purpose: &str, key: &Secret32, context: &WrapContext<'_>, salt: &[u8; SALT_LEN]) -> Result<WrappedKey, CryptoError> {
+fn wrap_with_salt(
+    kek: &Secret32,
+    purpose: &str,
+    key: &Secret32,
+    context: &WrapContext<'_>,
+    salt: &[u8; SALT_LEN],
+) -> Result<WrappedKey, CryptoError> {
     let mut out = Vec::with_capacity(WRAPPED_LEN);
     out.push(FORMAT);
     out.extend_from_slice(salt);
@@ -70,8 +81,14 @@ fn wrap_with_salt(kek: &Secret32, purpose: &str, key: &Secret32, context: &WrapC
     Ok(WrappedKey(out))
 }
 
-pub(crate) fn unwrap(kek: &Secret32, purpose: &str, wrapped: &WrappedKey, context: &WrapContext<'_>) -> Result<Secret32, CryptoError> {
-    let (salt, body) = wrapped.0.get(1..).and_then(|rest| rest.split_at_checked(SALT_LEN)).ok_or(CryptoError::Unopenable)?;
+pub(crate) fn unwrap(
+    kek: &Secret32,
+    purpose: &str,
+    wrapped: &WrappedKey,
+    context: &WrapContext<'_>,
+) -> Result<Secret32, CryptoError> {
+    let (salt, body) =
+        wrapped.0.get(1..).and_then(|rest| rest.split_at_checked(SALT_LEN)).ok_or(CryptoError::Unopenable)?;
     let (encrypted, tag) = body.split_at_checked(SECRET_LEN).ok_or(CryptoError::Unopenable)?;
     let cipher = wrapping_cipher(kek, purpose, salt)?;
     Secret32::init_with(|out| {
@@ -93,7 +110,13 @@ fn nonce() -> Nonce {
 /// Each part length-prefixed, so that no two contexts have the same bytes.
 fn aad(purpose: &str, context: &WrapContext<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
-    let parts: [&[u8]; 5] = [purpose.as_bytes(), context.table.as_bytes(), context.id, &context.version.to_be_bytes(), &context.generation.to_be_bytes()];
+    let parts: [&[u8]; 5] = [
+        purpose.as_bytes(),
+        context.table.as_bytes(),
+        context.id,
+        &context.version.to_be_bytes(),
+        &context.generation.to_be_bytes(),
+    ];
     for part in parts {
         out.extend_from_slice(&(part.len() as u64).to_be_bytes());
         out.extend_from_slice(part);

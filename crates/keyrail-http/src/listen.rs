@@ -16,13 +16,13 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use keyrail_engine::EngineError;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
-use keyrail_engine::EngineError;
 use tower::ServiceExt;
 
 use crate::problem::Problem;
@@ -186,11 +186,16 @@ struct Shared {
 }
 
 /// Bounds how many requests are worked on and how long each may take.
-async fn answer(router: Router, requests: Arc<Semaphore>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    router: Router,
+    requests: Arc<Semaphore>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let Ok(_permit) = requests.try_acquire() else {
         return Ok(Problem::of(&EngineError::Contended).into_response());
     };
-    let logged = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned(), Instant::now()));
+    let logged = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| (request.method().clone(), request.uri().path().to_owned(), Instant::now()));
     let response = match tokio::time::timeout(REQUEST_TIME_MAX, router.oneshot(request)).await {
         Ok(answered) => answered?,
         Err(_) => Problem::of(&EngineError::Indeterminate).into_response(),

@@ -67,7 +67,9 @@ impl SealError {
             Self::Exists { .. } => Some("name another file, or use the one that is there"),
             Self::File { .. } => Some("check that the file is there and that this user may read it"),
             Self::Malformed { .. } => Some("name the file that `keyrail init` made or used"),
-            Self::OtherKind { .. } => Some("name the root that the store was made with: --root keyfile:F or --root passphrase-file:F"),
+            Self::OtherKind { .. } => {
+                Some("name the root that the store was made with: --root keyfile:F or --root passphrase-file:F")
+            }
             Self::Permissions { .. } => Some("take the rights of others away: chmod 600"),
             Self::SlotDamaged => Some("restore the store from a backup; the secret itself is right"),
             Self::WrongSecret => Some("name the key file or passphrase that the store was made with"),

@@ -47,7 +47,8 @@ impl KeyFile {
             std::io::ErrorKind::AlreadyExists => SealError::Exists { path: path.clone() },
             _ => SealError::File { action: "create", path: path.clone(), source },
         })?;
-        let written = file.write_all(content.as_slice()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(&path));
+        let written =
+            file.write_all(content.as_slice()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(&path));
         written.map_err(|source| SealError::File { action: "write", path: path.clone(), source })?;
         Ok(Self { path })
     }

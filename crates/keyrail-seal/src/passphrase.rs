@@ -22,7 +22,8 @@ impl Passphrase {
     /// # Errors
     /// [`SealError::File`], [`SealError::Malformed`] for an empty or overlong one.
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
-        let read = std::fs::read(path).map_err(|source| SealError::File { action: "read", path: path.to_owned(), source })?;
+        let read =
+            std::fs::read(path).map_err(|source| SealError::File { action: "read", path: path.to_owned(), source })?;
         let mut text = Zeroizing::new(read);
         if text.last() == Some(&b'\n') {
             text.pop();
@@ -63,7 +64,9 @@ impl RootOfTrust for Passphrase {
             return Err(SealError::OtherKind { found: slot.kind().as_str(), given: self.kind().as_str() });
         };
         // With a passphrase there is no fingerprint (it would help to guess), so a damaged slot looks like a wrong one.
-        derive(&self.text, &salt, params)?.unwrap_key(&slot.wrapped, &wrap_context(&slot.id)).map_err(|_| SealError::WrongSecret)
+        derive(&self.text, &salt, params)?
+            .unwrap_key(&slot.wrapped, &wrap_context(&slot.id))
+            .map_err(|_| SealError::WrongSecret)
     }
 }
 

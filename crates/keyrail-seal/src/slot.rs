@@ -111,7 +111,10 @@ impl RootSlot {
                 let (lanes, rest) = rest.split_first_chunk::<4>()?;
                 let (salt, wrapped) = rest.split_first_chunk::<SALT_LEN>()?;
                 let [memory_kib, passes, lanes] = [memory_kib, passes, lanes].map(|bytes| u32::from_be_bytes(*bytes));
-                (SlotParameters::Passphrase { params: Argon2Params { memory_kib, passes, lanes }, salt: *salt }, wrapped)
+                (
+                    SlotParameters::Passphrase { params: Argon2Params { memory_kib, passes, lanes }, salt: *salt },
+                    wrapped,
+                )
             }
             _ => return None,
         };

@@ -22,24 +22,16 @@ pub const READY_LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// There is none: build it with `cargo build -p keyrail`.
 pub fn keyrail_bin() -> anyhow::Result<PathBuf> {
-    let named =
-        std::env::var_os("KEYRAIL_BIN").or_else(|| std::env::var_os("CARGO_BIN_EXE_keyrail"));
+    let named = std::env::var_os("KEYRAIL_BIN").or_else(|| std::env::var_os("CARGO_BIN_EXE_keyrail"));
     if let Some(path) = named {
         return Ok(PathBuf::from(path));
     }
     let target = target_dir().context("the test does not run from a target directory")?;
     let exe = std::env::current_exe()?;
-    let profile = exe
-        .strip_prefix(&target)?
-        .iter()
-        .next()
-        .context("the test lies outside of a profile")?;
+    let profile = exe.strip_prefix(&target)?.iter().next().context("the test lies outside of a profile")?;
     let path = target.join(profile).join("keyrail");
     if !path.is_file() {
-        bail!(
-            "`{}` is absent: build it with `cargo build -p keyrail`",
-            path.display()
-        );
+        bail!("`{}` is absent: build it with `cargo build -p keyrail`", path.display());
     }
     Ok(path)
 }
@@ -71,23 +63,13 @@ impl Child {
     /// It could not be started.
     pub fn start(mut command: Command) -> anyhow::Result<Self> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("`{}` cannot be started", command.get_program().display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("`{}` cannot be started", command.get_program().display()))?;
         let pid = Pid::from_child(&child);
         let (sender, lines) = mpsc::channel();
-        let stdout = Stream::follow(
-            child.stdout.take().context("no standard output")?,
-            sender.clone(),
-        );
+        let stdout = Stream::follow(child.stdout.take().context("no standard output")?, sender.clone());
         let stderr = Stream::follow(child.stderr.take().context("no standard error")?, sender);
-        Ok(Self {
-            child,
-            pid,
-            stdout,
-            stderr,
-            lines,
-        })
+        Ok(Self { child, pid, stdout, stderr, lines })
     }
 
     /// Its process id.
@@ -100,11 +82,7 @@ impl Child {
     ///
     /// # Errors
     /// No such line came within `limit`, or the child closed its outputs first; the error holds what it wrote.
-    pub fn wait_line<T>(
-        &self,
-        limit: Duration,
-        wanted: impl Fn(&str) -> Option<T>,
-    ) -> anyhow::Result<T> {
+    pub fn wait_line<T>(&self, limit: Duration, wanted: impl Fn(&str) -> Option<T>) -> anyhow::Result<T> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -176,11 +154,7 @@ impl Child {
 
     fn collect(&mut self) -> anyhow::Result<Exit> {
         let status = self.child.wait()?;
-        Ok(Exit {
-            status,
-            stdout: self.stdout.finish(),
-            stderr: self.stderr.finish(),
-        })
+        Ok(Exit { status, stdout: self.stdout.finish(), stderr: self.stderr.finish() })
     }
 }
 
@@ -234,9 +208,7 @@ fn address(line: &str) -> Option<String> {
     let rest = line.get(start..)?;
     let end = rest.find(|c: char| !is_address(c)).unwrap_or(rest.len());
     let found = rest.get(..end)?.trim_end_matches(['/', '.', ',']);
-    found
-        .rsplit_once(':')
-        .filter(|(_, port)| port.parse::<u16>().is_ok())?;
+    found.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok())?;
     Some(found.to_owned())
 }
 
@@ -255,10 +227,7 @@ impl Stream {
         let text = Arc::new(Mutex::new(String::new()));
         let kept = Arc::clone(&text);
         let reader = std::thread::spawn(move || follow(source, &kept, &lines));
-        Self {
-            text,
-            reader: Some(reader),
-        }
+        Self { text, reader: Some(reader) }
     }
 
     fn text(&self) -> String {
@@ -277,10 +246,7 @@ impl Stream {
 fn follow(source: impl Read, kept: &Mutex<String>, lines: &Sender<String>) {
     let mut source = BufReader::new(source);
     let mut bytes = Vec::new();
-    while source
-        .read_until(b'\n', &mut bytes)
-        .is_ok_and(|read| read > 0)
-    {
+    while source.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
         let line = String::from_utf8_lossy(&bytes).into_owned();
         kept.lock().push_str(&line);
         // Nobody may be waiting for lines any more; the text is kept all the same.
@@ -296,18 +262,9 @@ mod tests {
     #[test]
     fn an_address_is_found_in_a_ready_line() {
         for (line, want) in [
-            (
-                "ready: listening on http://127.0.0.1:8440",
-                Some("http://127.0.0.1:8440"),
-            ),
-            (
-                "{\"url\":\"https://127.0.0.1:41\"}",
-                Some("https://127.0.0.1:41"),
-            ),
-            (
-                "listening on http://127.0.0.1:8440/, sealed.",
-                Some("http://127.0.0.1:8440"),
-            ),
+            ("ready: listening on http://127.0.0.1:8440", Some("http://127.0.0.1:8440")),
+            ("{\"url\":\"https://127.0.0.1:41\"}", Some("https://127.0.0.1:41")),
+            ("listening on http://127.0.0.1:8440/, sealed.", Some("http://127.0.0.1:8440")),
             ("see https://example.org/docs", None),
             ("warning: the key file lies beside the data", None),
         ] {

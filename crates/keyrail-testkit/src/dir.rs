@@ -20,11 +20,8 @@ impl TempDir {
     /// The directory could not be made.
     pub fn new() -> anyhow::Result<Self> {
         let parent = parent_dir();
-        std::fs::create_dir_all(&parent)
-            .with_context(|| format!("`{}` cannot be made", parent.display()))?;
-        let dir = tempfile::Builder::new()
-            .prefix("keyrail-")
-            .tempdir_in(&parent)?;
+        std::fs::create_dir_all(&parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
+        let dir = tempfile::Builder::new().prefix("keyrail-").tempdir_in(&parent)?;
         Ok(Self(dir))
     }
 
@@ -105,7 +102,5 @@ fn parent_dir() -> PathBuf {
 /// The target directory that the running test was built in: the nearest parent that cargo has tagged.
 pub(crate) fn target_dir() -> Option<PathBuf> {
     let exe = std::env::current_exe().ok()?;
-    exe.ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").is_file())
-        .map(Path::to_path_buf)
+    exe.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file()).map(Path::to_path_buf)
 }

@@ -53,46 +53,24 @@ pub struct Mismatch<K, V> {
 impl<K: Ord + Clone, V: PartialEq + Clone> Ledger<K, V> {
     /// A ledger that begins with these values, as if they had been acknowledged.
     pub fn new(initial: impl IntoIterator<Item = (K, V)>) -> Self {
-        let known = |value| {
-            vec![Write {
-                begun: 0,
-                fate: Fate::Acknowledged { at: 0 },
-                value,
-            }]
-        };
-        let places = initial
-            .into_iter()
-            .map(|(place, value)| (place, known(value)))
-            .collect();
-        Self {
-            state: Mutex::new(State { clock: 0, places }),
-        }
+        let known = |value| vec![Write { begun: 0, fate: Fate::Acknowledged { at: 0 }, value }];
+        let places = initial.into_iter().map(|(place, value)| (place, known(value))).collect();
+        Self { state: Mutex::new(State { clock: 0, places }) }
     }
 
     /// Notes that `value` is about to be written to `place`. Call it before the write is sent.
     pub fn begin(&self, place: K, value: V) -> Ticket<'_, K, V> {
         let mut state = self.state.lock();
         let begun = state.tick();
-        let write = Write {
-            begun,
-            fate: Fate::Unknown,
-            value,
-        };
+        let write = Write { begun, fate: Fate::Unknown, value };
         state.places.entry(place.clone()).or_default().push(write);
-        Ticket {
-            ledger: self,
-            place,
-            begun,
-        }
+        Ticket { ledger: self, place, begun }
     }
 
     /// Compares every place with what `find` reads there.
     pub fn check(&self, mut find: impl FnMut(&K) -> Option<V>) -> Vec<Mismatch<K, V>> {
         let state = self.state.lock();
-        let judged = state
-            .places
-            .iter()
-            .filter_map(|(place, writes)| judge(place, find(place), writes));
+        let judged = state.places.iter().filter_map(|(place, writes)| judge(place, find(place), writes));
         judged.collect()
     }
 
@@ -110,10 +88,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Ledger<K, V> {
 impl<K: Ord, V> Ticket<'_, K, V> {
     /// The write is done. Call it after its answer came.
     pub fn acknowledged(self) {
-        self.ledger
-            .state
-            .lock()
-            .acknowledge(&self.place, self.begun);
+        self.ledger.state.lock().acknowledge(&self.place, self.begun);
     }
 
     /// The write was refused: it has surely not happened.
@@ -143,21 +118,13 @@ impl<K: Ord, V> State<K, V> {
     }
 }
 
-fn judge<K: Clone, V: PartialEq + Clone>(
-    place: &K,
-    found: Option<V>,
-    writes: &[Write<V>],
-) -> Option<Mismatch<K, V>> {
+fn judge<K: Clone, V: PartialEq + Clone>(place: &K, found: Option<V>, writes: &[Write<V>]) -> Option<Mismatch<K, V>> {
     let explained = found.as_ref().map_or_else(
         || writes.iter().all(|write| write.fate == Fate::Unknown),
         |found| writes.iter().any(|write| write.value == *found),
     );
     let allowed = || writes.iter().map(|write| write.value.clone()).collect();
-    (!explained).then(|| Mismatch {
-        place: place.clone(),
-        found,
-        allowed: allowed(),
-    })
+    (!explained).then(|| Mismatch { place: place.clone(), found, allowed: allowed() })
 }
 
 #[cfg(test)]

@@ -24,11 +24,7 @@ pub fn scale(full: usize) -> usize {
 }
 
 fn scaled(full: usize, asked: Option<&str>) -> usize {
-    if asked == Some("full") {
-        full
-    } else {
-        (full / ORDINARY_DIVISOR).max(1)
-    }
+    if asked == Some("full") { full } else { (full / ORDINARY_DIVISOR).max(1) }
 }
 
 const ORDINARY_DIVISOR: usize = 20;

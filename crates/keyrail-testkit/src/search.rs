@@ -56,34 +56,21 @@ impl Search {
         let (mut patterns, mut meanings) = (Vec::new(), Vec::new());
         for (name, secret) in secrets {
             if secret.len() < NEEDLE_LEN_MIN {
-                bail!(
-                    "`{name}` has {} bytes, a search needs {NEEDLE_LEN_MIN}",
-                    secret.len()
-                );
+                bail!("`{name}` has {} bytes, a search needs {NEEDLE_LEN_MIN}", secret.len());
             }
             for (encoding, pattern) in patterns_of(secret) {
                 patterns.push(pattern);
                 meanings.push((name.to_owned(), encoding));
             }
         }
-        let pattern_len_max = patterns
-            .iter()
-            .map(Vec::len)
-            .max()
-            .context("there is nothing to search for")?;
-        Ok(Self {
-            automaton: AhoCorasick::new(patterns)?,
-            meanings,
-            pattern_len_max,
-        })
+        let pattern_len_max = patterns.iter().map(Vec::len).max().context("there is nothing to search for")?;
+        Ok(Self { automaton: AhoCorasick::new(patterns)?, meanings, pattern_len_max })
     }
 
     /// All hits in `bytes`.
     #[must_use]
     pub fn in_bytes(&self, bytes: &[u8]) -> Vec<Hit> {
-        self.matches(bytes)
-            .filter_map(|found| self.hit(&found, 0))
-            .collect()
+        self.matches(bytes).filter_map(|found| self.hit(&found, 0)).collect()
     }
 
     /// All hits in a file of any size, which is read in pieces.
@@ -91,11 +78,8 @@ impl Search {
     /// # Errors
     /// The file cannot be read.
     pub fn in_file(&self, path: &Path) -> anyhow::Result<Vec<Hit>> {
-        let mut file =
-            File::open(path).with_context(|| format!("`{}` cannot be opened", path.display()))?;
-        let mut hits = self
-            .in_reader(&mut file)
-            .with_context(|| format!("`{}` cannot be read", path.display()))?;
+        let mut file = File::open(path).with_context(|| format!("`{}` cannot be opened", path.display()))?;
+        let mut hits = self.in_reader(&mut file).with_context(|| format!("`{}` cannot be read", path.display()))?;
         for hit in &mut hits {
             hit.file = Some(path.to_path_buf());
         }
@@ -108,8 +92,7 @@ impl Search {
     /// A file or directory cannot be read.
     pub fn under(&self, dir: &Path) -> anyhow::Result<Vec<Hit>> {
         let mut hits = Vec::new();
-        let listed = std::fs::read_dir(dir)
-            .with_context(|| format!("`{}` cannot be listed", dir.display()))?;
+        let listed = std::fs::read_dir(dir).with_context(|| format!("`{}` cannot be listed", dir.display()))?;
         for entry in listed {
             let entry = entry?;
             let kind = entry.file_type()?;
@@ -147,12 +130,7 @@ impl Search {
     fn hit(&self, found: &Match, base: u64) -> Option<Hit> {
         let (name, encoding) = self.meanings.get(found.pattern().as_usize())?;
         let offset = base + found.start() as u64;
-        Some(Hit {
-            name: name.clone(),
-            encoding: *encoding,
-            offset,
-            file: None,
-        })
+        Some(Hit { name: name.clone(), encoding: *encoding, offset, file: None })
     }
 }
 
@@ -171,10 +149,7 @@ pub fn planted_forms(secret: &[u8]) -> Vec<(Encoding, Vec<u8>)> {
         forms.push((Encoding::Base64, STANDARD.encode(&long).into_bytes()));
         forms.push((Encoding::Base64, STANDARD_NO_PAD.encode(&long).into_bytes()));
         forms.push((Encoding::Base64Url, URL_SAFE.encode(&long).into_bytes()));
-        forms.push((
-            Encoding::Base64Url,
-            URL_SAFE_NO_PAD.encode(&long).into_bytes(),
-        ));
+        forms.push((Encoding::Base64Url, URL_SAFE_NO_PAD.encode(&long).into_bytes()));
     }
     forms
 }
@@ -187,10 +162,7 @@ fn patterns_of(secret: &[u8]) -> Vec<(Encoding, Vec<u8>)> {
     ];
     for before in 0..GROUP_LEN {
         patterns.push((Encoding::Base64, core_of(secret, before, &STANDARD_NO_PAD)));
-        patterns.push((
-            Encoding::Base64Url,
-            core_of(secret, before, &URL_SAFE_NO_PAD),
-        ));
+        patterns.push((Encoding::Base64Url, core_of(secret, before, &URL_SAFE_NO_PAD)));
     }
     patterns
 }

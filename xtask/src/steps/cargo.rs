@@ -58,7 +58,8 @@ pub(super) fn deny(workspace: &Workspace) -> anyhow::Result<Tally> {
     Ok(Tally::default())
 }
 
-const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2", install_args: &["--no-default-features"] };
+const CARGO_DENY: CargoTool =
+    CargoTool { name: "cargo-deny", version: "0.20.2", install_args: &["--no-default-features"] };
 
 /// Programs that tests call, each with the Debian package that holds it: a core of a running process is forced with
 /// `gcore`, system calls are traced with `strace`.

@@ -28,7 +28,9 @@ impl Context {
     ///
     /// # Errors
     /// [`ContextError`] for too many or too long pairs, or a key that comes twice.
-    pub fn from_pairs<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, ContextError> {
+    pub fn from_pairs<K: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, ContextError> {
         let mut kept: Vec<(String, String)> = Vec::new();
         for (key, value) in pairs {
             let (key, value) = (key.into(), value.into());

@@ -155,12 +155,19 @@ fn parse_any(envelope: &[u8]) -> Result<Parts<'_>, EnvelopeError> {
         return Err(EnvelopeError::Headers);
     }
     let suite = match &header.alg {
-        Some(RegisteredLabelWithPrivate::Assigned(alg)) => Suite::from_cose_alg(alg.to_i64()).ok_or(EnvelopeError::Algorithm)?,
+        Some(RegisteredLabelWithPrivate::Assigned(alg)) => {
+            Suite::from_cose_alg(alg.to_i64()).ok_or(EnvelopeError::Algorithm)?
+        }
         _ => return Err(EnvelopeError::Algorithm),
     };
     let kid = header.key_id.as_slice().try_into().map_err(|_| EnvelopeError::Headers)?;
-    let iv = [&message.unprotected.iv, &header.iv].into_iter().find(|iv| !iv.is_empty()).ok_or(EnvelopeError::Headers)?.clone();
-    let ciphertext = message.ciphertext.filter(|ciphertext| ciphertext.len() >= TAG_LEN).ok_or(EnvelopeError::Structure)?;
+    let iv = [&message.unprotected.iv, &header.iv]
+        .into_iter()
+        .find(|iv| !iv.is_empty())
+        .ok_or(EnvelopeError::Headers)?
+        .clone();
+    let ciphertext =
+        message.ciphertext.filter(|ciphertext| ciphertext.len() >= TAG_LEN).ok_or(EnvelopeError::Structure)?;
     let protected = message.protected.original_data.clone().ok_or(EnvelopeError::Headers)?;
     let [recipient] = message.recipients.as_slice() else { return Err(EnvelopeError::Recipient) };
     let (salt, recipient_protected) = recipient_parts(recipient)?;
@@ -188,7 +195,10 @@ fn recipient_parts(recipient: &CoseRecipient) -> Result<(Vec<u8>, Vec<u8>), Enve
     }
     let label = Label::Int(iana::HeaderAlgorithmParameter::Salt.to_i64());
     let value = recipient.unprotected.rest.iter().find(|(key, _)| *key == label).map(|(_, value)| value);
-    let salt = value.and_then(|value| value.as_bytes()).filter(|salt| salt.len() == SALT_LEN).ok_or(EnvelopeError::Recipient)?;
+    let salt = value
+        .and_then(|value| value.as_bytes())
+        .filter(|salt| salt.len() == SALT_LEN)
+        .ok_or(EnvelopeError::Recipient)?;
     let protected = recipient.protected.original_data.clone().ok_or(EnvelopeError::Recipient)?;
     Ok((salt.clone(), protected))
 }

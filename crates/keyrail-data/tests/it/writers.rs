@@ -50,7 +50,10 @@ impl Shared {
     }
 
     fn decrypt(&self, handle: &Handle, id: u64, ciphertext: String) -> String {
-        let op = Decrypt { key: "acme/prod/crm/pii".parse().unwrap(), items: vec![Ok(CiphertextItem { ciphertext, context: self.context(id) })] };
+        let op = Decrypt {
+            key: "acme/prod/crm/pii".parse().unwrap(),
+            items: vec![Ok(CiphertextItem { ciphertext, context: self.context(id) })],
+        };
         let opened = handle.block_on(self.world.run(op)).unwrap().remove(0).expect("no read fails");
         String::from_utf8(opened.plaintext.as_bytes().to_vec()).unwrap()
     }
@@ -72,7 +75,8 @@ fn write(shared: &Shared, handle: &Handle, ledger: &Ledger<u64, String>, writer:
         let value = format!("writer {writer}, turn {turn}");
         let sealed = shared.encrypt(handle, id, &value);
         let ticket = ledger.begin(id, value);
-        app.execute("UPDATE people SET email = ? WHERE id = ?", rusqlite::params![sealed, i64::try_from(id).unwrap()]).unwrap();
+        app.execute("UPDATE people SET email = ? WHERE id = ?", rusqlite::params![sealed, i64::try_from(id).unwrap()])
+            .unwrap();
         ticket.acknowledged();
     }
 }
@@ -82,7 +86,9 @@ fn read(shared: &Shared, handle: &Handle, reader: usize) {
     let mut random = seeded(&format!("reader {reader}"));
     while !shared.stop.load(Ordering::Acquire) {
         let id = shared.near(&mut random);
-        let cell: String = app.query_row("SELECT email FROM people WHERE id = ?", [i64::try_from(id).unwrap()], |row| row.get(0)).unwrap();
+        let cell: String = app
+            .query_row("SELECT email FROM people WHERE id = ?", [i64::try_from(id).unwrap()], |row| row.get(0))
+            .unwrap();
         assert!(!shared.decrypt(handle, id, cell).is_empty());
         shared.reads.fetch_add(1, Ordering::Relaxed);
     }
@@ -92,14 +98,24 @@ async fn prepared(rows: u64) -> Shared {
     let world = World::new().await;
     let app = world.connect();
     app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, note TEXT)").unwrap();
-    let sql = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO people SELECT i, 'first ' || i, 'a note of person ' || i FROM n");
+    let sql = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO people SELECT i, 'first ' || i, 'a note of person ' || i FROM n"
+    );
     app.execute_batch(&sql).unwrap();
     let asset = world.add("people", IdentityChoice::PrimaryKey, &["email", "note"]).await.unwrap();
     let protect = world.run(Protect(Start { asset: "people".parse().unwrap(), rate: None })).await.unwrap();
     world.complete(protect.id).await;
     world.run(RotateKey { name: "acme/prod/crm/pii".parse().unwrap(), reason: RotationReason::Demand }).await.unwrap();
     let place = AtomicU64::new(0);
-    Shared { world, rows, place, stop: AtomicBool::new(false), reads: AtomicU64::new(0), asset: asset.id, column: asset.columns[0].id }
+    Shared {
+        world,
+        rows,
+        place,
+        stop: AtomicBool::new(false),
+        reads: AtomicU64::new(0),
+        asset: asset.id,
+        column: asset.columns[0].id,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -121,7 +137,12 @@ async fn a_campaign_among_four_writers_and_two_readers() {
     let started = shared.world.run(Reencrypt(Start { asset: "people".parse().unwrap(), rate: None })).await.unwrap();
     let seen = shared.clone();
     let open = shared.world.engine.unsealed().unwrap();
-    let run = Run { open, id: started.id, stop: Stop::default(), progress: Box::new(move |campaign| seen.place.store(campaign.counts.rows, Ordering::Release)) };
+    let run = Run {
+        open,
+        id: started.id,
+        stop: Stop::default(),
+        progress: Box::new(move |campaign| seen.place.store(campaign.counts.rows, Ordering::Release)),
+    };
     let outcome = run.run().await.unwrap();
     let took = begun.elapsed();
     shared.stop.store(true, Ordering::Release);
@@ -135,7 +156,9 @@ async fn a_campaign_among_four_writers_and_two_readers() {
 
     let app = connect(&shared.world.database());
     let mut statement = app.prepare("SELECT id, email FROM people").unwrap();
-    let cells = statement.query_map([], |row| Ok((u64::try_from(row.get::<_, i64>(0)?).unwrap(), row.get::<_, String>(1)?))).unwrap();
+    let cells = statement
+        .query_map([], |row| Ok((u64::try_from(row.get::<_, i64>(0)?).unwrap(), row.get::<_, String>(1)?)))
+        .unwrap();
     let cells: std::collections::HashMap<u64, String> = cells.map(Result::unwrap).collect();
     assert_eq!(cells.len() as u64, rows);
     let found = open_all(&shared, cells).await;
@@ -143,7 +166,11 @@ async fn a_campaign_among_four_writers_and_two_readers() {
     assert!(wrong.is_empty(), "{} rows are not what was written last, first {:?}", wrong.len(), wrong.first());
     let census = shared.world.census().await;
     assert_eq!((census.versions[0].values, census.damaged, census.plaintext), (0, 0, 0));
-    println!("{rows} rows in {took:?}, {losses} compare-and-swap losses, {} reads, {} passes", shared.reads.load(Ordering::Relaxed), counts.passes);
+    println!(
+        "{rows} rows in {took:?}, {losses} compare-and-swap losses, {} reads, {} passes",
+        shared.reads.load(Ordering::Relaxed),
+        counts.passes
+    );
 
     // The check can fail: a row that holds something else is seen.
     let planted = ledger.check(|id| if *id == 1 { Some("another".to_owned()) } else { found.get(id).cloned() });
@@ -151,11 +178,17 @@ async fn a_campaign_among_four_writers_and_two_readers() {
     assert!(Duration::from_secs(1_500) > took);
 }
 
-async fn open_all(shared: &Shared, cells: std::collections::HashMap<u64, String>) -> std::collections::HashMap<u64, String> {
+async fn open_all(
+    shared: &Shared,
+    cells: std::collections::HashMap<u64, String>,
+) -> std::collections::HashMap<u64, String> {
     let mut found = std::collections::HashMap::with_capacity(cells.len());
     let all: Vec<_> = cells.into_iter().collect();
     for chunk in all.chunks(5_000) {
-        let items = chunk.iter().map(|(id, cell)| Ok(CiphertextItem { ciphertext: cell.clone(), context: shared.context(*id) })).collect();
+        let items = chunk
+            .iter()
+            .map(|(id, cell)| Ok(CiphertextItem { ciphertext: cell.clone(), context: shared.context(*id) }))
+            .collect();
         let opened = shared.world.run(Decrypt { key: "acme/prod/crm/pii".parse().unwrap(), items }).await.unwrap();
         for ((id, _), item) in chunk.iter().zip(opened) {
             found.insert(*id, String::from_utf8(item.unwrap().plaintext.as_bytes().to_vec()).unwrap());

@@ -9,10 +9,7 @@ use keyrail_testkit::{TempDir, TempHome, free_port};
 fn a_directory_is_on_the_disk_of_the_build_and_goes_away() {
     let dir = TempDir::new().unwrap();
     let exe = std::env::current_exe().unwrap();
-    assert_eq!(
-        dir.path().metadata().unwrap().dev(),
-        exe.metadata().unwrap().dev()
-    );
+    assert_eq!(dir.path().metadata().unwrap().dev(), exe.metadata().unwrap().dev());
     let path = dir.path().to_path_buf();
     std::fs::write(dir.join("file"), b"x").unwrap();
     drop(dir);
@@ -29,10 +26,7 @@ fn a_housed_command_sees_its_own_home_and_none_of_our_settings() {
     let mut lines = text.lines();
     assert_eq!(lines.next(), home.path().to_str());
     assert_eq!(lines.next(), home.work().to_str());
-    assert!(
-        !lines.any(|line| line.starts_with("KEYRAIL_") || line.starts_with("XDG_")),
-        "{text}"
-    );
+    assert!(!lines.any(|line| line.starts_with("KEYRAIL_") || line.starts_with("XDG_")), "{text}");
 }
 
 #[test]

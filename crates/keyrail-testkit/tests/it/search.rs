@@ -46,35 +46,21 @@ proptest! {
 fn noise_gives_no_hit() {
     let mut noise = vec![0; 4 << 20];
     seeded("noise").fill_bytes(&mut noise);
-    assert!(
-        search_for(b"a secret of the test")
-            .in_bytes(&noise)
-            .is_empty()
-    );
+    assert!(search_for(b"a secret of the test").in_bytes(&noise).is_empty());
 }
 
 #[test]
 fn a_hit_on_the_border_of_two_pieces_is_found_once() {
     let (dir, secret) = (TempDir::new().unwrap(), b"a secret on the border");
     let piece = 8 << 20;
-    for start in [
-        piece - secret.len(),
-        piece - 5,
-        piece - 1,
-        piece,
-        2 * piece - 7,
-        0,
-    ] {
+    for start in [piece - secret.len(), piece - 5, piece - 1, piece, 2 * piece - 7, 0] {
         let mut bytes = vec![b'.'; 2 * piece + 100];
         bytes[start..start + secret.len()].copy_from_slice(secret);
         let path = dir.join("file");
         std::fs::write(&path, bytes).unwrap();
         let hits = search_for(secret).in_file(&path).unwrap();
         assert_eq!(hits.len(), 1, "at {start}");
-        assert_eq!(
-            (hits[0].offset, hits[0].encoding),
-            (start as u64, Encoding::Raw)
-        );
+        assert_eq!((hits[0].offset, hits[0].encoding), (start as u64, Encoding::Raw));
     }
 }
 
@@ -84,9 +70,7 @@ fn a_directory_is_searched_to_its_depths() {
     std::fs::create_dir_all(dir.join("a/b")).unwrap();
     std::fs::write(dir.join("a/b/log"), hex::encode("a secret of the test")).unwrap();
     std::fs::write(dir.join("clean"), "nothing here").unwrap();
-    let hits = search_for(b"a secret of the test")
-        .under(dir.path())
-        .unwrap();
+    let hits = search_for(b"a secret of the test").under(dir.path()).unwrap();
     assert_eq!(hits.len(), 1);
     assert_eq!(hits[0].file.as_deref(), Some(dir.join("a/b/log").as_path()));
 }

@@ -37,7 +37,11 @@ fn data_goes_through_every_verb_and_comes_back_exactly() {
 
     let blocked = place.run(&format!("key retire {KEY}@1"));
     assert_eq!(blocked.code, 3, "{}", blocked.stderr);
-    assert!(blocked.stderr.contains("hint: ") && blocked.stderr.contains("--acknowledge local-operator"), "{}", blocked.stderr);
+    assert!(
+        blocked.stderr.contains("hint: ") && blocked.stderr.contains("--acknowledge local-operator"),
+        "{}",
+        blocked.stderr
+    );
     let shown = place.run(&format!("key show {KEY} --json")).json();
     assert_eq!(shown["versions"][0]["state"], "deactivated");
     let exported = place.run(&format!("key export {KEY}@2 --json")).json();
@@ -45,7 +49,13 @@ fn data_goes_through_every_verb_and_comes_back_exactly() {
     place.ok("verify");
     place.ok("audit verify");
     let records = place.run("audit show --limit 100 --json").json();
-    assert!(records["records"].as_array().unwrap().iter().any(|row| row["action"] == "key.export" && row["principal"] == "local-operator"));
+    assert!(
+        records["records"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|row| row["action"] == "key.export" && row["principal"] == "local-operator")
+    );
 }
 
 #[test]
@@ -94,7 +104,10 @@ fn a_table_is_protected_moved_and_given_back() {
     app.execute_batch("CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, profile TEXT); INSERT INTO people VALUES (1, 'a@example.org', '{\"phone\":\"+31\"}'), (2, NULL, NULL), (3, '', '{}')")
         .unwrap();
     drop(app);
-    let add = format!("asset add people --url sqlite:{} --table people --id id --column email --column profile:$.phone --key {KEY}", path.display());
+    let add = format!(
+        "asset add people --url sqlite:{} --table people --id id --column email --column profile:$.phone --key {KEY}",
+        path.display()
+    );
     place.ok(&add);
     let plan = place.run("asset protect people --dry-run --json").json();
     assert_eq!((plan["rows"].as_u64(), plan["values"].as_u64()), (Some(3), Some(3)));
@@ -105,12 +118,19 @@ fn a_table_is_protected_moved_and_given_back() {
     let moved = place.run("campaign start people --json").last_json();
     assert_eq!(moved["moved"], 3);
     let census = place.run("asset census people --json").json();
-    assert_eq!((census["versions"][0]["values"].as_u64(), census["versions"][1]["values"].as_u64()), (Some(0), Some(3)));
+    assert_eq!(
+        (census["versions"][0]["values"].as_u64(), census["versions"][1]["values"].as_u64()),
+        (Some(0), Some(3))
+    );
     // An application opens what it finds in its table, with the binding that the specification tells.
     let app = Connection::open(&path).unwrap();
     let cell: String = app.query_row("SELECT email FROM people WHERE id = 1", [], |row| row.get(0)).unwrap();
     let asset = place.run("asset show people --json").json();
-    let binding = format!("--context keyrail.asset={} --context keyrail.column={} --context keyrail.row=i1", asset["id"].as_str().unwrap(), asset["columns"][0]["id"].as_str().unwrap());
+    let binding = format!(
+        "--context keyrail.asset={} --context keyrail.column={} --context keyrail.row=i1",
+        asset["id"].as_str().unwrap(),
+        asset["columns"][0]["id"].as_str().unwrap()
+    );
     assert_eq!(place.run_in(&format!("decrypt {KEY} {binding}"), cell.as_bytes()).stdout, b"a@example.org");
     let back = place.run(&format!("campaign rollback {} --json", moved["id"].as_str().unwrap())).last_json();
     assert_eq!((back["state"].as_str(), back["target"].as_u64()), (Some("completed"), Some(1)));
@@ -141,7 +161,8 @@ fn the_log_is_verified_offline_against_a_checkpoint() {
     let old = place.file("old");
     copy_dir(&place.data_dir().join("audit"), &old);
     place.ok(&format!("key rotate {KEY}"));
-    let line = |dir: &std::path::Path| format!("audit verify --checkpoint {} --audit-dir {}", saved.display(), dir.display());
+    let line =
+        |dir: &std::path::Path| format!("audit verify --checkpoint {} --audit-dir {}", saved.display(), dir.display());
     place.ok(&line(&place.data_dir().join("audit")));
     std::fs::write(&saved, place.ok("audit checkpoint --json").stdout).unwrap();
     let older = place.run(&line(&old));
@@ -158,7 +179,11 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() { copy_dir(&entry.path(), &target) } else { std::fs::copy(entry.path(), target).map(drop).unwrap() }
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), target).map(drop).unwrap()
+        }
     }
 }
 

@@ -53,10 +53,20 @@ impl World {
         let place = Place::new();
         let token = place.with_key();
         let app = Connection::open(place.file("app.sqlite")).unwrap();
-        app.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, note TEXT)").unwrap();
-        let sql = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) INSERT INTO people SELECT i, 'p' || i || '@example.org', CASE i % 7 WHEN 0 THEN NULL ELSE 'note ' || i END FROM n");
+        app.execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, note TEXT)",
+        )
+        .unwrap();
+        let sql = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) INSERT INTO people SELECT i, 'p' || i || '@example.org', CASE i % 7 WHEN 0 THEN NULL ELSE 'note ' || i END FROM n"
+        );
         app.execute_batch(&sql).unwrap();
-        let mut world = Self { place, token, seen: Acknowledged { versions: 1, masters: 1, ..Acknowledged::default() }, random: SmallRng::seed_from_u64(7) };
+        let mut world = Self {
+            place,
+            token,
+            seen: Acknowledged { versions: 1, masters: 1, ..Acknowledged::default() },
+            random: SmallRng::seed_from_u64(7),
+        };
         let server = world.serve();
         let http = world.http(&server);
         for index in 0..KEYS {
@@ -117,11 +127,16 @@ impl World {
                 }
                 // One more change is on its way when the kill comes.
                 let (url, token) = (server.url().to_owned(), self.token.clone());
-                let last = std::thread::spawn(move || Http::new(&url, Some(&token)).try_send(Method::POST, &format!("{KEY}/rotate"), &[], &Value::Null).map(|said| said.text));
+                let last = std::thread::spawn(move || {
+                    Http::new(&url, Some(&token))
+                        .try_send(Method::POST, &format!("{KEY}/rotate"), &[], &Value::Null)
+                        .map(|said| said.text)
+                });
                 self.pause(6);
                 server.into_child().kill().unwrap();
                 if let Some(text) = last.join().unwrap() {
-                    self.seen.versions = serde_json::from_str::<Value>(&text).unwrap()["versions"].as_array().unwrap().len() as u64;
+                    self.seen.versions =
+                        serde_json::from_str::<Value>(&text).unwrap()["versions"].as_array().unwrap().len() as u64;
                 }
                 true
             }
@@ -156,7 +171,8 @@ impl World {
     }
 
     fn store(&self) -> Connection {
-        Connection::open_with_flags(self.place.data_dir().join("store.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+        Connection::open_with_flags(self.place.data_dir().join("store.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .unwrap()
     }
 
     fn rewrap_is_open(&self) -> bool {
@@ -165,7 +181,10 @@ impl World {
     }
 
     fn campaign_is_open(&self) -> bool {
-        self.store().query_row("SELECT count(*) FROM campaign WHERE state = 'running'", [], |row| row.get::<_, i64>(0)).unwrap() > 0
+        self.store()
+            .query_row("SELECT count(*) FROM campaign WHERE state = 'running'", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+            > 0
     }
 
     /// Starts again and looks at everything that was acknowledged.
@@ -195,11 +214,15 @@ impl World {
         use base64::Engine as _;
         // The newest ones, and a sample of all others.
         let step = (self.seen.ciphertexts.len() / 200).max(1);
-        let some: Vec<_> = self.seen.ciphertexts.iter().rev().take(50).chain(self.seen.ciphertexts.iter().step_by(step)).collect();
-        let items: Vec<_> = some.iter().map(|(ciphertext, _)| json!({ "ciphertext": ciphertext, "context": { "row": "1" } })).collect();
+        let some: Vec<_> =
+            self.seen.ciphertexts.iter().rev().take(50).chain(self.seen.ciphertexts.iter().step_by(step)).collect();
+        let items: Vec<_> =
+            some.iter().map(|(ciphertext, _)| json!({ "ciphertext": ciphertext, "context": { "row": "1" } })).collect();
         let answer = http.post(&format!("{KEY}/decrypt"), &json!({ "items": items }));
         for ((_, plain), item) in some.iter().zip(answer["items"].as_array().unwrap()) {
-            let opened = base64::engine::general_purpose::STANDARD.decode(item["plaintext"].as_str().unwrap_or_default()).unwrap();
+            let opened = base64::engine::general_purpose::STANDARD
+                .decode(item["plaintext"].as_str().unwrap_or_default())
+                .unwrap();
             assert_eq!(opened, plain.as_bytes(), "{item}");
         }
     }
@@ -210,7 +233,9 @@ impl World {
         let mut before = None;
         let wanted: BTreeSet<_> = self.seen.requests.drain(..).collect();
         while found.len() < wanted.len() {
-            let path = before.map_or("/v1/audit/records?limit=1000".to_owned(), |before: u64| format!("/v1/audit/records?limit=1000&before={before}"));
+            let path = before.map_or("/v1/audit/records?limit=1000".to_owned(), |before: u64| {
+                format!("/v1/audit/records?limit=1000&before={before}")
+            });
             let page = http.get(&path);
             for record in page["records"].as_array().unwrap() {
                 let id = record["id"].as_str().unwrap();
@@ -251,7 +276,12 @@ fn wait_completed(http: &Http, id: &str) {
 fn kill_init(random: &mut SmallRng) -> bool {
     let place = Place::new();
     let dir = place.data_dir();
-    let mut child = place.command(&["init", "--json", "--data-dir", dir.to_str().unwrap()]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = place
+        .command(&["init", "--json", "--data-dir", dir.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let until = Instant::now() + Duration::from_micros(random.random_range(0..60_000));
     while Instant::now() < until {
         std::hint::spin_loop();
@@ -298,7 +328,12 @@ fn killed_at_any_moment_it_loses_nothing() {
             *hits.entry(phase).or_default() += 1;
         }
     }
-    println!("kills that hit: {hits:?}, in {tries} rounds; {} ciphertexts, {} key versions, {} master key versions", world.seen.ciphertexts.len(), world.seen.versions, world.seen.masters);
+    println!(
+        "kills that hit: {hits:?}, in {tries} rounds; {} ciphertexts, {} key versions, {} master key versions",
+        world.seen.ciphertexts.len(),
+        world.seen.versions,
+        world.seen.masters
+    );
     // The fault is seen, too: a ciphertext that was acknowledged and is not there.
     world.seen.ciphertexts.push(("kr1.".to_owned(), "lost".to_owned()));
     let server = world.serve();

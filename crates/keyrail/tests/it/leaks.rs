@@ -29,7 +29,15 @@ impl KeyType for Len {
 }
 
 /// Opens a wrapped key by `spec/wrapped-key.md`, with code of its own.
-fn unwrap(kek: &[u8; 32], purpose: &str, wrapped: &[u8], table: &str, id: &[u8], version: u32, generation: u64) -> [u8; 32] {
+fn unwrap(
+    kek: &[u8; 32],
+    purpose: &str,
+    wrapped: &[u8],
+    table: &str,
+    id: &[u8],
+    version: u32,
+    generation: u64,
+) -> [u8; 32] {
     let (salt, body) = wrapped[1..].split_at(32);
     let mut key = [0; 32];
     let info: [&[u8]; 2] = [b"keyrail/wrap/v1/", purpose.as_bytes()];
@@ -41,7 +49,9 @@ fn unwrap(kek: &[u8; 32], purpose: &str, wrapped: &[u8], table: &str, id: &[u8],
     }
     let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
     let mut body = body.to_vec();
-    let opened = cipher.open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), &mut body).expect("the wrapped key opens");
+    let opened = cipher
+        .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), &mut body)
+        .expect("the wrapped key opens");
     opened.try_into().unwrap()
 }
 
@@ -55,22 +65,38 @@ fn keys_of(data_dir: &Path) -> Vec<(String, [u8; 32])> {
     let mut keys = vec![("slot key".to_owned(), slot_key), ("root key".to_owned(), root)];
     let rows = |sql: &str| -> Vec<(Vec<u8>, Vec<u8>, u32, i64, String)> {
         let mut statement = store.prepare(sql).unwrap();
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))).unwrap();
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+            .unwrap();
         rows.map(Result::unwrap).collect()
     };
-    for (id, wrapped, version, generation, purpose) in rows("SELECT id, wrapped, 1, wrap_generation, purpose FROM root_secret") {
+    for (id, wrapped, version, generation, purpose) in
+        rows("SELECT id, wrapped, 1, wrap_generation, purpose FROM root_secret")
+    {
         let kind = if purpose == "store" { "StoreKey" } else { "SigningSeed" };
         keys.push((purpose, unwrap(&root, kind, &wrapped, "root_secret", &id, version, generation as u64)));
     }
     let mut masters = Vec::new();
-    for (id, wrapped, version, generation, _) in rows("SELECT id, wrapped, version, wrap_generation, state FROM master_key_version") {
+    for (id, wrapped, version, generation, _) in
+        rows("SELECT id, wrapped, version, wrap_generation, state FROM master_key_version")
+    {
         let key = unwrap(&root, "MasterKey", &wrapped, "master_key_version", &id, version, generation as u64);
         keys.push((format!("master key version {version}"), key));
         masters.push((id, key));
     }
-    for (id, wrapped, version, generation, by) in rows("SELECT kid, wrapped, version, wrap_generation, hex(wrapped_by) FROM data_key_version") {
-        let master = masters.iter().find(|(master, _)| by.to_lowercase() == master.iter().map(|byte| format!("{byte:02x}")).collect::<String>()).unwrap();
-        keys.push((format!("data key version {version}"), unwrap(&master.1, "DataKey", &wrapped, "data_key_version", &id, version, generation as u64)));
+    for (id, wrapped, version, generation, by) in
+        rows("SELECT kid, wrapped, version, wrap_generation, hex(wrapped_by) FROM data_key_version")
+    {
+        let master = masters
+            .iter()
+            .find(|(master, _)| {
+                by.to_lowercase() == master.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            })
+            .unwrap();
+        keys.push((
+            format!("data key version {version}"),
+            unwrap(&master.1, "DataKey", &wrapped, "data_key_version", &id, version, generation as u64),
+        ));
     }
     keys
 }
@@ -79,17 +105,35 @@ fn keys_of(data_dir: &Path) -> Vec<(String, [u8; 32])> {
 fn use_it(http: &Http, url: &str) -> String {
     let mut answers = String::new();
     let encode = |bytes: &[u8]| STANDARD.encode(bytes);
-    let sealed = http.post(&format!("{KEY}/encrypt"), &json!({ "items": [{ "plaintext": encode(PLAINTEXT), "context": { "row": "1" } }] }));
+    let sealed = http.post(
+        &format!("{KEY}/encrypt"),
+        &json!({ "items": [{ "plaintext": encode(PLAINTEXT), "context": { "row": "1" } }] }),
+    );
     let ciphertext = sealed["items"][0]["ciphertext"].as_str().unwrap().to_owned();
     answers.push_str(&sealed.to_string());
-    http.post(&format!("{KEY}/decrypt"), &json!({ "items": [{ "ciphertext": ciphertext, "context": { "row": "1" } }] }));
+    http.post(
+        &format!("{KEY}/decrypt"),
+        &json!({ "items": [{ "ciphertext": ciphertext, "context": { "row": "1" } }] }),
+    );
     http.post(&format!("{KEY}/data-key"), &json!({}));
     let mut wrong = |method, path: &str, body: Value| answers.push_str(&http.send(method, path, &[], &body).text);
-    wrong(Method::POST, &format!("{KEY}/decrypt"), json!({ "items": [{ "ciphertext": ciphertext, "context": { "row": "2" } }] }));
-    wrong(Method::POST, &format!("{KEY}/encrypt"), json!({ "items": [{ "plaintext": String::from_utf8_lossy(PLAINTEXT) }] }));
+    wrong(
+        Method::POST,
+        &format!("{KEY}/decrypt"),
+        json!({ "items": [{ "ciphertext": ciphertext, "context": { "row": "2" } }] }),
+    );
+    wrong(
+        Method::POST,
+        &format!("{KEY}/encrypt"),
+        json!({ "items": [{ "plaintext": String::from_utf8_lossy(PLAINTEXT) }] }),
+    );
     wrong(Method::POST, &format!("{KEY}/encrypt"), json!({ "items": [{ "plain": encode(PLAINTEXT) }] }));
     wrong(Method::POST, &format!("{KEY}/encrypt"), json!({ "items": encode(PLAINTEXT) }));
-    wrong(Method::POST, "/v1/keys/acme/prod/crm/nothing/encrypt", json!({ "items": [{ "plaintext": encode(PLAINTEXT) }] }));
+    wrong(
+        Method::POST,
+        "/v1/keys/acme/prod/crm/nothing/encrypt",
+        json!({ "items": [{ "plaintext": encode(PLAINTEXT) }] }),
+    );
     wrong(Method::POST, &format!("{KEY}/rotate"), Value::Null);
     wrong(Method::POST, "/v1/masters/acme/prod/rotate", Value::Null);
     wrong(Method::GET, "/v1/metrics", Value::Null);
@@ -168,7 +212,12 @@ fn the_core_of_an_idle_server_holds_no_key() {
     // Idle: the background work has had its turns.
     std::thread::park_timeout(Duration::from_secs(2));
     let core = place.file("core");
-    let made = Command::new("gcore").arg("-o").arg(&core).arg(server.child().pid().to_string()).output().expect("gcore is installed (package gdb)");
+    let made = Command::new("gcore")
+        .arg("-o")
+        .arg(&core)
+        .arg(server.child().pid().to_string())
+        .output()
+        .expect("gcore is installed (package gdb)");
     let core = place.file(&format!("core.{}", server.child().pid()));
     assert!(core.exists(), "{}{}", String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
     server.into_child().stop(Duration::from_secs(30)).unwrap();

@@ -12,8 +12,14 @@ fn the_main_job_runs_on_the_made_up_table() {
     let done = ran.json();
     let census = &done["census"];
     let rows = census["acme/prod/crm/customer-pii@2"].as_u64().unwrap();
-    assert_eq!((done["rows"].as_u64(), done["protected"].as_u64(), done["reencrypted"].as_u64()), (Some(2000), Some(2000), Some(2000)));
-    assert_eq!((census["acme/prod/crm/customer-pii@1"].as_u64(), census["plaintext"].as_u64(), census["damaged"].as_u64()), (Some(0), Some(0), Some(0)));
+    assert_eq!(
+        (done["rows"].as_u64(), done["protected"].as_u64(), done["reencrypted"].as_u64()),
+        (Some(2000), Some(2000), Some(2000))
+    );
+    assert_eq!(
+        (census["acme/prod/crm/customer-pii@1"].as_u64(), census["plaintext"].as_u64(), census["damaged"].as_u64()),
+        (Some(0), Some(0), Some(0))
+    );
     assert!(rows >= 2000);
     assert_eq!(done["opened"].as_u64(), Some(rows));
     assert!(done["written_meanwhile"].as_u64().unwrap() > 0);
@@ -35,12 +41,28 @@ fn the_main_job_runs_on_a_copy_of_somebodys_database() {
            CASE i % 5 WHEN 0 THEN NULL WHEN 1 THEN i WHEN 2 THEN i + 0.5 WHEN 3 THEN '' ELSE 'Customer ' || i END, i * 1.5, randomblob(i % 90) FROM n;",
     )
     .unwrap();
-    let before: String = app.query_row("SELECT group_concat(quote(customer) || quote(note)) FROM orders", [], |row| row.get(0)).unwrap();
+    let before: String =
+        app.query_row("SELECT group_concat(quote(customer) || quote(note)) FROM orders", [], |row| row.get(0)).unwrap();
     // The connection stays open: its write-ahead log holds the rows, and the copy must have them.
-    let done = place.run_with(&["quickstart", "--json", "--data", path.to_str().unwrap(), "--table", "orders", "--columns", "customer,note"], b"").json();
+    let done = place
+        .run_with(
+            &[
+                "quickstart",
+                "--json",
+                "--data",
+                path.to_str().unwrap(),
+                "--table",
+                "orders",
+                "--columns",
+                "customer,note",
+            ],
+            b"",
+        )
+        .json();
     assert_eq!(done["rows"].as_u64(), Some(700));
     assert_eq!(done["census"]["acme/prod/crm/customer-pii@2"].as_u64(), Some(700));
     assert_eq!(done["opened"].as_u64(), Some(700));
-    let after: String = app.query_row("SELECT group_concat(quote(customer) || quote(note)) FROM orders", [], |row| row.get(0)).unwrap();
+    let after: String =
+        app.query_row("SELECT group_concat(quote(customer) || quote(note)) FROM orders", [], |row| row.get(0)).unwrap();
     assert_eq!(before, after, "the original is not touched");
 }
