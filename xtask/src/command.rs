@@ -12,39 +12,39 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// A command to run. It leads a process group of its own, so that a limit ends it with all that it started.
-pub struct Cmd {
+pub(crate) struct Cmd {
     command: Command,
     limit: Duration,
 }
 
 impl Cmd {
     /// A command without arguments.
-    pub fn new(program: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).process_group(0);
         Self { command, limit: LIMIT }
     }
 
     /// Adds arguments.
-    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.command.args(args);
         self
     }
 
     /// Sets a variable of the environment.
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
     /// Sets the working directory.
-    pub fn dir(mut self, dir: &Path) -> Self {
+    pub(crate) fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
     }
 
     /// Sets the time after which the command counts as hung.
-    pub fn limit(mut self, limit: Duration) -> Self {
+    pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
@@ -53,7 +53,7 @@ impl Cmd {
     ///
     /// # Errors
     /// It cannot be started, hangs or fails.
-    pub fn run(mut self) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
         self.show();
         let child = self.spawn()?;
         self.succeeded(wait(child, self.limit)?)
@@ -63,7 +63,7 @@ impl Cmd {
     ///
     /// # Errors
     /// It cannot be started or hangs. A failure is not an error: the status says so.
-    pub fn follow(mut self, seen: impl FnMut(&str) + Send) -> anyhow::Result<ExitStatus> {
+    pub(crate) fn follow(mut self, seen: impl FnMut(&str) + Send) -> anyhow::Result<ExitStatus> {
         self.show();
         self.command.stdout(Stdio::piped());
         let mut child = self.spawn()?;
@@ -78,7 +78,7 @@ impl Cmd {
     ///
     /// # Errors
     /// It cannot be started, hangs or fails; the error holds what it wrote to standard error.
-    pub fn output(mut self) -> anyhow::Result<String> {
+    pub(crate) fn output(mut self) -> anyhow::Result<String> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.spawn()?;
         let pid = Pid::from_child(&child);
@@ -93,7 +93,7 @@ impl Cmd {
     ///
     /// # Errors
     /// It cannot be started or hangs, or the file cannot be made.
-    pub fn log_to(mut self, file: &Path) -> anyhow::Result<ExitStatus> {
+    pub(crate) fn log_to(mut self, file: &Path) -> anyhow::Result<ExitStatus> {
         let log = std::fs::File::create(file).with_context(|| format!("`{}` cannot be made", file.display()))?;
         self.command.stdout(log.try_clone()?).stderr(log);
         let child = self.spawn()?;

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 /// How many parts of a step passed and failed.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Parts that passed.
-    pub passed: u64,
+    pub(crate) passed: u64,
     /// What each failed part has to say.
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
     /// Failed parts that told their failure elsewhere in the output.
-    pub failed_silently: u64,
+    pub(crate) failed_silently: u64,
     /// What was left out, and why.
-    pub skipped: Vec<String>,
+    pub(crate) skipped: Vec<String>,
 }
 
 impl Tally {
     /// Counts a part.
-    pub fn count(&mut self, result: Result<(), String>) {
+    pub(crate) fn count(&mut self, result: Result<(), String>) {
         match result {
             Ok(()) => self.passed += 1,
             Err(failure) => self.failures.push(failure),
@@ -26,12 +26,12 @@ impl Tally {
     }
 
     /// How many parts failed.
-    pub fn failed(&self) -> u64 {
+    pub(crate) fn failed(&self) -> u64 {
         self.failures.len() as u64 + self.failed_silently
     }
 
     /// Adds the summary of one test binary, as the test harness prints it; other lines change nothing.
-    pub fn read_harness_line(&mut self, line: &str) {
+    pub(crate) fn read_harness_line(&mut self, line: &str) {
         let Some(summary) = line.trim_start().strip_prefix("test result: ") else { return };
         for part in summary.split([';', '.']).map(str::trim) {
             match part.split_once(' ') {
@@ -45,30 +45,30 @@ impl Tally {
 }
 
 /// A step that was run.
-pub struct StepReport {
+pub(crate) struct StepReport {
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its parts.
-    pub tally: Tally,
+    pub(crate) tally: Tally,
     /// Why the step itself could not go on.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// How long it took.
-    pub took: Duration,
+    pub(crate) took: Duration,
 }
 
 impl StepReport {
     /// Whether the step and all its parts passed.
-    pub fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         self.error.is_none() && self.tally.failed() == 0
     }
 }
 
 /// All steps of a run. Displayed, it is a table, the failures, and one line with the sum.
-pub struct Report(pub Vec<StepReport>);
+pub(crate) struct Report(pub(crate) Vec<StepReport>);
 
 impl Report {
     /// Whether everything passed.
-    pub fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         self.0.iter().all(StepReport::passed)
     }
 

@@ -26,7 +26,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// Prints the steps.
-pub fn list() -> ExitCode {
+pub(crate) fn list() -> ExitCode {
     for step in STEPS {
         println!("{:<10} {}", step.name, step.about);
     }
@@ -37,7 +37,7 @@ pub fn list() -> ExitCode {
 ///
 /// # Errors
 /// A name is not a step's.
-pub fn run(workspace: &Workspace, names: &[String]) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, names: &[String]) -> anyhow::Result<ExitCode> {
     let reports = chosen(names)?.into_iter().map(|step| run_step(workspace, step)).collect();
     let report = Report(reports);
     println!("{report}");

@@ -8,13 +8,13 @@ use crate::command::Cmd;
 use crate::workspace::Workspace;
 
 /// A program that comes as a crate, at a fixed version so that its findings do not change by themselves.
-pub struct CargoTool {
+pub(crate) struct CargoTool {
     /// The crate and the program.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The version.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// Further arguments of `cargo install`.
-    pub install_args: &'static [&'static str],
+    pub(crate) install_args: &'static [&'static str],
 }
 
 impl CargoTool {
@@ -22,7 +22,7 @@ impl CargoTool {
     ///
     /// # Errors
     /// It is absent and cannot be installed.
-    pub fn ensure(&self, workspace: &Workspace) -> anyhow::Result<PathBuf> {
+    pub(crate) fn ensure(&self, workspace: &Workspace) -> anyhow::Result<PathBuf> {
         let root = workspace.own_dir().join("tools");
         let own = root.join("bin").join(self.name);
         let known = [PathBuf::from(self.name), own.clone()];
@@ -51,7 +51,7 @@ impl CargoTool {
 ///
 /// # Errors
 /// It is absent and cannot be installed; the error names it.
-pub fn ensure_program(program: &str, package: &str) -> anyhow::Result<()> {
+pub(crate) fn ensure_program(program: &str, package: &str) -> anyhow::Result<()> {
     if on_path(program) {
         return Ok(());
     }
@@ -66,7 +66,7 @@ pub fn ensure_program(program: &str, package: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Python or a package is absent and cannot be installed; the error names it.
-pub fn python(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+pub(crate) fn python(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     let requirements = workspace.join("xtask/python-requirements.txt");
     let wanted = std::fs::read_to_string(&requirements)?;
     let venv = workspace.own_dir().join("venv");

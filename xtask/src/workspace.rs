@@ -9,7 +9,7 @@ use crate::command::Cmd;
 
 /// How big the big tests are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scale {
+pub(crate) enum Scale {
     /// A twentieth of the specification's figures.
     Ordinary,
     /// The specification's figures.
@@ -18,12 +18,12 @@ pub enum Scale {
 
 impl Scale {
     /// What `--full` asks for.
-    pub fn of(full: bool) -> Self {
+    pub(crate) fn of(full: bool) -> Self {
         if full { Self::Full } else { Self::Ordinary }
     }
 
     /// What the tests read from `KEYRAIL_TEST_SCALE`.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ordinary => "twentieth",
             Self::Full => "full",
@@ -31,7 +31,7 @@ impl Scale {
     }
 
     /// How long each fuzz target runs.
-    pub fn fuzz_time(self) -> Duration {
+    pub(crate) fn fuzz_time(self) -> Duration {
         Duration::from_secs(match self {
             Self::Ordinary => 10,
             Self::Full => 60,
@@ -39,7 +39,7 @@ impl Scale {
     }
 
     /// How long one command of a step may run before it counts as hung.
-    pub fn command_limit(self) -> Duration {
+    pub(crate) fn command_limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::Ordinary => 40 * 60,
             Self::Full => 4 * 60 * 60,
@@ -48,15 +48,15 @@ impl Scale {
 }
 
 /// A checkout, and the scale at which it is tested.
-pub struct Workspace {
+pub(crate) struct Workspace {
     root: PathBuf,
     /// How big the big tests are.
-    pub scale: Scale,
+    pub(crate) scale: Scale,
 }
 
 impl Workspace {
     /// The checkout that this program was built from.
-    pub fn open(scale: Scale) -> anyhow::Result<Self> {
+    pub(crate) fn open(scale: Scale) -> anyhow::Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
         let root = root.context("xtask lies outside of a workspace")?.to_path_buf();
         std::env::set_current_dir(&root)?;
@@ -64,27 +64,27 @@ impl Workspace {
     }
 
     /// A path inside the checkout.
-    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
     }
 
     /// Where xtask keeps its tools and its working files.
-    pub fn own_dir(&self) -> PathBuf {
+    pub(crate) fn own_dir(&self) -> PathBuf {
         self.target().join("xtask")
     }
 
     /// Where cargo builds.
-    pub fn target(&self) -> PathBuf {
+    pub(crate) fn target(&self) -> PathBuf {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.join("target"), |dir| self.join(dir))
     }
 
     /// A command of the pinned cargo, run at the root.
-    pub fn cargo(&self, args: &[&str]) -> Cmd {
+    pub(crate) fn cargo(&self, args: &[&str]) -> Cmd {
         Cmd::new("cargo").args(args).dir(&self.root).limit(self.scale.command_limit())
     }
 
     /// Every file that git tracks or would track, relative to the root, in order.
-    pub fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
+    pub(crate) fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
         let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
         let listed = Cmd::new("git").args(list).dir(&self.root).output()?;
         let mut files: Vec<_> = listed.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();

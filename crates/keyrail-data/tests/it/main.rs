@@ -4,7 +4,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests fail loudly"
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "tests fail loudly, and a table of cases may be long"
 )]
 
 mod job;

@@ -14,7 +14,6 @@ pub(crate) struct Http {
 pub(crate) struct Said {
     pub(crate) status: u16,
     pub(crate) request_id: String,
-    pub(crate) etag: Option<String>,
     pub(crate) text: String,
 }
 
@@ -38,7 +37,6 @@ impl Http {
         Some(Said {
             status: reply.status.as_u16(),
             request_id: header("x-request-id").unwrap_or_default(),
-            etag: header("etag"),
             text: String::from_utf8(reply.body.to_vec()).unwrap(),
         })
     }
