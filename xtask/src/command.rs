@@ -89,15 +89,18 @@ impl Cmd {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs it with both outputs written to a file.
+    /// Runs it with its standard error shown, and gives its standard output.
     ///
     /// # Errors
-    /// It cannot be started or hangs, or the file cannot be made.
-    pub(crate) fn log_to(mut self, file: &Path) -> anyhow::Result<ExitStatus> {
-        let log = std::fs::File::create(file).with_context(|| format!("`{}` cannot be made", file.display()))?;
-        self.command.stdout(log.try_clone()?).stderr(log);
+    /// It cannot be started, hangs or fails.
+    pub(crate) fn answer(mut self) -> anyhow::Result<String> {
+        self.show();
+        self.command.stdout(Stdio::piped());
         let child = self.spawn()?;
-        wait(child, self.limit)
+        let pid = Pid::from_child(&child);
+        let output = within(self.limit, pid, move || child.wait_with_output())??;
+        self.succeeded(output.status)?;
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     fn succeeded(&self, status: ExitStatus) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Automation: `cargo xtask test` runs everything that must hold.
 
+mod bench;
 mod command;
 mod report;
 mod steps;
@@ -33,6 +34,12 @@ enum Task {
         /// Run only these steps.
         steps: Vec<String>,
     },
+    /// Measure the release build against floors of the same run, and write docs/benchmarks.md.
+    Bench {
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -47,6 +54,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.task {
+        Task::Bench { json } => bench::run(&Workspace::open(Scale::Full)?, *json),
         Task::Test { list: true, .. } => Ok(steps::list()),
         Task::Test { full, steps, .. } => steps::run(&Workspace::open(Scale::of(*full))?, steps),
     }
