@@ -1,6 +1,7 @@
 //! The steps of `cargo xtask test`.
 
 mod cargo;
+mod console;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,6 +22,7 @@ const STEPS: &[Step] = &[
     Step { name: "fmt", about: "the sources are formatted", run: cargo::fmt },
     Step { name: "clippy", about: "no lint fires in any target", run: cargo::clippy },
     Step { name: "test", about: "unit, integration and documentation tests", run: cargo::test },
+    Step { name: "console", about: "the commands in the documentation do what it says", run: console::console },
     Step { name: "doc", about: "the documentation builds without warnings", run: cargo::doc },
     Step { name: "deny", about: "dependencies: bans, licences, sources", run: cargo::deny },
 ];
