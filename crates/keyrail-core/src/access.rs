@@ -170,6 +170,8 @@ pub enum Resource<'a> {
     Service,
     /// Something that belongs to one app.
     App(&'a AppPath),
+    /// Something that is not there, or that belongs to no app: whoever is confined to one sees no difference.
+    Elsewhere,
 }
 
 /// The answer of the policy step, with the rule that gave it.
@@ -198,6 +200,7 @@ pub fn decide(principal: &Principal, action: Action, resource: Resource<'_>) -> 
         match resource {
             Resource::App(app) if app == own => {}
             Resource::App(_) => return Decision::Hide { reason: "the token belongs to another app" },
+            Resource::Elsewhere => return Decision::Hide { reason: "nothing of the token's app" },
             Resource::Service if principal.role == Role::App || !reads_service(action) => {
                 return Decision::Refuse { reason: "the token is confined to one app" };
             }
@@ -308,6 +311,8 @@ mod tests {
         let app = principal(Role::App, Some("acme/prod/crm"));
         assert!(allowed(&app, Action::DataDecrypt, Resource::App(&own)));
         assert!(matches!(decide(&app, Action::DataDecrypt, Resource::App(&other)), Decision::Hide { .. }));
+        // What is not there and what is another's look alike.
+        assert!(matches!(decide(&app, Action::DataDecrypt, Resource::Elsewhere), Decision::Hide { .. }));
         assert!(matches!(decide(&app, Action::SystemRead, Resource::Service), Decision::Refuse { .. }));
     }
 

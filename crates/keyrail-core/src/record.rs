@@ -146,6 +146,9 @@ pub struct Origin {
     /// The W3C trace id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// The id that the caller gave the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller_request: Option<String>,
 }
 
 mod kid_text {

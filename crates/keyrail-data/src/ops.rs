@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use keyrail_core::asset::{Asset, AssetColumn};
 use keyrail_core::name::{KeyName, Name};
-use keyrail_engine::{EngineError, Target, Unsealed};
+use keyrail_engine::{EngineError, Scope, Target, Unsealed};
 
 use crate::adapter::{self, AssetSpec};
 use crate::census::{self, Accepted, Census};
@@ -43,8 +43,8 @@ pub(crate) fn require(found: Option<Loaded>, name: &Name) -> Result<Loaded, Engi
 
 /// An asset belongs to the app of its key.
 pub(crate) fn target(found: Option<&Loaded>, name: &Name) -> Target {
-    let app = found.map(|loaded| loaded.key.app.clone());
-    Target { what: "asset", name: Some(name.to_string()), app }
+    let scope = Scope::of_app_or_elsewhere(found.map(|loaded| loaded.key.app.clone()));
+    Target { what: "asset", name: Some(name.to_string()), scope }
 }
 
 /// Takes the census of an asset now.

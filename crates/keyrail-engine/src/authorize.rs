@@ -1,11 +1,10 @@
 //! Authorization: the only place where [`Authorized`] is made.
 
 use keyrail_core::access::{Action, Decision, Principal, Resource, decide};
-use keyrail_core::name::AppPath;
 use keyrail_core::time::Timestamp;
 
 use crate::error::EngineError;
-use crate::pipeline::{Operation, Target};
+use crate::pipeline::{Operation, Scope, Target};
 use crate::unsealed::Unsealed;
 
 /// An operation that policy allowed to this principal. The act step takes it as an argument, and only
@@ -43,7 +42,7 @@ impl<Op> Authorized<Op> {
 pub(crate) struct DecisionKey {
     principal: Option<keyrail_core::id::TokenId>,
     action: Action,
-    app: Option<AppPath>,
+    scope: Scope,
 }
 
 /// Refused, with what the caller is told and what the log is told.
@@ -59,7 +58,11 @@ pub(crate) fn authorize<Op: Operation>(
     target: &Target,
     now: Timestamp,
 ) -> Result<Authorized<Op>, Refusal> {
-    let resource = target.app.as_ref().map_or(Resource::Service, Resource::App);
+    let resource = match &target.scope {
+        Scope::Service => Resource::Service,
+        Scope::App(app) => Resource::App(app),
+        Scope::Elsewhere => Resource::Elsewhere,
+    };
     match cached_decision(open, &principal, Op::ACTION, resource, target, now) {
         Decision::Allow { reason } => Ok(Authorized { op, principal, reason }),
         Decision::Refuse { reason } => Err(Refusal { error: EngineError::Refused { reason }, reason }),
@@ -81,7 +84,7 @@ fn cached_decision(
     if principal.token.is_none() {
         return decide(principal, action, resource);
     }
-    let key = DecisionKey { principal: principal.token, action, app: target.app.clone() };
+    let key = DecisionKey { principal: principal.token, action, scope: target.scope.clone() };
     let generation = open.generation();
     if let Some(decision) = open.decisions.get(generation, now, &key) {
         return decision;

@@ -217,6 +217,17 @@ impl Engine {
         }
     }
 
+    /// Whether the caller's credential is good, without deciding anything: before a long body is read.
+    ///
+    /// # Errors
+    /// [`EngineError::Unauthenticated`], [`EngineError::TooManyFailures`], [`EngineError::Sealed`].
+    pub async fn authenticate(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
+        let open = self.unsealed()?;
+        let now = open.now();
+        let principal = authenticate(&open, caller.credential, now).await;
+        principal.map(drop).map_err(|error| open.refusals().note(error, &caller.origin, now))
+    }
+
     /// Does the background work that is due: call it about once a second.
     ///
     /// # Errors

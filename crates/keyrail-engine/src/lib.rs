@@ -32,6 +32,6 @@ pub use error::EngineError;
 pub use health::{Health, HealthCheck};
 pub use journal::Journal;
 pub use metrics::MetricsSnapshot;
-pub use pipeline::{Acted, Context, Operation, Replay, Target};
+pub use pipeline::{Acted, Context, Operation, Replay, Scope, Target};
 pub use request::{Caller, Credential};
 pub use unsealed::{Material, OpenKey, Unsealed};

@@ -72,9 +72,10 @@ pub enum Replay {
 }
 
 /// Declares that an operation's answer may be kept for repetitions, as JSON.
+#[macro_export]
 macro_rules! replay_answer {
     () => {
-        const REPLAY: $crate::pipeline::Replay = $crate::pipeline::Replay::Answer;
+        const REPLAY: $crate::Replay = $crate::Replay::Answer;
 
         fn encode_answer(answer: &Self::Answer) -> Option<Vec<u8>> {
             serde_json::to_vec(answer).ok()
@@ -89,7 +90,7 @@ macro_rules! replay_answer {
         }
     };
 }
-pub(crate) use replay_answer;
+pub(crate) use crate::replay_answer;
 
 /// What an operation is about.
 #[derive(Clone, Debug)]
@@ -98,19 +99,37 @@ pub struct Target {
     pub what: &'static str,
     /// Its name, in the record.
     pub name: Option<String>,
-    /// The app it belongs to, if it belongs to one.
-    pub app: Option<AppPath>,
+    /// Whose it is.
+    pub scope: Scope,
+}
+
+/// Whose the target of an operation is.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Scope {
+    /// The whole service's, and everybody may know that it exists.
+    Service,
+    /// One app's.
+    App(AppPath),
+    /// Not there, or of no app: whoever is confined to an app may not learn which.
+    Elsewhere,
+}
+
+impl Scope {
+    /// The app's if there is one, else [`Scope::Elsewhere`].
+    pub fn of_app_or_elsewhere(app: Option<AppPath>) -> Self {
+        app.map_or(Self::Elsewhere, Self::App)
+    }
 }
 
 impl Target {
     /// Something of the whole service.
     pub fn service(what: &'static str, name: impl Into<Option<String>>) -> Self {
-        Self { what, name: name.into(), app: None }
+        Self { what, name: name.into(), scope: Scope::Service }
     }
 
     /// Something of one app.
     pub fn of_app(what: &'static str, name: String, app: AppPath) -> Self {
-        Self { what, name: Some(name), app: Some(app) }
+        Self { what, name: Some(name), scope: Scope::App(app) }
     }
 }
 

@@ -9,7 +9,7 @@ use keyrail_core::name::{KeyName, Name, VersionNumber};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::random;
 use keyrail_engine::ops::key::FoundKey;
-use keyrail_engine::{Acted, Authorized, Context, EngineError, Operation, Target, Unsealed};
+use keyrail_engine::{Acted, Authorized, Context, EngineError, Operation, Scope, Target, Unsealed, replay_answer};
 use keyrail_store::Change;
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +203,7 @@ impl Operation for AddAsset {
     const ACTION: Action = Action::AssetAdd;
     type Loaded = (FoundKey, Option<Asset>);
     type Answer = AssetView;
+    replay_answer!();
 
     async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
         Ok((open.key(&self.key).await?, open.state().asset_by_name(&self.name).await?))
@@ -340,6 +341,7 @@ impl Operation for UpdateAsset {
     const ACTION: Action = Action::AssetUpdate;
     type Loaded = Option<Loaded>;
     type Answer = AssetView;
+    replay_answer!();
 
     async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
         load(open, self.asset_name()?).await
@@ -347,7 +349,8 @@ impl Operation for UpdateAsset {
 
     fn target(&self, found: &Self::Loaded) -> Target {
         let name = self.name.as_ref().map(ToString::to_string);
-        Target { what: "asset", name, app: found.as_ref().map(|loaded| loaded.key.app.clone()) }
+        let scope = Scope::of_app_or_elsewhere(found.as_ref().map(|loaded| loaded.key.app.clone()));
+        Target { what: "asset", name, scope }
     }
 
     async fn act(
@@ -510,6 +513,7 @@ impl Operation for AcceptDamaged {
     const ACTION: Action = Action::AssetAcceptDamaged;
     type Loaded = Option<Loaded>;
     type Answer = CensusView;
+    replay_answer!();
 
     async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
         load(open, &self.name).await

@@ -10,7 +10,7 @@ use keyrail_core::name::{KeyName, Name, VersionNumber};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::random;
 use keyrail_engine::ops::put_key_change;
-use keyrail_engine::{Acted, Authorized, Context, EngineError, Operation, Target, Unsealed};
+use keyrail_engine::{Acted, Authorized, Context, EngineError, Operation, Scope, Target, Unsealed, replay_answer};
 use keyrail_store::Change;
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,7 @@ macro_rules! starts {
             const ACTION: Action = Action::$action;
             type Loaded = Option<Loaded>;
             type Answer = CampaignView;
+            replay_answer!();
 
             async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
                 load(open, &self.0.asset).await
@@ -318,8 +319,8 @@ async fn load_campaign(open: &Unsealed, id: &CampaignId) -> Result<Option<Loaded
 }
 
 fn campaign_target(found: Option<&LoadedCampaign>, id: &CampaignId) -> Target {
-    let app = found.map(|found| found.loaded.key.app.clone());
-    Target { what: "campaign", name: Some(id.to_string()), app }
+    let scope = Scope::of_app_or_elsewhere(found.map(|found| found.loaded.key.app.clone()));
+    Target { what: "campaign", name: Some(id.to_string()), scope }
 }
 
 fn require_campaign(found: Option<LoadedCampaign>, id: &CampaignId) -> Result<LoadedCampaign, EngineError> {
@@ -339,6 +340,7 @@ macro_rules! on_campaign {
             const ACTION: Action = Action::$action;
             type Loaded = Option<LoadedCampaign>;
             type Answer = CampaignView;
+            replay_answer!();
 
             async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
                 load_campaign(open, &self.id).await

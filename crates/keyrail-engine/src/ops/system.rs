@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::authorize::Authorized;
 use crate::error::EngineError;
 use crate::keys;
-use crate::pipeline::{Acted, Context, Operation, Target};
+use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
 macro_rules! service_operation {
@@ -235,6 +235,7 @@ impl Operation for SetLocalOperator {
     const ACTION: Action = Action::SystemUpdate;
     type Loaded = Option<Setting>;
     type Answer = ();
+    replay_answer!();
 
     async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
         Ok(open.state().setting(&SettingName::LocalOperator).await?)

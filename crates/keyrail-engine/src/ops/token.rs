@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::authenticate::TOKEN_PREFIX;
 use crate::authorize::Authorized;
 use crate::error::EngineError;
-use crate::pipeline::{Acted, Context, Operation, Replay, Target, replay_answer};
+use crate::pipeline::{Acted, Context, Operation, Replay, Scope, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
 /// Makes a token.
@@ -193,8 +193,8 @@ impl Operation for RevokeToken {
     }
 
     fn target(&self, loaded: &Self::Loaded) -> Target {
-        let app = loaded.as_ref().and_then(|token| token.app.clone());
-        Target { what: "token", name: Some(self.id.to_string()), app }
+        let scope = Scope::of_app_or_elsewhere(loaded.as_ref().and_then(|token| token.app.clone()));
+        Target { what: "token", name: Some(self.id.to_string()), scope }
     }
 
     async fn act(
