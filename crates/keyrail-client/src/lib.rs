@@ -1,5 +1,6 @@
 //! The client of the HTTP API: requests with a token, answers with a limit.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,11 +15,14 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-/// The most bytes of an answer.
-const ANSWER_LEN_MAX: usize = 128 * 1024 * 1024;
+/// The most bytes of an answer: the largest batch, and what JSON and base64 add.
+pub const ANSWER_LEN_MAX: usize = 128 * 1024 * 1024;
 
 /// How long an answer is waited for, in seconds: longer than the longest write window that a request waits out.
-const ANSWER_SECONDS_MAX: u64 = 200;
+pub const ANSWER_SECONDS_MAX: u64 = 200;
+
+/// How long a connection is waited for, in seconds.
+pub const CONNECT_SECONDS_MAX: u64 = 10;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,12 @@ pub enum ClientError {
     /// The server's URL is not one.
     #[error("`{url}` is not the URL of a server")]
     Url {
+        /// What was given.
+        url: String,
+    },
+    /// Plain HTTP beyond this machine would show the token and the data to whoever carries it.
+    #[error("`{url}` is plain HTTP to another machine")]
+    PlainBeyondLoopback {
         /// What was given.
         url: String,
     },
@@ -39,6 +49,15 @@ pub enum ClientError {
     /// The server does not answer.
     #[error("`{url}` does not answer")]
     Unreachable {
+        /// The server.
+        url: String,
+        /// What happened.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer ended before its end, or is longer than [`ANSWER_LEN_MAX`].
+    #[error("the answer of `{url}` cannot be read")]
+    Answer {
         /// The server.
         url: String,
         /// What happened.
@@ -58,14 +77,49 @@ pub enum ClientError {
     Request(#[from] http::Error),
 }
 
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// The request cannot be sent as it stands.
+    Caller,
+    /// The server or the way to it.
+    Dependency,
+}
+
 impl ClientError {
+    /// The stable code, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Answer { .. } => "answer_lost",
+            Self::Certificates { .. } => "certificates_unusable",
+            Self::PlainBeyondLoopback { .. } => "plain_beyond_loopback",
+            Self::Request(_) => "request_unusable",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Url { .. } => "url_unusable",
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Certificates { .. } | Self::PlainBeyondLoopback { .. } | Self::Request(_) | Self::Url { .. } => {
+                Fault::Caller
+            }
+            Self::Answer { .. } | Self::TimedOut { .. } | Self::Unreachable { .. } => Fault::Dependency,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Url { .. } => "write it like https://keyrail.example:8440",
-            Self::Certificates { .. } => "name a PEM file with --ca-cert",
+            Self::PlainBeyondLoopback { .. } => "write https://, and let the server have a certificate",
+            Self::Certificates { .. } => "name a PEM file with certificates",
             Self::Unreachable { .. } => "check that the server runs and that its certificate is trusted (--ca-cert)",
-            Self::TimedOut { .. } => "look the request up in the log before trying again",
+            Self::Answer { .. } | Self::TimedOut { .. } => {
+                "a change may have been made: look into the log before trying again"
+            }
             Self::Request(_) => "check the token and the path",
         }
     }
@@ -83,6 +137,10 @@ pub struct Reply {
 }
 
 /// A client of one server.
+///
+/// It keeps connections and may be shared. The token is wiped when the client is dropped, and is marked as sensitive in
+/// each request, so that no log shows it. Nothing that was sent is sent again by itself: a request that got no answer may
+/// have been carried out, and only an idempotency key makes it safe to repeat.
 pub struct Client {
     base: String,
     token: Option<Zeroizing<String>>,
@@ -92,28 +150,33 @@ pub struct Client {
 impl Client {
     /// A client of the server at `base`, with a token, trusting the certificates in `ca` or the public ones.
     ///
+    /// Plain HTTP is spoken with this machine only.
+    ///
     /// # Errors
-    /// [`ClientError::Url`], [`ClientError::Certificates`].
+    /// [`ClientError::Url`], [`ClientError::PlainBeyondLoopback`], [`ClientError::Certificates`].
     pub fn new(base: &str, token: Option<Zeroizing<String>>, ca: Option<&Path>) -> Result<Self, ClientError> {
-        let wrong = || ClientError::Url { url: base.to_owned() };
-        let uri: Uri = base.parse().map_err(|_| wrong())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
-            return Err(wrong());
-        }
+        let base = base_of(base)?;
         let builder = HttpsConnectorBuilder::new();
         let builder = match ca {
             None => builder.with_webpki_roots(),
             Some(path) => builder.with_tls_config(config(path)?),
         };
-        let connector = builder.https_or_http().enable_http1().build();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(Duration::from_secs(CONNECT_SECONDS_MAX)));
+        let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
         let http = HyperClient::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), token, http })
+        Ok(Self { base, token, http })
     }
 
     /// Sends a request and reads the whole answer.
     ///
+    /// `path` begins with a slash and is already percent-encoded; the body is JSON or empty.
+    ///
     /// # Errors
-    /// [`ClientError::Unreachable`], [`ClientError::TimedOut`]; an answer that says no is no error here.
+    /// [`ClientError::Unreachable`], [`ClientError::TimedOut`], [`ClientError::Answer`], [`ClientError::Request`]; an
+    /// answer that says no is no error here.
     pub async fn send(
         &self,
         method: Method,
@@ -141,12 +204,36 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, ClientError> {
-        let failed = |source| ClientError::Unreachable { url: self.base.clone(), source };
-        let answer = self.http.request(request).await.map_err(|error| failed(error.into()))?;
+        let url = || self.base.clone();
+        let answer = self.http.request(request).await;
+        let answer = answer.map_err(|error| ClientError::Unreachable { url: url(), source: error.into() })?;
         let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_LEN_MAX).collect().await.map_err(failed)?.to_bytes();
+        let read = Limited::new(body, ANSWER_LEN_MAX).collect().await;
+        let body = read.map_err(|source| ClientError::Answer { url: url(), source })?.to_bytes();
         Ok(Reply { status: parts.status, headers: parts.headers, body })
     }
+}
+
+/// The base of all paths, without a slash at its end.
+fn base_of(text: &str) -> Result<String, ClientError> {
+    let wrong = || ClientError::Url { url: text.to_owned() };
+    let uri: Uri = text.parse().map_err(|_| wrong())?;
+    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
+    if uri.query().is_some() {
+        return Err(wrong());
+    }
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if is_loopback(authority.host()) => {}
+        Some("http") => return Err(ClientError::PlainBeyondLoopback { url: text.to_owned() }),
+        _ => return Err(wrong()),
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn config(path: &Path) -> Result<rustls::ClientConfig, ClientError> {
@@ -155,5 +242,31 @@ fn config(path: &Path) -> Result<rustls::ClientConfig, ClientError> {
     for certificate in CertificateDer::pem_file_iter(path).map_err(|_| failed())? {
         roots.add(certificate.map_err(|_| failed())?).map_err(|_| failed())?;
     }
+    if roots.is_empty() {
+        return Err(failed());
+    }
     Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail loudly")]
+
+    use super::*;
+
+    #[test]
+    fn where_a_token_may_go() {
+        for yes in ["http://127.0.0.1:8440", "http://[::1]:1/", "http://localhost:8440", "https://keys.example/api/"] {
+            assert!(base_of(yes).is_ok(), "{yes}");
+        }
+        for plain in ["http://10.0.0.1:8440", "http://keys.example", "http://127.0.0.1.example", "http://[::2]:1"] {
+            assert_eq!(base_of(plain).unwrap_err().code(), "plain_beyond_loopback", "{plain}");
+        }
+        for wrong in
+            ["", "keys.example", "ftp://127.0.0.1", "https://", "https://user:word@keys.example", "https://a/?b=c"]
+        {
+            assert_eq!(base_of(wrong).unwrap_err().code(), "url_unusable", "{wrong}");
+        }
+        assert_eq!(base_of("https://keys.example/api/").unwrap(), "https://keys.example/api");
+    }
 }
