@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{ORIGIN_FIELD_LEN_MAX, Origin};
 use keyrail_crypto::random;
@@ -12,6 +12,9 @@ use keyrail_engine::{Caller, Credential, EngineError};
 use zeroize::Zeroizing;
 
 use crate::problem::Failure;
+
+/// Where the id of a request stands, in it and in its answer.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Marks a request that was made in this very process by who holds the data directory and its root. A
 /// request from a network cannot carry it: it is no header.
@@ -48,7 +51,9 @@ impl Call {
         Failure { error, request_id: self.request.to_string() }
     }
 
-    fn of(parts: &Parts) -> Result<Self, EngineError> {
+    /// What the head of a request says.
+    pub(crate) fn of(parts: &mut Parts) -> Result<Self, EngineError> {
+        let request = request_id(&mut parts.extensions)?;
         let headers = &parts.headers;
         let local = parts.extensions.get::<LocalCall>().is_some();
         let from = match parts.extensions.get::<ConnectInfo<SocketAddr>>() {
@@ -62,13 +67,14 @@ impl Call {
             build: said(headers, "x-keyrail-build"),
             from,
             trace: trace_id(headers),
+            caller_request: said_request_id(headers).and_then(|value| value.to_str().ok()).map(str::to_owned),
         };
         Ok(Self {
             token: bearer(headers),
             local,
             origin,
-            request: RequestId::from_bytes(random::array()?),
-            idempotency_key: text(headers, "idempotency-key").map(str::to_owned),
+            request,
+            idempotency_key: readable(headers, "idempotency-key")?.map(str::to_owned),
             if_match: if_match(headers)?,
         })
     }
@@ -78,8 +84,48 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        Self::of(parts).map_err(|error| Failure { error, request_id: String::new() })
+        Self::of(parts).map_err(|error| Failure { error, request_id: known_id(&parts.extensions) })
     }
+}
+
+/// The id of a request: made once, by whoever needs it first.
+pub(crate) fn request_id(extensions: &mut Extensions) -> Result<RequestId, EngineError> {
+    if let Some(id) = extensions.get::<RequestId>() {
+        return Ok(*id);
+    }
+    let id = RequestId::from_bytes(random::array()?);
+    extensions.insert(id);
+    Ok(id)
+}
+
+/// The id of a request as text; empty if there is none yet.
+pub(crate) fn known_id(extensions: &Extensions) -> String {
+    extensions.get::<RequestId>().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The id that the caller gave its request, if it is one line of visible ASCII of at most 128 bytes.
+///
+/// It is recorded and sent back. The record's own id is always made here: one that comes from outside would not be
+/// unique.
+pub(crate) fn said_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let value = headers.get(&REQUEST_ID)?;
+    let text = value.as_bytes();
+    let fits = (1..=ORIGIN_FIELD_LEN_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+    fits.then_some(value)
+}
+
+/// A header that must be readable if it is there: to overlook it would do another thing than was asked.
+fn readable<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, EngineError> {
+    let wrong = |problem: &str| EngineError::Invalid {
+        problem: format!("the header `{name}` {problem}"),
+        hint: "send it once, in visible ASCII",
+    };
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(wrong("is there twice"));
+    }
+    value.to_str().map(Some).map_err(|_| wrong("is no text"))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -97,19 +143,29 @@ fn bearer(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     scheme.eq_ignore_ascii_case("bearer").then(|| Zeroizing::new(token.trim().to_owned()))
 }
 
-/// The trace id of a W3C `traceparent`, if that is well formed.
+/// The trace id of a W3C `traceparent` (Trace Context level 1, section 3.2), if that is well formed.
 fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let mut fields = text(headers, "traceparent")?.split('-');
-    let (_version, id) = (fields.next()?, fields.next()?);
-    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+    let mut fields = text(headers, "traceparent")?.trim().split('-');
+    let (version, id, parent, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let zero = |text: &str| text.bytes().all(|byte| byte == b'0');
+    let formed = hex(version, 2) && hex(id, 32) && hex(parent, 16) && hex(flags, 2);
+    // Version 00 has these four fields alone; later ones may have more, and ff is none.
+    let ended = version != "00" || fields.next().is_none();
+    (formed && ended && version != "ff" && !zero(id) && !zero(parent)).then(|| id.to_owned())
 }
 
-/// The generation in `If-Match`: an ETag of ours is a number in quotes.
+/// The generation in `If-Match`: an ETag of ours is a number in quotes. `*` asks for no particular one.
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, EngineError> {
-    let Some(value) = text(headers, header::IF_MATCH.as_str()) else { return Ok(None) };
-    let number = value.trim().trim_start_matches("W/").trim_matches('"').parse().ok();
+    let Some(value) = readable(headers, "if-match")? else { return Ok(None) };
+    let value = value.trim();
+    if value == "*" {
+        return Ok(None);
+    }
+    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let number = inner.and_then(|inner| inner.parse().ok());
     number.map(Some).ok_or(EngineError::Invalid {
-        problem: "If-Match holds no ETag of this service".to_owned(),
-        hint: "send the ETag that a former answer had",
+        problem: "`If-Match` holds no ETag of this service".to_owned(),
+        hint: "send one ETag that a former answer had, with its quotes",
     })
 }

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
-use http::{Request, Response};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -19,34 +20,62 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use keyrail_engine::EngineError;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::problem::Problem;
+use crate::body::ReadBy;
+use crate::call::{REQUEST_ID, request_id, said_request_id};
+use crate::problem::{Problem, RequestRefusal};
 
-/// How many requests are worked on at the same time; more are told to come back.
-const REQUESTS_MAX: usize = 4_096;
+/// The most bytes that are read as the head of a request; beyond that hyper answers by itself, without a body.
+const HEAD_LEN_READ_MAX: usize = 64 * 1024;
 
-/// How long a request may take; retirement waits for a write window of up to two minutes.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(180);
+/// The most headers that are read; beyond that hyper answers by itself, without a body.
+const HEADERS_READ_MAX: usize = 256;
 
-/// How many connections are held at the same time.
-const CONNECTIONS_MAX: usize = 8_192;
+/// The limits of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many requests are worked on at the same time; more are told to come back.
+    pub requests_max: usize,
+    /// How long a request may take, in seconds; retirement waits for a write window of up to two minutes.
+    pub request_seconds_max: u64,
+    /// How many connections are held at the same time; more wait until one ends.
+    pub connections_max: usize,
+    /// How many headers a request may have.
+    pub headers_max: usize,
+    /// How many bytes its headers may have, names and values.
+    pub headers_len_max: usize,
+    /// How long a caller may take to send its headers, in seconds; also how long a connection may idle.
+    pub header_seconds_max: u64,
+    /// How long a caller may take to send a body, in seconds.
+    pub body_seconds_max: u64,
+    /// How long a TLS handshake may take, in seconds.
+    pub handshake_seconds_max: u64,
+    /// How long running requests are waited for at the end, in seconds.
+    pub shutdown_seconds_max: u64,
+}
 
-/// How long a caller may take to send its headers, in seconds.
-const HEADER_SECONDS_MAX: u64 = 10;
-
-/// How long a TLS handshake may take, in seconds.
-const HANDSHAKE_SECONDS_MAX: u64 = 10;
-
-/// How long running requests are waited for at the end, in seconds.
-const SHUTDOWN_SECONDS_MAX: u64 = 30;
-
-/// The most bytes of headers.
-const HEADERS_LEN_MAX: usize = 64 * 1024;
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_max: 4_096,
+            request_seconds_max: 180,
+            connections_max: 8_192,
+            headers_max: 64,
+            headers_len_max: 32 * 1024,
+            header_seconds_max: 10,
+            body_seconds_max: 60,
+            handshake_seconds_max: 10,
+            shutdown_seconds_max: 30,
+        }
+    }
+}
 
 /// Certificate and key, as PEM files.
 #[derive(Clone, Debug)]
@@ -109,6 +138,7 @@ pub struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
+    limits: Limits,
 }
 
 impl Listener {
@@ -124,7 +154,14 @@ impl Listener {
         let failed = |source| ListenError::Bind { address, source };
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
-        Ok(Self { tcp, address, tls })
+        Ok(Self { tcp, address, tls, limits: Limits::default() })
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Where it listens, as a URL.
@@ -135,21 +172,11 @@ impl Listener {
 
     /// Serves until `stop` ends, then lets running requests finish.
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(HEADER_SECONDS_MAX))
-            .max_buf_size(HEADERS_LEN_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEADERS_LEN_MAX as u32)
-            .max_concurrent_streams(256);
-        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let shared = Arc::new(Shared { builder, router, requests, tls: self.tls });
+        let limits = self.limits;
+        let requests = Semaphore::new(limits.requests_max);
+        let shared = Arc::new(Shared { builder: builder(&limits), router, requests, tls: self.tls, limits });
         let graceful = GracefulShutdown::new();
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Arc::new(Semaphore::new(limits.connections_max));
         let mut stop = pin!(stop);
         loop {
             let permit = tokio::select! {
@@ -172,39 +199,80 @@ impl Listener {
             }
         }
         drop(self.tcp);
-        if tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECONDS_MAX), graceful.shutdown()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(limits.shutdown_seconds_max), graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests did not end in time and are dropped");
         }
     }
 }
 
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(limits.header_seconds_max))
+        .max_headers(HEADERS_READ_MAX)
+        .max_buf_size(HEAD_LEN_READ_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_LEN_READ_MAX as u32)
+        .max_concurrent_streams(256)
+        .keep_alive_interval(Duration::from_secs(limits.header_seconds_max))
+        .keep_alive_timeout(Duration::from_secs(limits.header_seconds_max));
+    builder
+}
+
 struct Shared {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
-    requests: Arc<Semaphore>,
+    requests: Semaphore,
     tls: Option<TlsAcceptor>,
+    limits: Limits,
 }
 
-/// Bounds how many requests are worked on and how long each may take.
+/// Gives a request its id, and bounds how many are worked on and how long each may take.
 async fn answer(
-    router: Router,
-    requests: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let Ok(_permit) = requests.try_acquire() else {
-        return Ok(Problem::of(&EngineError::Contended).into_response());
-    };
+    let (mut parts, body) = request.into_parts();
+    let said = said_request_id(&parts.headers).cloned();
+    let id = request_id(&mut parts.extensions).map(|id| id.to_string()).unwrap_or_default();
+    parts.extensions.insert(ConnectInfo(peer));
+    parts.extensions.insert(ReadBy(Instant::now() + Duration::from_secs(shared.limits.body_seconds_max)));
     let logged = tracing::enabled!(tracing::Level::DEBUG)
-        .then(|| (request.method().clone(), request.uri().path().to_owned(), Instant::now()));
-    let response = match tokio::time::timeout(REQUEST_TIME_MAX, router.oneshot(request)).await {
-        Ok(answered) => answered?,
-        Err(_) => Problem::of(&EngineError::Indeterminate).into_response(),
+        .then(|| (parts.method.clone(), parts.uri.path().to_owned(), Instant::now()));
+    let mut response = match refused(&shared.limits, &parts) {
+        Some(problem) => problem.under(&id).into_response(),
+        None => bounded(&shared, Request::from_parts(parts, body), &id).await?,
     };
+    if let Some(value) = said.or_else(|| HeaderValue::from_str(&id).ok()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
     if let Some((method, path, begun)) = logged {
         // Method, path and status: no header, query or body has a place in a log.
-        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), "answered");
+        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), request = id, "answered");
     }
     Ok(response)
+}
+
+fn refused(limits: &Limits, head: &Parts) -> Option<Problem> {
+    let len: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let too_large = head.headers.len() > limits.headers_max || len > limits.headers_len_max;
+    too_large.then(|| Problem::request(RequestRefusal::HeadersTooLarge))
+}
+
+async fn bounded(shared: &Shared, request: Request<Incoming>, id: &str) -> Result<Response<Body>, Infallible> {
+    let Ok(_permit) = shared.requests.try_acquire() else {
+        return Ok(Problem::of(&EngineError::Contended).under(id).into_response());
+    };
+    let limit = Duration::from_secs(shared.limits.request_seconds_max);
+    match tokio::time::timeout(limit, shared.router.clone().oneshot(request)).await {
+        Ok(answered) => answered,
+        Err(_) => Ok(Problem::of(&EngineError::Indeterminate).under(id).into_response()),
+    }
 }
 
 async fn connection(
@@ -216,9 +284,10 @@ async fn connection(
 ) {
     // Answers are small and complete: waiting for more bytes would only delay them.
     let _nodelay = stream.set_nodelay(true);
+    let handshake = Duration::from_secs(shared.limits.handshake_seconds_max);
     match shared.tls.clone() {
         None => serve_stream(&shared, watcher, stream, peer).await,
-        Some(tls) => match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), tls.accept(stream)).await {
+        Some(tls) => match tokio::time::timeout(handshake, tls.accept(stream)).await {
             Ok(Ok(stream)) => serve_stream(&shared, watcher, stream, peer).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -228,16 +297,13 @@ async fn connection(
 }
 
 async fn serve_stream<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     watcher: Watcher,
     stream: I,
     peer: SocketAddr,
 ) {
-    let (router, requests) = (shared.router.clone(), shared.requests.clone());
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        answer(router.clone(), requests.clone(), request)
-    });
+    let served = shared.clone();
+    let service = hyper::service::service_fn(move |request| answer(served.clone(), peer, request));
     let connection = shared.builder.serve_connection(TokioIo::new(stream), service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(error = %error, "a connection ended early");
@@ -253,8 +319,8 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
         .and_then(Iterator::collect)
         .map_err(failed(&tls.certificates))?;
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(failed(&tls.key))?;
-    let mut config =
-        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(ListenError::Tls)?;
+    let builder = rustls::ServerConfig::builder_with_protocol_versions(&[&TLS13, &TLS12]);
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(ListenError::Tls)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use keyrail_engine::{Engine, MetricsSnapshot};
+use keyrail_engine::{Engine, MetricsSnapshot, Unsealed};
 use keyrail_seal::SealState;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -15,23 +15,27 @@ type Labels = Vec<(&'static str, &'static str)>;
 /// The text that Prometheus reads. Labels are words of the code, never names or data.
 pub(crate) async fn render(engine: &Engine) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("keyrail");
-    operations(&mut registry, &engine.metrics());
     let unsealed: Gauge = Gauge::default();
     unsealed.set(i64::from(engine.seal_state() == SealState::Unsealed));
     registry.register("unsealed", "1 while the store is open", unsealed);
+    if let Ok(open) = engine.unsealed() {
+        opened(&mut registry, engine, &open).await;
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+async fn opened(registry: &mut Registry, engine: &Engine, open: &Unsealed) {
+    operations(registry, &engine.metrics());
     let healthy = Family::<Labels, Gauge>::default();
     for check in engine.health().await.checks {
         healthy.get_or_create(&vec![("check", check.name)]).set(i64::from(check.ok));
     }
     registry.register("healthy", "1 while the part works", healthy);
-    if let Ok(open) = engine.unsealed() {
-        let records: Gauge = Gauge::default();
-        records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
-        registry.register("audit_records", "Records in the audit log", records);
-    }
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    let records: Gauge = Gauge::default();
+    records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
+    registry.register("audit_records", "Records in the audit log", records);
 }
 
 fn operations(registry: &mut Registry, snapshot: &MetricsSnapshot) {

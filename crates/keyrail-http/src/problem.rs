@@ -7,6 +7,8 @@ use keyrail_engine::error::Fault;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::call::REQUEST_ID;
+
 /// An error, as it is sent.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub struct Problem {
@@ -43,11 +45,85 @@ impl Problem {
         }
     }
 
+    /// The problem of a request that is refused before it is an operation.
+    pub(crate) fn request(refusal: RequestRefusal) -> Self {
+        let (status, code, title, hint) = refusal.words();
+        Self {
+            kind: "about:blank".to_owned(),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            code: code.to_owned(),
+            fault: fault(Fault::Caller).to_owned(),
+            hint: Some(hint.to_owned()),
+            request_id: None,
+        }
+    }
+
     /// The same under the id of its request.
     #[must_use]
     pub fn under(mut self, request_id: impl ToString) -> Self {
-        self.request_id = Some(request_id.to_string());
+        self.request_id = Some(request_id.to_string()).filter(|id| !id.is_empty());
         self
+    }
+}
+
+/// Why a request is refused before it is an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RequestRefusal {
+    /// Its body takes too long.
+    BodyTooSlow,
+    /// Its headers are too many or too long.
+    HeadersTooLarge,
+    /// The path does not know the method.
+    Method,
+    /// There is no such path.
+    Path,
+    /// The query has other parameters than the path knows, or other values.
+    Query,
+    /// The body says that it is something else than JSON.
+    MediaType,
+}
+
+impl RequestRefusal {
+    fn words(self) -> (StatusCode, &'static str, &'static str, &'static str) {
+        match self {
+            Self::BodyTooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                "body_too_slow",
+                "the body did not come in time",
+                "send smaller batches, or over a faster connection",
+            ),
+            Self::HeadersTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                "the request has too many headers, or too long ones",
+                "send at most 64 headers with 32 KiB",
+            ),
+            Self::Method => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path does not know the method",
+                "the header `allow` of this answer lists the methods it knows",
+            ),
+            Self::Path => (
+                StatusCode::NOT_FOUND,
+                "no_such_path",
+                "there is no such path",
+                "the OpenAPI document at /v1/openapi.json lists the paths",
+            ),
+            Self::Query => (
+                StatusCode::BAD_REQUEST,
+                "invalid",
+                "the query is not of the expected form",
+                "the OpenAPI document at /v1/openapi.json lists the parameters of each path",
+            ),
+            Self::MediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "the body is not said to be JSON",
+                "send it with `content-type: application/json`",
+            ),
+        }
     }
 }
 
@@ -88,6 +164,10 @@ impl IntoResponse for Problem {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(Ok(value)) = self.request_id.as_deref().map(HeaderValue::from_str) {
+            headers.insert(REQUEST_ID, value);
+        }
         match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -5,15 +5,17 @@ mod assets;
 mod audit;
 mod data;
 mod keys;
+mod page;
 mod system;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode, header};
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name, NameError, VersionNumber};
 use keyrail_engine::{EngineError, Operation};
 use serde::Serialize;
@@ -21,14 +23,15 @@ use serde::de::DeserializeOwned;
 use utoipa::openapi::OpenApi;
 
 use crate::api::{Api, DOCUMENT_PATH};
-use crate::call::Call;
-use crate::problem::{Failure, Problem};
+use crate::body::body_bytes;
+use crate::call::{Call, REQUEST_ID, known_id};
+use crate::problem::{Failure, Problem, RequestRefusal};
 use crate::service::Service;
 
 /// The most bytes of an ordinary body.
 const BODY_LEN_MAX: usize = 1024 * 1024;
 
-type Shared = Arc<Service>;
+pub(crate) type Shared = Arc<Service>;
 
 /// The routes and their document.
 pub(crate) fn api() -> (Router<Shared>, OpenApi) {
@@ -56,15 +59,12 @@ pub fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-async fn no_route(call: Call, request: Request) -> Failure {
-    call.fail(EngineError::NotFound { what: "path", name: request.uri().path().chars().take(200).collect() })
+async fn no_route(call: Call) -> Problem {
+    Problem::request(RequestRefusal::Path).under(call.request)
 }
 
-async fn no_method(call: Call) -> Failure {
-    call.fail(EngineError::Invalid {
-        problem: "this path does not know the method".to_owned(),
-        hint: "the OpenAPI document lists what there is",
-    })
+async fn no_method(call: Call) -> Problem {
+    Problem::request(RequestRefusal::Method).under(call.request)
 }
 
 /// An answer as JSON, with the request's id and, where there is one, the ETag.
@@ -74,8 +74,6 @@ pub(crate) struct Answer<T> {
     pub(crate) etag: Option<u64>,
     pub(crate) request_id: String,
 }
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
@@ -118,6 +116,11 @@ impl<T> Answer<T> {
         Answer { status: self.status, body: to(self.body), etag: self.etag, request_id: self.request_id }
     }
 
+    pub(crate) fn try_map<U>(self, to: impl FnOnce(T) -> Result<U, Failure>) -> Answered<U> {
+        let body = to(self.body)?;
+        Ok(Answer { status: self.status, body, etag: self.etag, request_id: self.request_id })
+    }
+
     pub(crate) fn etag(mut self, generation: impl FnOnce(&T) -> u64) -> Self {
         self.etag = Some(generation(&self.body));
         self
@@ -130,18 +133,25 @@ pub(crate) struct Json<T>(pub(crate) T);
 impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
-        let bytes = body_bytes(request, state, BODY_LEN_MAX).await?;
+    async fn from_request(request: Request, service: &Shared) -> Result<Self, Problem> {
+        let id = known_id(request.extensions());
+        let bytes = body_bytes(request, service, BODY_LEN_MAX).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| invalid_json(&error))
+        serde_json::from_slice(bytes).map(Self).map_err(|error| invalid_json(&error).under(id))
     }
 }
 
-/// The body's bytes, up to a limit.
-pub(crate) async fn body_bytes(request: Request, state: &Shared, max: usize) -> Result<Bytes, Problem> {
-    let too_large = |len| Problem::of(&EngineError::TooLarge { what: "the body", len, max });
-    let bytes = Bytes::from_request(request, state).await.map_err(|_| too_large(max + 1))?;
-    if bytes.len() > max { Err(too_large(bytes.len())) } else { Ok(bytes) }
+/// The query as a type; its errors are problems like all others.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
+        let parsed = axum::extract::Query::<T>::try_from_uri(&parts.uri);
+        let wrong = |_| Problem::request(RequestRefusal::Query).under(known_id(&parts.extensions));
+        parsed.map(|query| Self(query.0)).map_err(wrong)
+    }
 }
 
 /// What is wrong with a JSON body, by place and kind; never with its content.
@@ -164,17 +174,25 @@ macro_rules! from_path {
         $(#[$meta])*
         pub(crate) struct $wrapper(pub(crate) $inner);
 
-        impl axum::extract::FromRequestParts<Shared> for $wrapper {
+        impl FromRequestParts<Shared> for $wrapper {
             type Rejection = Problem;
 
-            async fn from_request_parts(parts: &mut http::request::Parts, state: &Shared) -> Result<Self, Problem> {
+            async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Problem> {
                 let found = Path::<$tuple>::from_request_parts(parts, state).await;
-                let Path($args) = found.map_err(|_| Problem::of(&EngineError::Invalid { problem: "the path is not well formed".to_owned(), hint: "the OpenAPI document lists what there is" }))?;
+                let id = known_id(&parts.extensions);
+                let Path($args) = found.map_err(|_| Problem::of(&malformed_path()).under(&id))?;
                 let make = || -> Result<$inner, EngineError> { Ok($make) };
-                make().map(Self).map_err(|error| Problem::of(&error))
+                make().map(Self).map_err(|error| Problem::of(&error).under(id))
             }
         }
     )+};
+}
+
+fn malformed_path() -> EngineError {
+    EngineError::Invalid {
+        problem: "the path is not well formed".to_owned(),
+        hint: "a path has names of lower-case letters, digits and hyphens, percent-encoded where needed",
+    }
 }
 
 fn environment_path(domain: &str, environment: &str) -> Result<EnvironmentPath, EngineError> {
@@ -212,15 +230,14 @@ from_path! {
 /// Any id in the path.
 pub(crate) struct IdInPath<T>(pub(crate) T);
 
-impl<T: std::str::FromStr> axum::extract::FromRequestParts<Shared> for IdInPath<T> {
+impl<T: std::str::FromStr> FromRequestParts<Shared> for IdInPath<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut http::request::Parts, state: &Shared) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Problem> {
+        let id = known_id(&parts.extensions);
         let wrong = || {
-            Problem::of(&EngineError::Invalid {
-                problem: "an id has 32 hex digits".to_owned(),
-                hint: "copy it from an answer",
-            })
+            let problem = "an id has 32 hex digits".to_owned();
+            Problem::of(&EngineError::Invalid { problem, hint: "copy it from an answer" }).under(&id)
         };
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| wrong())?;
         text.parse().map(Self).map_err(|_| wrong())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use keyrail_engine::{Engine, EngineError};
 use tokio::sync::watch;
 
+use crate::body::Room;
 use crate::campaigns::Campaigns;
 
 /// How often the background work is looked at.
@@ -16,6 +17,7 @@ pub struct Service {
     engine: Engine,
     campaigns: Campaigns,
     runs_campaigns: bool,
+    room: Room,
 }
 
 impl Service {
@@ -23,7 +25,7 @@ impl Service {
     ///
     /// `runs_campaigns` tells whether campaigns that are started run in here, or by whoever started them.
     pub fn new(engine: Engine, runs_campaigns: bool) -> Arc<Self> {
-        Arc::new(Self { engine, campaigns: Campaigns::default(), runs_campaigns })
+        Arc::new(Self { engine, campaigns: Campaigns::default(), runs_campaigns, room: Room::default() })
     }
 
     /// The engine.
@@ -33,6 +35,10 @@ impl Service {
 
     pub(crate) fn runs_campaigns(&self) -> bool {
         self.runs_campaigns
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     pub(crate) fn campaigns(&self) -> &Campaigns {

@@ -20,45 +20,50 @@ use utoipa::ToSchema;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
-use crate::routes::{Answered, EnvironmentInPath, IdInPath, Json, NameInPath, Shared, run};
+use crate::routes::page::{AppPage, DomainPage, LabelPage, PAGE, PageQuery, TokenPage};
+use crate::routes::{Answered, EnvironmentInPath, IdInPath, Json, NameInPath, Query, Shared, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
-    api.route::<Nothing, Vec<DomainView>>(About::get("/v1/domains", "listDomains", "Lists the domains"), get(domains))
-        .route::<NewDomain, DomainView>(
-            About::post("/v1/domains", "createDomain", "Makes a domain"),
-            post(create_domain),
-        )
-        .route::<Nothing, Vec<AppView>>(About::get("/v1/apps", "listApps", "Lists the apps"), get(apps))
-        .route::<NewApp, AppView>(About::post("/v1/apps", "createApp", "Registers an app"), post(create_app))
-        .route::<Nothing, Vec<LabelView>>(
-            About::get("/v1/labels", "listLabels", "Lists the labels with what they demand"),
-            get(labels),
-        )
-        .route::<LabelPatch, LabelView>(
-            About::patch("/v1/labels/{name}", "setLabel", "Changes what a label demands, or makes one"),
-            axum::routing::patch(set_label),
-        )
-        .route::<Nothing, Vec<TokenView>>(About::get("/v1/tokens", "listTokens", "Lists the tokens"), get(tokens))
-        .route::<NewTokenRequest, NewTokenAnswer>(
-            About::post("/v1/tokens", "createToken", "Makes a token; it is shown once"),
-            post(create_token),
-        )
-        .route::<Nothing, TokenView>(
-            About::delete("/v1/tokens/{id}", "revokeToken", "Revokes a token, at once"),
-            delete(revoke_token),
-        )
-        .route::<Nothing, MasterView>(
-            About::get("/v1/masters/{domain}/{environment}", "showMaster", "Shows a master key"),
-            get(master),
-        )
-        .route::<Nothing, MasterView>(
-            About::post("/v1/masters/{domain}/{environment}/rotate", "rotateMaster", "Makes a new master key version"),
-            post(rotate_master),
-        )
+    api.route::<Nothing, DomainPage>(
+        About::get("/v1/domains", "listDomains", "Lists the domains").query(PAGE),
+        get(domains),
+    )
+    .route::<NewDomain, DomainView>(
+        About::post("/v1/domains", "createDomain", "Makes a domain").once(),
+        post(create_domain),
+    )
+    .route::<Nothing, AppPage>(About::get("/v1/apps", "listApps", "Lists the apps").query(PAGE), get(apps))
+    .route::<NewApp, AppView>(About::post("/v1/apps", "createApp", "Registers an app").once(), post(create_app))
+    .route::<Nothing, LabelPage>(
+        About::get("/v1/labels", "listLabels", "Lists the labels with what they demand").query(PAGE),
+        get(labels),
+    )
+    .route::<LabelPatch, LabelView>(
+        About::patch("/v1/labels/{name}", "setLabel", "Changes what a label demands, or makes one").once_if_match(),
+        axum::routing::patch(set_label),
+    )
+    .route::<Nothing, TokenPage>(About::get("/v1/tokens", "listTokens", "Lists the tokens").query(PAGE), get(tokens))
+    .route::<NewTokenRequest, NewTokenAnswer>(
+        About::post("/v1/tokens", "createToken", "Makes a token; it is shown once").once(),
+        post(create_token),
+    )
+    .route::<Nothing, TokenView>(
+        About::delete("/v1/tokens/{id}", "revokeToken", "Revokes a token, at once").once(),
+        delete(revoke_token),
+    )
+    .route::<Nothing, MasterView>(
+        About::get("/v1/masters/{domain}/{environment}", "showMaster", "Shows a master key"),
+        get(master),
+    )
+    .route::<Nothing, MasterView>(
+        About::post("/v1/masters/{domain}/{environment}/rotate", "rotateMaster", "Makes a new master key version")
+            .once(),
+        post(rotate_master),
+    )
 }
 
-async fn domains(State(service): State<Shared>, call: Call) -> Answered<Vec<DomainView>> {
-    run(&service, &call, ListDomains).await
+async fn domains(State(service): State<Shared>, call: Call, Query(query): Query<PageQuery>) -> Answered<DomainPage> {
+    run(&service, &call, ListDomains).await?.try_map(|rows| DomainPage::cut(rows, &query, &call))
 }
 
 /// A new domain.
@@ -73,8 +78,8 @@ async fn create_domain(State(service): State<Shared>, call: Call, Json(body): Js
     run(&service, &call, CreateDomain { name: body.name }).await
 }
 
-async fn apps(State(service): State<Shared>, call: Call) -> Answered<Vec<AppView>> {
-    run(&service, &call, ListApps).await
+async fn apps(State(service): State<Shared>, call: Call, Query(query): Query<PageQuery>) -> Answered<AppPage> {
+    run(&service, &call, ListApps).await?.try_map(|rows| AppPage::cut(rows, &query, &call))
 }
 
 /// A new app.
@@ -89,8 +94,8 @@ async fn create_app(State(service): State<Shared>, call: Call, Json(body): Json<
     run(&service, &call, CreateApp { path: body.path }).await
 }
 
-async fn labels(State(service): State<Shared>, call: Call) -> Answered<Vec<LabelView>> {
-    run(&service, &call, ListLabels).await
+async fn labels(State(service): State<Shared>, call: Call, Query(query): Query<PageQuery>) -> Answered<LabelPage> {
+    run(&service, &call, ListLabels).await?.try_map(|rows| LabelPage::cut(rows, &query, &call))
 }
 
 /// What changes in a label. What is left out stays; `null` demands nothing.
@@ -174,8 +179,8 @@ async fn set_label(
     Ok(run(&service, &call, SetLabel { name, patch }).await?.etag(|view| view.generation))
 }
 
-async fn tokens(State(service): State<Shared>, call: Call) -> Answered<Vec<TokenView>> {
-    run(&service, &call, ListTokens).await
+async fn tokens(State(service): State<Shared>, call: Call, Query(query): Query<PageQuery>) -> Answered<TokenPage> {
+    run(&service, &call, ListTokens).await?.try_map(|rows| TokenPage::cut(rows, &query, &call))
 }
 
 /// A new token.

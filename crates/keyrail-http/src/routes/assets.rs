@@ -18,21 +18,23 @@ use utoipa::ToSchema;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
-use crate::routes::{Answer, Answered, IdInPath, Json, NameInPath, Shared, run};
+use crate::routes::page::{AssetPage, CampaignPage, PAGE, PageQuery};
+use crate::routes::{Answer, Answered, IdInPath, Json, NameInPath, Query, Shared, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
     campaign_routes(asset_routes(api))
 }
 
 fn asset_routes(api: Api<Shared>) -> Api<Shared> {
-    api.route::<Nothing, Vec<AssetView>>(About::get("/v1/assets", "listAssets", "Lists the assets"), get(list))
+    api.route::<Nothing, AssetPage>(About::get("/v1/assets", "listAssets", "Lists the assets").query(PAGE), get(list))
         .route::<NewAsset, AssetView>(
-            About::post("/v1/assets", "addAsset", "Registers a table with the columns to protect"),
+            About::post("/v1/assets", "addAsset", "Registers a table with the columns to protect").once(),
             post(add),
         )
         .route::<Nothing, AssetView>(About::get("/v1/assets/{name}", "showAsset", "Shows an asset"), get(show))
         .route::<AssetPatch, AssetView>(
-            About::patch("/v1/assets/{name}", "updateAsset", "Follows a table, column or file that got another name"),
+            About::patch("/v1/assets/{name}", "updateAsset", "Follows a table, column or file that got another name")
+                .once_if_match(),
             patch(update),
         )
         .route::<Nothing, CensusView>(
@@ -48,15 +50,16 @@ fn asset_routes(api: Api<Shared>) -> Api<Shared> {
                 "/v1/assets/{name}/accept-damaged",
                 "acceptDamaged",
                 "Takes the damaged values of a row out of the count",
-            ),
+            )
+            .once(),
             post(accept),
         )
         .route::<StartRequest, CampaignView>(
-            About::post("/v1/assets/{name}/protect", "protectAsset", "Starts to encrypt an asset in place"),
+            About::post("/v1/assets/{name}/protect", "protectAsset", "Starts to encrypt an asset in place").once(),
             post(protect),
         )
         .route::<StartRequest, CampaignView>(
-            About::post("/v1/assets/{name}/unprotect", "unprotectAsset", "Starts to put plaintext back"),
+            About::post("/v1/assets/{name}/unprotect", "unprotectAsset", "Starts to put plaintext back").once(),
             post(unprotect),
         )
         .route::<StartRequest, CampaignView>(
@@ -64,14 +67,15 @@ fn asset_routes(api: Api<Shared>) -> Api<Shared> {
                 "/v1/assets/{name}/campaigns",
                 "startCampaign",
                 "Starts to put an asset under the active version",
-            ),
+            )
+            .once(),
             post(start),
         )
 }
 
 fn campaign_routes(api: Api<Shared>) -> Api<Shared> {
-    api.route::<Nothing, Vec<CampaignView>>(
-        About::get("/v1/campaigns", "listCampaigns", "Lists the campaigns"),
+    api.route::<Nothing, CampaignPage>(
+        About::get("/v1/campaigns", "listCampaigns", "Lists the campaigns").query(PAGE),
         get(campaigns),
     )
     .route::<Nothing, CampaignView>(
@@ -79,21 +83,21 @@ fn campaign_routes(api: Api<Shared>) -> Api<Shared> {
         get(campaign),
     )
     .route::<Nothing, CampaignView>(
-        About::post("/v1/campaigns/{id}/pause", "pauseCampaign", "Pauses a campaign"),
+        About::post("/v1/campaigns/{id}/pause", "pauseCampaign", "Pauses a campaign").once(),
         post(pause),
     )
     .route::<Nothing, CampaignView>(
-        About::post("/v1/campaigns/{id}/resume", "resumeCampaign", "Lets a campaign go on"),
+        About::post("/v1/campaigns/{id}/resume", "resumeCampaign", "Lets a campaign go on").once(),
         post(resume),
     )
     .route::<Nothing, CampaignView>(
-        About::post("/v1/campaigns/{id}/rollback", "rollbackCampaign", "Moves the data back"),
+        About::post("/v1/campaigns/{id}/rollback", "rollbackCampaign", "Moves the data back").once(),
         post(rollback),
     )
 }
 
-async fn list(State(service): State<Shared>, call: Call) -> Answered<Vec<AssetView>> {
-    run(&service, &call, ListAssets).await
+async fn list(State(service): State<Shared>, call: Call, Query(query): Query<PageQuery>) -> Answered<AssetPage> {
+    run(&service, &call, ListAssets).await?.try_map(|rows| AssetPage::cut(rows, &query, &call))
 }
 
 /// A new asset.
@@ -220,8 +224,12 @@ fn go_on(service: &Shared, call: &Call, started: Answer<CampaignView>) -> Answer
     Ok(started)
 }
 
-async fn campaigns(State(service): State<Shared>, call: Call) -> Answered<Vec<CampaignView>> {
-    run(&service, &call, ListCampaigns).await
+async fn campaigns(
+    State(service): State<Shared>,
+    call: Call,
+    Query(query): Query<PageQuery>,
+) -> Answered<CampaignPage> {
+    run(&service, &call, ListCampaigns).await?.try_map(|rows| CampaignPage::cut(rows, &query, &call))
 }
 
 async fn campaign(

@@ -1,7 +1,7 @@
 //! Encrypt, decrypt, re-encrypt and data keys.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -15,12 +15,14 @@ use keyrail_engine::EngineError;
 use keyrail_engine::ops::data::{
     CiphertextItem, Decrypt, Decrypted, Encrypt, EncryptItem, Encrypted, ITEMS_MAX, Item, MakeDataKey, Reencrypt,
 };
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::api::{About, Api};
+use crate::body::body_bytes;
 use crate::call::Call;
-use crate::routes::{Answered, Json, KeyInPath, Shared, body_bytes, invalid_json, run};
+use crate::routes::{Answered, Json, KeyInPath, Shared, invalid_json, run};
 
 /// The most bytes of a body with items.
 pub(crate) const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
@@ -59,7 +61,49 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
     )
 }
 
-type ContextIn<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
+/// The pairs of a context, as they were sent: a key that is there twice is seen and refused.
+struct ContextIn<T>(Vec<(T, T)>);
+
+impl<T> Default for ContextIn<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ContextIn<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PairsVisitor(PhantomData))
+    }
+}
+
+struct PairsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for PairsVisitor<T> {
+    type Value = ContextIn<T>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ContextIn<T>, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(ContextIn(pairs))
+    }
+}
+
+/// A text that is borrowed where the body holds it as it is.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl From<Text<'_>> for String {
+    fn from(text: Text<'_>) -> Self {
+        text.0.into_owned()
+    }
+}
 
 /// Items to encrypt.
 #[derive(Deserialize, ToSchema)]
@@ -81,7 +125,7 @@ struct EncryptIn<'a> {
     /// What it belongs to: needed again to decrypt it.
     #[serde(borrow, default)]
     #[schema(value_type = BTreeMap<String, String>)]
-    context: ContextIn<'a>,
+    context: ContextIn<Text<'a>>,
 }
 
 /// Items to decrypt or to re-encrypt.
@@ -104,7 +148,7 @@ struct CiphertextIn<'a> {
     /// The context it was encrypted with.
     #[serde(borrow, default)]
     #[schema(value_type = BTreeMap<String, String>)]
-    context: ContextIn<'a>,
+    context: ContextIn<Text<'a>>,
 }
 
 /// What became of each item, in their order.
@@ -181,9 +225,8 @@ impl ItemError {
     }
 }
 
-fn context(pairs: ContextIn<'_>) -> Item<Context> {
-    Context::from_pairs(pairs.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())))
-        .map_err(|_| EngineError::BadContext)
+fn context<T: Into<String>>(pairs: ContextIn<T>) -> Item<Context> {
+    Context::from_pairs(pairs.0).map_err(|_| EngineError::BadContext)
 }
 
 fn encrypt_item(item: EncryptIn<'_>) -> Item<EncryptItem> {
@@ -221,7 +264,7 @@ async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyI
     let items = match serde_json::from_slice::<EncryptBody<'_>>(&body) {
         Ok(parsed) if parsed.items.len() > ITEMS_MAX => return too_many(&call, parsed.items.len()),
         Ok(parsed) => parsed.items.into_iter().map(encrypt_item).collect(),
-        Err(error) => return invalid_json(&error).into_response(),
+        Err(error) => return invalid_json(&error).under(call.request).into_response(),
     };
     let answered = run(&service, &call, Encrypt { key, items }).await;
     answered
@@ -260,7 +303,7 @@ async fn ciphertext_items(
     match serde_json::from_slice::<CiphertextBody<'_>>(&body) {
         Ok(parsed) if parsed.items.len() > ITEMS_MAX => Err(Box::new(too_many(call, parsed.items.len()))),
         Ok(parsed) => Ok(parsed.items.into_iter().map(ciphertext_item).collect()),
-        Err(error) => Err(Box::new(invalid_json(&error).into_response())),
+        Err(error) => Err(Box::new(invalid_json(&error).under(call.request).into_response())),
     }
 }
 
@@ -277,7 +320,8 @@ struct DataKeyBody {
     bytes: Option<usize>,
     /// What it belongs to: needed again to decrypt it.
     #[serde(default)]
-    context: BTreeMap<String, String>,
+    #[schema(value_type = BTreeMap<String, String>)]
+    context: ContextIn<String>,
 }
 
 /// A data key.
@@ -299,7 +343,7 @@ async fn data_key(
     KeyInPath(key): KeyInPath,
     Json(body): Json<DataKeyBody>,
 ) -> Answered<DataKeyAnswer> {
-    let context = Context::from_pairs(body.context).map_err(|_| call.fail(EngineError::BadContext))?;
+    let context = context(body.context).map_err(|error| call.fail(error))?;
     let made =
         run(&service, &call, MakeDataKey { key, context, len: body.bytes.unwrap_or(DATA_KEY_LEN_DEFAULT) }).await?;
     Ok(made.map(|pair| DataKeyAnswer { plaintext: pair.plaintext, ciphertext: pair.ciphertext, version: pair.version }))

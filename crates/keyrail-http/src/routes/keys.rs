@@ -1,6 +1,6 @@
 //! Data keys and their versions.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,33 +14,34 @@ use keyrail_engine::ops::key::{
 use keyrail_engine::ops::retire::{DestroyVersion, Destruction, Evidence, RetireVersion, Retired, ShowEvidence};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::Type;
 
-use crate::api::{About, Api, Nothing};
+use crate::api::{About, Api, Nothing, Parameter};
 use crate::call::Call;
-use crate::routes::{Answered, Json, KeyInPath, Shared, VersionInPath, run};
+use crate::routes::page::{AFTER, LIMIT, page_len};
+use crate::routes::{Answered, Json, KeyInPath, Query, Shared, VersionInPath, run};
 
-/// How many keys one page has, unless the caller says so.
-const PAGE_LEN_DEFAULT: usize = 100;
+const APP: Parameter = Parameter { name: "app", about: "Only keys of this app.", kind: Type::String };
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
     version_routes(key_routes(api))
 }
 
 fn key_routes(api: Api<Shared>) -> Api<Shared> {
-    api.route::<Nothing, KeyPage>(About::get("/v1/keys", "listKeys", "Lists data keys, a page at a time"), get(list))
-        .route::<NewKey, KeyView>(About::post("/v1/keys", "createKey", "Makes a data key"), post(create))
-        .route::<Nothing, KeyView>(
-            About::get("/v1/keys/{domain}/{environment}/{app}/{name}", "showKey", "Shows a data key"),
-            get(show),
-        )
-        .route::<Nothing, KeyView>(
-            About::post(
-                "/v1/keys/{domain}/{environment}/{app}/{name}/rotate",
-                "rotateKey",
-                "Makes a new active version",
-            ),
-            post(rotate),
-        )
+    api.route::<Nothing, KeyPage>(
+        About::get("/v1/keys", "listKeys", "Lists data keys, a page at a time").query(&[LIMIT, AFTER, APP]),
+        get(list),
+    )
+    .route::<NewKey, KeyView>(About::post("/v1/keys", "createKey", "Makes a data key").once(), post(create))
+    .route::<Nothing, KeyView>(
+        About::get("/v1/keys/{domain}/{environment}/{app}/{name}", "showKey", "Shows a data key"),
+        get(show),
+    )
+    .route::<Nothing, KeyView>(
+        About::post("/v1/keys/{domain}/{environment}/{app}/{name}/rotate", "rotateKey", "Makes a new active version")
+            .once_if_match(),
+        post(rotate),
+    )
 }
 
 fn version_routes(api: Api<Shared>) -> Api<Shared> {
@@ -57,7 +58,8 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/retire",
             "retireVersion",
             "Retires a version behind a fence",
-        ),
+        )
+        .once_if_match(),
         post(retire),
     )
     .route::<Nothing, Destruction>(
@@ -65,7 +67,8 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/destroy",
             "destroyVersion",
             "Destroys a version after a wait",
-        ),
+        )
+        .once_if_match(),
         post(destroy),
     )
     .route::<Nothing, ExportAnswer>(
@@ -81,7 +84,8 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/suspend",
             "suspendVersion",
             "Suspends a version",
-        ),
+        )
+        .once_if_match(),
         post(suspend),
     )
     .route::<Nothing, KeyView>(
@@ -89,7 +93,8 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/resume",
             "resumeVersion",
             "Resumes a suspended version",
-        ),
+        )
+        .once_if_match(),
         post(resume),
     )
     .route::<Nothing, KeyView>(
@@ -97,7 +102,8 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/compromise",
             "compromiseVersion",
             "Declares a version exposed",
-        ),
+        )
+        .once_if_match(),
         post(compromise),
     )
     .route::<Nothing, KeyView>(
@@ -105,13 +111,15 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/reinstate",
             "reinstateVersion",
             "Brings a retired version back",
-        ),
+        )
+        .once_if_match(),
         post(reinstate),
     )
 }
 
 /// Which keys.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ListQuery {
     app: Option<AppPath>,
     after: Option<KeyName>,
@@ -119,12 +127,8 @@ struct ListQuery {
 }
 
 async fn list(State(service): State<Shared>, call: Call, Query(query): Query<ListQuery>) -> Answered<KeyPage> {
-    run(
-        &service,
-        &call,
-        ListKeys { app: query.app, after: query.after, limit: query.limit.unwrap_or(PAGE_LEN_DEFAULT) },
-    )
-    .await
+    let limit = page_len(&call, query.limit)?;
+    run(&service, &call, ListKeys { app: query.app, after: query.after, limit }).await
 }
 
 /// A new data key.

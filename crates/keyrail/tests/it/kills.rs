@@ -201,7 +201,7 @@ impl World {
         self.decrypt_all(&http);
         self.find_requests(&http, phase);
         if phase == Phase::CampaignBatch {
-            let campaigns = http.get("/v1/campaigns");
+            let campaigns = http.get("/v1/campaigns")["campaigns"].take();
             wait_completed(&http, campaigns[0]["id"].as_str().unwrap());
             self.check_rows(&http);
         }
