@@ -151,6 +151,17 @@ pub(crate) struct Serve {
     pub(crate) tls_key: Option<PathBuf>,
 }
 
+/// A part of a list.
+#[derive(Args, Debug)]
+pub(crate) struct Page {
+    /// Only those after this one: the `next` of the page before.
+    #[arg(long, value_name = "NEXT")]
+    pub(crate) after: Option<String>,
+    /// How many at most.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000), value_name = "COUNT")]
+    pub(crate) limit: u32,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DomainCommand {
     /// Make a domain.
@@ -159,7 +170,7 @@ pub(crate) enum DomainCommand {
         name: Name,
     },
     /// List the domains.
-    List,
+    List(Page),
 }
 
 #[derive(Debug, Subcommand)]
@@ -170,13 +181,13 @@ pub(crate) enum AppCommand {
         path: AppPath,
     },
     /// List the apps.
-    List,
+    List(Page),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabelCommand {
     /// List the labels with what they demand.
-    List,
+    List(Page),
     /// Change what a label demands, or make one. Times are like 90d, 12h, 30m, 45s; none demands nothing.
     Set(Box<LabelSet>),
 }
@@ -229,7 +240,7 @@ pub(crate) enum TokenCommand {
         ttl: String,
     },
     /// List the tokens.
-    List,
+    List(Page),
     /// Revoke a token, at once.
     Revoke {
         /// Its id.
@@ -257,12 +268,8 @@ pub(crate) enum KeyCommand {
         /// Only those of this app.
         #[arg(long)]
         app: Option<AppPath>,
-        /// Only those after this name.
-        #[arg(long)]
-        after: Option<KeyName>,
-        /// How many at most.
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
+        #[command(flatten)]
+        page: Page,
     },
     /// Make a new active version.
     Rotate {
@@ -342,7 +349,7 @@ pub(crate) enum AssetCommand {
     /// Register a table with the columns to protect; nothing in it is changed.
     Add(AssetAdd),
     /// List the assets.
-    List,
+    List(Page),
     /// Show an asset.
     Show {
         /// Its name.
@@ -421,7 +428,7 @@ pub(crate) enum CampaignCommand {
     /// Put an asset under the active version of its key.
     Start(CampaignStart),
     /// List the campaigns.
-    List,
+    List(Page),
     /// Tell how far a campaign is.
     Status {
         /// Its id.
@@ -449,8 +456,8 @@ pub(crate) enum AuditCommand {
     /// Show records, newest first.
     Show {
         /// How many at most.
-        #[arg(long, default_value_t = 20)]
-        limit: usize,
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000), value_name = "COUNT")]
+        limit: u32,
         /// Only records before this index.
         #[arg(long)]
         before: Option<u64>,

@@ -14,7 +14,7 @@ use keyrail_seal::RootSpec;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, Page};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;
@@ -73,6 +73,15 @@ async fn print(global: &Global, access: Access, method: http::Method, path: &str
     let api = Api::connect(global, access).await?;
     let answer = api.send(method, path, &body).await;
     finish(api, answer, Output { json: global.json }).await
+}
+
+/// One page of a list, printed.
+async fn list(global: &Global, path: &str, page: &Page) -> Result<(), Failure> {
+    let mut path = format!("{path}{}limit={}", if path.contains('?') { '&' } else { '?' }, page.limit);
+    if let Some(after) = &page.after {
+        path.push_str(&format!("&after={}", escaped(after)));
+    }
+    print(global, Access::Read, http::Method::GET, &path, Value::Null).await
 }
 
 /// Closes the way to the API; the answer's failure counts more than that of closing.

@@ -29,6 +29,26 @@ impl Failure {
         Self { title: title.into(), code: "usage".to_owned(), hint: Some(hint.into()), exit: Exit::Caller }
     }
 
+    /// What is wrong with a command line, from the parser's own words.
+    pub(crate) fn usage(rendered: &str) -> Self {
+        let mut paragraphs = rendered.trim().split("\n\n");
+        let title = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
+        let lines: Vec<_> = title.lines().map(str::trim).collect();
+        let (head, listed) = lines.split_first().map_or(("", &[] as &[&str]), |(head, rest)| (*head, rest));
+        let title = if listed.is_empty() { head.to_owned() } else { format!("{head} {}", listed.join(", ")) };
+        let mut hint = None;
+        for paragraph in paragraphs {
+            let paragraph = paragraph.trim();
+            if let Some(tip) = paragraph.strip_prefix("tip: ") {
+                hint = Some(ticked(tip.lines().next().unwrap_or_default()));
+            } else if let Some(usage) = paragraph.strip_prefix("Usage: ") {
+                hint.get_or_insert_with(|| format!("write it like `{}`", usage.lines().next().unwrap_or_default()));
+            }
+        }
+        let hint = hint.unwrap_or_else(|| "`keyrail --help` lists the commands".to_owned());
+        Self::caller(ticked(&title), hint)
+    }
+
     pub(crate) fn stored_data(title: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { title: title.into(), code: "stored_data".to_owned(), hint: Some(hint.into()), exit: Exit::StoredData }
     }
@@ -70,6 +90,11 @@ impl Failure {
     }
 }
 
+/// The parser quotes with apostrophes; everything here does with backticks.
+fn ticked(text: &str) -> String {
+    text.replace('\'', "`")
+}
+
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let mut failure = Self::of(Problem::of(&error));
@@ -88,12 +113,25 @@ impl From<EngineError> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let exit = match error {
-            ClientError::Unreachable { .. } | ClientError::TimedOut { .. } => Exit::Dependency,
-            _ => Exit::Caller,
+        let exit = match error.fault() {
+            keyrail_client::Fault::Caller => Exit::Caller,
+            keyrail_client::Fault::Dependency => Exit::Dependency,
         };
-        Self { title: error.to_string(), code: "unreachable".to_owned(), hint: Some(error.hint().to_owned()), exit }
+        let mut title = error.to_string();
+        if let Some(cause) = innermost(&error) {
+            title = format!("{title}: {cause}");
+        }
+        Self { title, code: error.code().to_owned(), hint: Some(error.hint().to_owned()), exit }
     }
+}
+
+/// The last cause of an error: what the system said, without what each layer made of it.
+fn innermost(error: &dyn std::error::Error) -> Option<String> {
+    let mut source = error.source()?;
+    while let Some(cause) = source.source() {
+        source = cause;
+    }
+    Some(source.to_string())
 }
 
 impl From<ListenError> for Failure {
@@ -105,5 +143,22 @@ impl From<ListenError> for Failure {
             None => error.to_string(),
         };
         Self { title, code: "listen_failed".to_owned(), hint: Some(error.hint().to_owned()), exit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misread_line_is_an_error_with_a_hint() {
+        let missing = "error: the following required arguments were not provided:\n  --label <LABEL>\n  <NAME>\n\nUsage: keyrail key create --label <LABEL> <NAME>\n\nFor more information, try '--help'.\n";
+        let failure = Failure::usage(missing);
+        assert_eq!(failure.title, "the following required arguments were not provided: --label <LABEL>, <NAME>");
+        assert_eq!(failure.hint.as_deref(), Some("write it like `keyrail key create --label <LABEL> <NAME>`"));
+        let typo = "error: unexpected argument '--datadir' found\n\n  tip: a similar argument exists: '--data-dir'\n\nUsage: keyrail key list\n";
+        let failure = Failure::usage(typo);
+        assert_eq!(failure.title, "unexpected argument `--datadir` found");
+        assert_eq!(failure.hint.as_deref(), Some("a similar argument exists: `--data-dir`"));
     }
 }

@@ -14,6 +14,7 @@ mod words;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
 /// Records are made by one thread and freed by another; the system's allocator spends a fifth of the time on that.
@@ -21,11 +22,14 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use crate::cli::Cli;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{Output, note};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
     let output = Output { json: cli.global.json };
     start_log(output.json);
     match run(cli) {
@@ -35,6 +39,20 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// The line is not understood, or help or the version was asked for.
+fn misread(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // A reader that went away is no error of ours.
+        let _closed = error.print();
+        return ExitCode::from(if error.use_stderr() { Exit::Caller as u8 } else { 0 });
+    }
+    // The line was not parsed, so its words are looked at.
+    let json = std::env::args_os().any(|word| word == "--json");
+    let failure = Failure::usage(&error.render().to_string());
+    report(&failure, Output { json });
+    ExitCode::from(failure.exit as u8)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -31,11 +31,22 @@ pub(crate) fn note(text: &str) {
 /// An answer for people: fields as lines, lists of things as tables.
 fn render(answer: &Value) -> String {
     match answer {
-        Value::Object(fields) => object(fields, 0),
+        Value::Object(fields) => page(fields).unwrap_or_else(|| object(fields, 0)),
         Value::Array(rows) if rows.is_empty() => "nothing there".to_owned(),
         Value::Array(rows) => table(rows),
         other => scalar(other),
     }
+}
+
+/// A page of a list: its rows as a table, and how to go on.
+fn page(fields: &Map<String, Value>) -> Option<String> {
+    let next = fields.get("next")?;
+    let (_, rows) = fields.iter().find(|(name, _)| *name != "next").filter(|_| fields.len() == 2)?;
+    let mut out = render(rows);
+    if let Some(next) = next.as_str() {
+        out.push_str(&format!("more with --after {next}\n"));
+    }
+    Some(out)
 }
 
 fn object(fields: &Map<String, Value>, indent: usize) -> String {
@@ -121,5 +132,7 @@ mod tests {
             "name      pii\nversions:\n  version  state\n  1        active\n  12       retired\n"
         );
         assert_eq!(render(&json!([])), "nothing there");
+        assert_eq!(render(&json!({"keys": [{"name": "a"}], "next": "a"})), "name\na\nmore with --after a\n");
+        assert_eq!(render(&json!({"keys": [], "next": null})), "nothing there");
     }
 }

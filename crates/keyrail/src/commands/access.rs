@@ -5,7 +5,7 @@ use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{AppCommand, DomainCommand, Global, LabelCommand, LabelSet, MasterCommand, TokenCommand};
-use crate::commands::{escaped, print};
+use crate::commands::{escaped, list, print};
 use crate::failure::Failure;
 use crate::words::{count_or_none, seconds, seconds_or_none};
 
@@ -14,7 +14,7 @@ pub(super) async fn domain(global: &Global, command: DomainCommand) -> Result<()
         DomainCommand::Create { name } => {
             print(global, Access::Write, Method::POST, "/v1/domains", json!({ "name": name })).await
         }
-        DomainCommand::List => print(global, Access::Read, Method::GET, "/v1/domains", Value::Null).await,
+        DomainCommand::List(page) => list(global, "/v1/domains", &page).await,
     }
 }
 
@@ -23,13 +23,13 @@ pub(super) async fn app(global: &Global, command: AppCommand) -> Result<(), Fail
         AppCommand::Create { path } => {
             print(global, Access::Write, Method::POST, "/v1/apps", json!({ "path": path })).await
         }
-        AppCommand::List => print(global, Access::Read, Method::GET, "/v1/apps", Value::Null).await,
+        AppCommand::List(page) => list(global, "/v1/apps", &page).await,
     }
 }
 
 pub(super) async fn label(global: &Global, command: LabelCommand) -> Result<(), Failure> {
     match command {
-        LabelCommand::List => print(global, Access::Read, Method::GET, "/v1/labels", Value::Null).await,
+        LabelCommand::List(page) => list(global, "/v1/labels", &page).await,
         LabelCommand::Set(set) => {
             let path = format!("/v1/labels/{}", escaped(set.name.as_str()));
             print(global, Access::Write, Method::PATCH, &path, patch(&set)?).await
@@ -86,7 +86,7 @@ pub(super) async fn token(global: &Global, command: TokenCommand) -> Result<(), 
             let body = json!({ "role": role, "app": app, "ttl_seconds": seconds(&ttl)? });
             print(global, Access::Write, Method::POST, "/v1/tokens", body).await
         }
-        TokenCommand::List => print(global, Access::Read, Method::GET, "/v1/tokens", Value::Null).await,
+        TokenCommand::List(page) => list(global, "/v1/tokens", &page).await,
         TokenCommand::Revoke { id } => {
             print(global, Access::Write, Method::DELETE, &format!("/v1/tokens/{id}"), Value::Null).await
         }

@@ -11,7 +11,7 @@ use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{AssetAdd, AssetCommand, CampaignCommand, CampaignStart, Global};
-use crate::commands::{escaped, print};
+use crate::commands::{escaped, list, print};
 use crate::connect::Api;
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, line, note};
@@ -26,7 +26,7 @@ pub(super) async fn asset(global: &Global, command: AssetCommand) -> Result<(), 
         AssetCommand::Add(args) => {
             print(global, Access::Write, Method::POST, "/v1/assets", new_asset(global, args)?).await
         }
-        AssetCommand::List => print(global, Access::Read, Method::GET, "/v1/assets", Value::Null).await,
+        AssetCommand::List(page) => list(global, "/v1/assets", &page).await,
         AssetCommand::Show { name } => {
             print(global, Access::Read, Method::GET, &format!("/v1/assets/{name}"), Value::Null).await
         }
@@ -81,7 +81,7 @@ fn absolute_url(global: &Global, url: &str) -> Result<String, Failure> {
 pub(super) async fn campaign(global: &Global, command: CampaignCommand) -> Result<(), Failure> {
     match command {
         CampaignCommand::Start(args) => start(global, &args, "campaigns", "re-encrypting").await,
-        CampaignCommand::List => print(global, Access::Read, Method::GET, "/v1/campaigns", Value::Null).await,
+        CampaignCommand::List(page) => list(global, "/v1/campaigns", &page).await,
         CampaignCommand::Status { id } => {
             print(global, Access::Read, Method::GET, &format!("/v1/campaigns/{id}"), Value::Null).await
         }

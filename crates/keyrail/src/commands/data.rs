@@ -1,6 +1,6 @@
 //! Encrypt, decrypt and re-encrypt what comes on standard input.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::cli::{DataArgs, Global};
 use crate::connect::Api;
 use crate::failure::{Exit, Failure};
-use crate::output::line;
+use crate::output::{line, note};
 use crate::words::pair;
 
 /// The most bytes of a line with a ciphertext: base64 and the envelope around the longest plaintext.
@@ -31,6 +31,9 @@ fn context(args: &DataArgs) -> Result<Value, Failure> {
 }
 
 fn read_input(max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if std::io::stdin().is_terminal() {
+        note("reading from the terminal; end with ctrl-d");
+    }
     let mut input = Zeroizing::new(Vec::new());
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let read = std::io::stdin().lock().take(limit).read_to_end(&mut input);

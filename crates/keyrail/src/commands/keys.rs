@@ -8,7 +8,7 @@ use keyrail_engine::Access;
 use serde_json::{Value, json};
 
 use crate::cli::{Global, KeyCommand};
-use crate::commands::{escaped, finish, print};
+use crate::commands::{escaped, finish, list, print};
 use crate::connect::Api;
 use crate::failure::Failure;
 use crate::output::{Output, note};
@@ -29,15 +29,9 @@ pub(super) async fn run(global: &Global, command: KeyCommand) -> Result<(), Fail
         KeyCommand::Show { name } => {
             print(global, Access::Read, Method::GET, &format!("/v1/keys/{name}"), Value::Null).await
         }
-        KeyCommand::List { app, after, limit } => {
-            let mut path = format!("/v1/keys?limit={limit}");
-            if let Some(app) = app {
-                path.push_str(&format!("&app={}", escaped(&app.to_string())));
-            }
-            if let Some(after) = after {
-                path.push_str(&format!("&after={}", escaped(&after.to_string())));
-            }
-            print(global, Access::Read, Method::GET, &path, Value::Null).await
+        KeyCommand::List { app, page } => {
+            let path = app.map_or("/v1/keys".to_owned(), |app| format!("/v1/keys?app={}", escaped(&app.to_string())));
+            list(global, &path, &page).await
         }
         KeyCommand::Rotate { name } => post(format!("/v1/keys/{name}/rotate")).await,
         KeyCommand::Evidence { name } => {

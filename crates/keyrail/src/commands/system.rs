@@ -6,20 +6,31 @@ use serde_json::{Value, json};
 
 use crate::cli::{Global, RootCommand, SettingCommand};
 use crate::clock::SystemClock;
-use crate::commands::print;
+use crate::commands::{finish, print};
 use crate::connect::{Api, data_dir};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 pub(super) async fn root(global: &Global, command: RootCommand) -> Result<(), Failure> {
     match command {
-        RootCommand::Status if global.server.is_some() => {
-            print(global, Access::Read, Method::GET, "/v1/system/root", Value::Null).await
-        }
+        RootCommand::Status if global.server.is_some() => remote_status(global).await,
         RootCommand::Status => local_status(global).await,
         RootCommand::Seal => print(global, Access::Write, Method::POST, "/v1/system/seal", Value::Null).await,
         RootCommand::Unseal => print(global, Access::Write, Method::POST, "/v1/system/unseal", Value::Null).await,
     }
+}
+
+/// A server whose store is closed knows no tokens, and tells why it is closed to anybody.
+async fn remote_status(global: &Global) -> Result<(), Failure> {
+    let output = Output { json: global.json };
+    let api = Api::connect(global, Access::Read).await?;
+    let shown = api.send(Method::GET, "/v1/system/root", &Value::Null).await;
+    if let Err(failure) = &shown
+        && failure.code == "sealed"
+    {
+        output.print(&api.send(Method::GET, "/v1/health/seal", &Value::Null).await?);
+    }
+    finish(api, shown, output).await
 }
 
 /// Without a server the root is tried, and its state shown even if it does not open the store.
