@@ -16,7 +16,7 @@ use crate::report::Tally;
 use crate::tools;
 use crate::workspace::{Scale, Workspace};
 
-/// Runs the examples of `README.md` and `docs/*.md`, each page in a home of its own, in order.
+/// Runs the examples of `README.md` and of all pages under `docs`, each page in a home of its own, in order.
 pub(super) fn console(workspace: &Workspace) -> anyhow::Result<Tally> {
     let pages = pages(workspace)?;
     for (program, package) in PROGRAMS {
@@ -40,7 +40,7 @@ fn pages(workspace: &Workspace) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn is_page(file: &Path) -> bool {
-    file.parent() == Some(Path::new("docs")) && file.extension().is_some_and(|extension| extension == "md")
+    file.starts_with("docs") && file.extension().is_some_and(|extension| extension == "md")
 }
 
 /// The binary under test first, then the tests' Python, then what was there.
@@ -137,4 +137,5 @@ fn tail(lines: &[String]) -> String {
 const SHOWN_LINES_MAX: usize = 40;
 
 /// Programs that a reader has and the pages use, each with the Debian package that holds it.
-const PROGRAMS: &[(&str, &str)] = &[("bash", "bash"), ("curl", "curl"), ("jq", "jq"), ("sqlite3", "sqlite3")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("bash", "bash"), ("curl", "curl"), ("jq", "jq"), ("openssl", "openssl"), ("sqlite3", "sqlite3")];

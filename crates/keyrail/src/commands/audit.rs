@@ -12,7 +12,7 @@ use crate::cli::{AuditCommand, Global};
 use crate::commands::print;
 use crate::connect::{Api, data_dir, open_engine};
 use crate::failure::Failure;
-use crate::output::{Output, note};
+use crate::output::{Output, line, note};
 
 pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Failure> {
     match command {
@@ -23,13 +23,27 @@ pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Fa
             }
             print(global, Access::Read, Method::GET, &path, Value::Null).await
         }
-        AuditCommand::Checkpoint => print(global, Access::Read, Method::GET, "/v1/audit/checkpoint", Value::Null).await,
+        AuditCommand::Checkpoint => checkpoint(global).await,
         AuditCommand::Verify { checkpoint, public_key, audit_dir } => {
             let answer = offline(global, checkpoint.as_deref(), public_key.as_deref(), audit_dir).await?;
             Output { json: global.json }.print(&answer);
             Ok(())
         }
     }
+}
+
+/// Prints the signed note itself, so that a file with it can be kept and named again with `--checkpoint`.
+async fn checkpoint(global: &Global) -> Result<(), Failure> {
+    let api = Api::connect(global, Access::Read).await?;
+    let answer = api.send(Method::GET, "/v1/audit/checkpoint", &Value::Null).await;
+    api.close().await?;
+    let answer = answer?;
+    if global.json {
+        Output { json: true }.print(&answer);
+    } else {
+        line(text(&answer, "checkpoint").trim_end());
+    }
+    Ok(())
 }
 
 async fn offline(
