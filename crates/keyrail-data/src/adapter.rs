@@ -74,6 +74,9 @@ impl AssetSpec {
 pub struct Row {
     /// The values that order and find the row.
     pub key: Vec<Sql>,
+    /// The values of the identity columns, unless the key says the same: an update finds the row only while
+    /// they are still there, so that no value gets into a row that took the place of another.
+    pub guard: Vec<Sql>,
     /// Its identity; `None` if the asset declares none.
     pub identity: Option<RowIdentity>,
     /// The values of [`AssetSpec::columns`], in their order.
@@ -94,6 +97,8 @@ pub struct Page {
 pub struct RowUpdate {
     /// The values that find the row.
     pub key: Vec<Sql>,
+    /// [`Row::guard`], as it was read.
+    pub guard: Vec<Sql>,
     /// The row's identity, for messages.
     pub name: String,
     /// The changes.
@@ -142,10 +147,10 @@ pub struct Fit {
     pub misfits: Vec<Misfit>,
 }
 
-/// What protecting left behind in files, as far as it is known.
+/// What protecting left behind, as far as it is known.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Scrubbed {
-    /// What could not be scrubbed this time, and why.
+    /// What could not be scrubbed this time, and why; then what no database can scrub.
     pub left: Vec<String>,
 }
 
@@ -170,6 +175,7 @@ pub trait AssetAdapter: Send {
     ///
     /// # Errors
     /// [`AssetError::Before`], [`AssetError::Busy`], [`AssetError::Full`]: then nothing was written.
+    /// [`AssetError::Moved`]: the rows have to be read again; nothing was written.
     fn write(&mut self, updates: &[RowUpdate], before_commit: &mut BeforeCommit<'_>) -> Result<Vec<bool>, AssetError>;
 
     /// Removes what overwritten values left in the database's files, as far as it can be done from here.

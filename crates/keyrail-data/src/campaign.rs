@@ -277,6 +277,7 @@ impl Walk {
         let active = *self.keys.active()?.kid;
         if active != target {
             self.campaign.target = Some(active);
+            self.campaign.counts.rows = 0;
             self.place = None;
         }
         Ok(())
@@ -291,7 +292,9 @@ impl Walk {
         let stored = stored.ok_or(EngineError::Bug { what: "a campaign vanished" })?;
         if stored.state != CampaignState::Running {
             let state = stored.state;
-            self.campaign = stored;
+            // What was done since the place was stored last is not done again.
+            self.campaign = Campaign { counts: self.campaign.counts, ..stored };
+            self.store_place()?;
             return Ok(Step::End(state));
         }
         if stored.generation != self.campaign.generation {
@@ -416,8 +419,12 @@ const fn asset_state(kind: CampaignKind) -> AssetState {
 /// How many of the cells that are left could move in another pass: those under closed versions cannot.
 fn closed(census: &Census, keys: &Keyset, left: u64) -> u64 {
     use crate::cells::{Keys, Known};
-    let closed: u64 =
-        census.cells.iter().filter(|(kid, _)| matches!(keys.known(kid), Known::Unusable)).map(|(_, count)| count).sum();
+    let closed: u64 = census
+        .cells
+        .iter()
+        .filter(|(kid, _)| matches!(keys.known(kid), Ok(Known::Unusable)))
+        .map(|(_, count)| count)
+        .sum();
     left.saturating_sub(closed)
 }
 

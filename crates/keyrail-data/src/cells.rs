@@ -16,6 +16,8 @@ pub enum Known<'a> {
     Usable(KeyRef<'a>),
     /// It is one of the asset's key, and opens nothing now.
     Unusable,
+    /// It belongs to another key of ours: the value does not open here, and is no plaintext either.
+    Elsewhere,
     /// It is none of ours: the value is somebody's plaintext.
     Foreign,
 }
@@ -23,7 +25,10 @@ pub enum Known<'a> {
 /// The versions of an asset's key.
 pub trait Keys: Sync {
     /// Looks a version up.
-    fn known(&self, kid: &Kid) -> Known<'_>;
+    ///
+    /// # Errors
+    /// [`AssetError::Before`] when the store cannot be asked.
+    fn known(&self, kid: &Kid) -> Result<Known<'_>, AssetError>;
 
     /// The version's number, for telling older ones from newer ones.
     fn number(&self, kid: &Kid) -> u32;
@@ -49,7 +54,7 @@ pub enum CellState {
     Protected(Kid),
     /// A value under a version that opens nothing now; whether it would open is not known.
     Closed(Kid),
-    /// A value under a version, which does not open.
+    /// A value that carries one of our versions and does not open here.
     Damaged(Kid),
     /// A column with a JSON path that holds no JSON.
     NotJson,
@@ -82,7 +87,7 @@ pub struct Worked {
 /// A value within its cell, taken out of its container.
 enum Content {
     Null,
-    NotJson,
+    NotJson { fingerprint: [u8; 32] },
     Plain { class: Class, bytes: Vec<u8> },
     Sealed { kid: Kid, envelope: Vec<u8> },
 }
@@ -102,10 +107,10 @@ pub(crate) fn look(spec: &AssetSpec, row: &Row, keys: &dyn Keys) -> Result<Vec<C
     let mut reports = Vec::with_capacity(spec.cells.len());
     for (index, cell) in spec.cells.iter().enumerate() {
         let value = columns.iter().position(|name| *name == cell.column).and_then(|at| row.values.get(at));
-        let content = content_of(value.unwrap_or(&Sql::Null), container(cell), keys);
+        let content = content_of(value.unwrap_or(&Sql::Null), container(cell), keys)?;
         let state = match &content {
             Content::Null => CellState::Null,
-            Content::NotJson => CellState::NotJson,
+            Content::NotJson { .. } => CellState::NotJson,
             Content::Plain { .. } => CellState::Plaintext,
             Content::Sealed { kid, envelope } => {
                 match open(keys, kid, envelope, &binding(spec, cell, row), container(cell))? {
@@ -128,7 +133,7 @@ pub(crate) fn work(spec: &AssetSpec, row: &Row, keys: &dyn Keys, goal: Goal<'_>)
     for (index, cell) in spec.cells.iter().enumerate() {
         let Some(at) = columns.iter().position(|name| *name == cell.column) else { continue };
         let Some(value) = values.get_mut(at) else { continue };
-        let content = content_of(value, container(cell), keys);
+        let content = content_of(value, container(cell), keys)?;
         let (state, next) = step(spec, cell, row, keys, goal, &content)?;
         worked.cells.push(report(index, state, &content));
         if let Some((class, sealed_or_plain, bytes)) = next {
@@ -183,7 +188,7 @@ fn step(
     let binding = binding(spec, cell, row);
     match (content, goal) {
         (Content::Null, _) => Ok((CellState::Null, None)),
-        (Content::NotJson, _) => Ok((CellState::NotJson, None)),
+        (Content::NotJson { .. }, _) => Ok((CellState::NotJson, None)),
         (Content::Plain { .. }, Goal::Plaintext) => Ok((CellState::Plaintext, None)),
         (Content::Plain { class, bytes }, Goal::Under(key)) => {
             let sealed = seal(&key, &binding, *class, bytes, row)?;
@@ -205,9 +210,17 @@ fn step(
     }
 }
 
+/// How many characters a protected text has at most, for a plaintext of this many bytes.
+pub(crate) const fn sealed_text_len(plaintext_len: usize) -> usize {
+    /// Header, salt, IV, tag, and the longest head of the ciphertext; a test holds it against the envelope.
+    const OVERHEAD_LEN: usize = 106;
+    envelope::TEXT_PREFIX.len() + (plaintext_len + OVERHEAD_LEN).saturating_mul(4).div_ceil(3)
+}
+
 fn report(cell: usize, state: CellState, content: &Content) -> CellReport {
     let fingerprint = match (state, content) {
         (CellState::Damaged(_) | CellState::Closed(_), Content::Sealed { envelope, .. }) => Some(sha256(envelope)),
+        (CellState::NotJson, Content::NotJson { fingerprint }) => Some(*fingerprint),
         _ => None,
     };
     CellReport { cell, state, fingerprint }
@@ -261,9 +274,10 @@ fn open(
     binding: &Binding<'_>,
     container: Container<'_>,
 ) -> Result<Opened, AssetError> {
-    let key = match keys.known(kid) {
+    let key = match keys.known(kid)? {
         Known::Usable(key) => key,
         Known::Unusable | Known::Foreign => return Ok(Opened::Closed),
+        Known::Elsewhere => return Ok(Opened::Damaged),
     };
     // The class is part of the context, and the cell does not tell it: the usual one is tried first.
     let classes: &[Class] = match container {
@@ -280,64 +294,74 @@ fn open(
     Ok(Opened::Damaged)
 }
 
-fn content_of(value: &Sql, container: Container<'_>, keys: &dyn Keys) -> Content {
+fn content_of(value: &Sql, container: Container<'_>, keys: &dyn Keys) -> Result<Content, AssetError> {
     match container {
         Container::Column => column_content(value, keys),
         Container::Json(path) => json_content(value, path, keys),
     }
 }
 
-fn column_content(value: &Sql, keys: &dyn Keys) -> Content {
-    match value {
+fn column_content(value: &Sql, keys: &dyn Keys) -> Result<Content, AssetError> {
+    Ok(match value {
         Sql::Null => Content::Null,
         Sql::Integer(number) => Content::Plain { class: Class::Integer, bytes: number.to_string().into_bytes() },
         Sql::Real(number) => Content::Plain { class: Class::Real, bytes: format!("{number:?}").into_bytes() },
-        Sql::Text(bytes) => match std::str::from_utf8(bytes).ok().and_then(|text| sealed_text(text, keys)) {
-            Some(sealed) => sealed,
-            None => Content::Plain { class: Class::Same, bytes: bytes.clone() },
+        Sql::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => text_content(text, keys)?,
+            Err(_) => Content::Plain { class: Class::Same, bytes: bytes.clone() },
         },
         Sql::Blob(bytes) => match envelope::parse(bytes) {
-            Ok(header) if is_ours(keys, &header.kid) => Content::Sealed { kid: header.kid, envelope: bytes.clone() },
+            Ok(header) if is_ours(keys, &header.kid)? => Content::Sealed { kid: header.kid, envelope: bytes.clone() },
             _ => Content::Plain { class: Class::Same, bytes: bytes.clone() },
         },
+    })
+}
+
+/// A text is protected if it parses as a whole and carries one of our versions; every other is plaintext.
+fn text_content(text: &str, keys: &dyn Keys) -> Result<Content, AssetError> {
+    if text.starts_with(envelope::TEXT_PREFIX)
+        && let Ok(envelope) = envelope::from_text(text)
+        && let Ok(header) = envelope::parse(&envelope)
+        && is_ours(keys, &header.kid)?
+    {
+        return Ok(Content::Sealed { kid: header.kid, envelope });
     }
+    Ok(Content::Plain { class: Class::Same, bytes: text.as_bytes().to_vec() })
 }
 
-/// A text is protected if it parses as a whole and carries one of our versions.
-fn sealed_text(text: &str, keys: &dyn Keys) -> Option<Content> {
-    if !text.starts_with(envelope::TEXT_PREFIX) {
-        return None;
-    }
-    let envelope = envelope::from_text(text).ok()?;
-    let kid = envelope::parse(&envelope).ok()?.kid;
-    is_ours(keys, &kid).then_some(Content::Sealed { kid, envelope })
+fn is_ours(keys: &dyn Keys, kid: &Kid) -> Result<bool, AssetError> {
+    Ok(!matches!(keys.known(kid)?, Known::Foreign))
 }
 
-fn is_ours(keys: &dyn Keys, kid: &Kid) -> bool {
-    !matches!(keys.known(kid), Known::Foreign)
-}
-
-fn json_content(value: &Sql, path: &json::JsonPath, keys: &dyn Keys) -> Content {
+fn json_content(value: &Sql, path: &json::JsonPath, keys: &dyn Keys) -> Result<Content, AssetError> {
     let document = match value {
-        Sql::Null => return Content::Null,
+        Sql::Null => return Ok(Content::Null),
         Sql::Text(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
     };
-    let Some(document) = document else { return Content::NotJson };
-    let range = match json::find(document, path) {
-        Member::Null => return Content::Null,
-        Member::NotJson => return Content::NotJson,
-        Member::At(range) => range,
+    let found = document.map_or(Member::NotJson, |document| json::find(document, path));
+    let raw = match found {
+        Member::Null => return Ok(Content::Null),
+        Member::NotJson => None,
+        Member::At(range) => document.and_then(|document| document.get(range)),
     };
-    let Some(raw) = document.get(range) else { return Content::NotJson };
+    let Some(raw) = raw else { return Ok(Content::NotJson { fingerprint: stored_sha256(value) }) };
     match serde_json::from_str::<String>(raw) {
         // A string that was written in another way than ours is kept as it was written.
-        Ok(text) if json_string(&text).is_some_and(|usual| usual == raw) => match sealed_text(&text, keys) {
-            Some(sealed) => sealed,
-            None => Content::Plain { class: Class::Same, bytes: text.into_bytes() },
-        },
-        _ => Content::Plain { class: Class::Json, bytes: raw.as_bytes().to_vec() },
+        Ok(text) if json_string(&text).is_some_and(|usual| usual == raw) => text_content(&text, keys),
+        _ => Ok(Content::Plain { class: Class::Json, bytes: raw.as_bytes().to_vec() }),
     }
+}
+
+/// SHA-256 of a stored value, its class included.
+fn stored_sha256(value: &Sql) -> [u8; 32] {
+    let bytes = match value {
+        Sql::Null => Vec::new(),
+        Sql::Integer(number) => number.to_be_bytes().to_vec(),
+        Sql::Real(number) => number.to_bits().to_be_bytes().to_vec(),
+        Sql::Text(bytes) | Sql::Blob(bytes) => bytes.clone(),
+    };
+    sha256(&[value.class().as_bytes(), &[0], &bytes].concat())
 }
 
 fn json_string(text: &str) -> Option<String> {
@@ -376,4 +400,25 @@ fn plain_value(cell: &Sql, class: Class, plaintext: &Plaintext) -> Option<Sql> {
         Class::Same | Class::Json if matches!(cell, Sql::Blob(_)) => Sql::Blob(plaintext.as_bytes().to_vec()),
         Class::Same | Class::Json => Sql::Text(plaintext.as_bytes().to_vec()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use keyrail_crypto::secret::DataKey;
+    use keyrail_crypto::suite::Suite;
+
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_protected_text_is_known_beforehand() {
+        let (kid, key) = (Kid::from_bytes([7; 16]), DataKey::generate().unwrap());
+        for suite in [Suite::A256Gcm, Suite::ChaCha20Poly1305] {
+            let key = KeyRef { kid: &kid, key_id: &[9; 16], key: &key, suite };
+            for len in [0, 1, 2, 3, 7, 8, 100, 255, 256, 5_000, 70_000] {
+                let sealed = envelope::seal_text(&key, &Context::empty(), &vec![0; len]).unwrap();
+                let most = sealed_text_len(len);
+                assert!(sealed.len() <= most && most <= sealed.len() + 10, "{len}: {} {most}", sealed.len());
+            }
+        }
+    }
 }

@@ -37,6 +37,15 @@ pub enum AssetError {
         /// What is different.
         problem: String,
     },
+    /// The schema changed between reading and writing, in a way that may not matter: the rows are read again.
+    #[error("the schema of the database was changed while a page was being written")]
+    Moved,
+    /// A trigger or the like changed what had just been written; nothing was kept.
+    #[error("the database changed the value of row {row} right after it was written")]
+    Altered {
+        /// The row's identity.
+        row: String,
+    },
     /// Somebody holds a lock on the database.
     #[error("the database is locked by another connection")]
     Busy(#[source] rusqlite::Error),
@@ -90,7 +99,7 @@ pub enum AssetError {
         /// The row's identity.
         row: String,
     },
-    /// What had to happen before the commit did not; nothing was written.
+    /// What was asked of the engine failed, such as the record before a commit; nothing was written.
     #[error(transparent)]
     Before(Box<EngineError>),
 }
@@ -103,7 +112,8 @@ impl AssetError {
             Self::Open(_) => "asset_open",
             Self::Absent { .. } => "asset_absent",
             Self::Unfit { .. } => "asset_unfit",
-            Self::Changed { .. } => "asset_changed",
+            Self::Changed { .. } | Self::Moved => "asset_changed",
+            Self::Altered { .. } => "asset_altered",
             Self::Busy(_) => "asset_busy",
             Self::Full(_) => "asset_full",
             Self::ReadOnly(_) => "asset_read_only",
@@ -142,6 +152,8 @@ impl AssetError {
             Self::Changed { .. } => {
                 "look at the table, correct the asset with `keyrail asset update`, then resume the campaign"
             }
+            Self::Moved => "wait until the schema stays as it is, then resume the campaign",
+            Self::Altered { .. } => "look at the triggers of the table: none may change a protected column",
             Self::Busy(_) => "end the long transaction of the other connection, then resume the campaign",
             Self::Full(_) => "make room, then resume the campaign; nothing of this page was written",
             Self::ReadOnly(_) => "check the rights of the file and its directory, then resume the campaign",

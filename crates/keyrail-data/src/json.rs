@@ -45,6 +45,13 @@ impl FromStr for JsonPath {
     }
 }
 
+impl JsonPath {
+    /// Whether one of the two is the other or lies within it.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.steps.iter().zip(&other.steps).all(|(one, other)| one == other)
+    }
+}
+
 fn next_step(rest: &str) -> Option<(Step, &str)> {
     if let Some(rest) = rest.strip_prefix('[') {
         let (index, rest) = rest.split_once(']')?;
@@ -166,6 +173,15 @@ mod tests {
             }
         }
         assert_eq!(find("{", &"$.a".parse().unwrap()), Member::NotJson);
+    }
+
+    #[test]
+    fn paths_overlap_by_their_steps_and_not_by_their_letters() {
+        let rows = [("$.a", "$.a", true), ("$.a", "$.a.b", true), ("$.a", "$.ab", false), ("$.a[1]", "$.a[10]", false)];
+        for (one, other, want) in rows {
+            let (one, other): (JsonPath, JsonPath) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (want, want), "{one} {other}");
+        }
     }
 
     #[test]

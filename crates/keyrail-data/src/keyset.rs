@@ -1,14 +1,20 @@
 //! The versions of an asset's key, unwrapped for as long as a piece of work lasts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use keyrail_core::key::Keyring;
 use keyrail_core::name::KeyName;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_engine::{EngineError, Material, OpenKey, Unsealed};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::cells::{Keys, Known};
+use crate::error::AssetError;
+
+/// How many foreign version ids are remembered, so that a table full of them costs no endless memory.
+const OTHERS_MAX: usize = 100_000;
 
 /// The versions of one key, as they were under one generation of the state.
 pub struct Keyset {
@@ -17,6 +23,10 @@ pub struct Keyset {
     /// The key.
     pub key: Arc<OpenKey>,
     versions: BTreeMap<Kid, Version>,
+    open: Arc<Unsealed>,
+    handle: Handle,
+    /// Ids that are none of this key's: whether they are of another key of ours.
+    others: Mutex<HashMap<Kid, bool>>,
 }
 
 struct Version {
@@ -42,7 +52,8 @@ impl Keyset {
             };
             versions.insert(row.kid, Version { number: row.version.get(), material });
         }
-        Ok(Self { generation, key, versions })
+        let (open, handle) = (open.clone(), Handle::current());
+        Ok(Self { generation, key, versions, open, handle, others: Mutex::default() })
     }
 
     /// The keyring.
@@ -62,13 +73,30 @@ impl Keyset {
     }
 }
 
+impl Keyset {
+    /// Whether an id that is none of this key's belongs to another key of ours. Blocks; not for async code.
+    fn is_elsewhere(&self, kid: &Kid) -> Result<bool, AssetError> {
+        if let Some(found) = self.others.lock().get(kid) {
+            return Ok(*found);
+        }
+        let found = self.handle.block_on(self.open.state().data_key_version(kid));
+        let found = found.map_err(|error| AssetError::Before(Box::new(error.into())))?.is_some();
+        let mut others = self.others.lock();
+        if others.len() < OTHERS_MAX {
+            others.insert(*kid, found);
+        }
+        Ok(found)
+    }
+}
+
 impl Keys for Keyset {
-    fn known(&self, kid: &Kid) -> Known<'_> {
-        match self.versions.get(kid) {
+    fn known(&self, kid: &Kid) -> Result<Known<'_>, AssetError> {
+        Ok(match self.versions.get(kid) {
             Some(Version { material: Some(material), .. }) => Known::Usable(material.key_ref()),
             Some(Version { material: None, .. }) => Known::Unusable,
+            None if self.is_elsewhere(kid)? => Known::Elsewhere,
             None => Known::Foreign,
-        }
+        })
     }
 
     fn number(&self, kid: &Kid) -> u32 {

@@ -52,7 +52,7 @@ pub fn move_page(
     before_commit: &mut dyn FnMut(AboutTo) -> Result<(), EngineError>,
 ) -> Result<PageDone, AssetError> {
     let mut done = PageDone::default();
-    for _ in 0..ROUNDS_MAX {
+    for round in 1..=ROUNDS_MAX {
         let page = adapter.page(after, limit)?;
         let worked = map(&page.rows, |row| work(spec, row, keys, goal)).into_iter().collect::<Result<Vec<_>, _>>()?;
         done.rows = page.rows.len() as u64;
@@ -62,7 +62,10 @@ pub fn move_page(
         if updates.is_empty() {
             break;
         }
-        let written = adapter.write(&updates, &mut |written| before_commit(about_to(&moving, written)))?;
+        let written = match adapter.write(&updates, &mut |written| before_commit(about_to(&moving, written))) {
+            Err(AssetError::Moved) if round < ROUNDS_MAX => continue,
+            written => written?,
+        };
         let mut lost = 0;
         for ((cells, bytes), written) in moving.into_iter().zip(written) {
             if written {
@@ -78,6 +81,48 @@ pub fn move_page(
         }
     }
     Ok(done)
+}
+
+/// What a rehearsal of one page showed.
+#[derive(Debug, Default)]
+pub struct Rehearsed {
+    /// Rows that were looked at.
+    pub rows: u64,
+    /// Bytes of plaintext that went through.
+    pub bytes: u64,
+    /// Why the table would refuse the values, if it would.
+    pub refused: Option<AssetError>,
+}
+
+/// Moves the rows of the first page and takes all of it back before the commit, to see how long it takes and
+/// whether the table lets it.
+///
+/// # Errors
+/// What the adapter fails with, other than by refusing the values.
+pub fn rehearse(
+    adapter: &mut dyn AssetAdapter,
+    spec: &AssetSpec,
+    keys: &dyn Keys,
+    goal: Goal<'_>,
+    limit: usize,
+) -> Result<Rehearsed, AssetError> {
+    let page = adapter.page(None, limit)?;
+    let worked = map(&page.rows, |row| work(spec, row, keys, goal)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let bytes = worked.iter().map(|row| row.bytes).sum();
+    let mut rehearsed = Rehearsed { rows: page.rows.len() as u64, bytes, refused: None };
+    let (updates, _) = updates(&page, worked);
+    if updates.is_empty() {
+        return Ok(rehearsed);
+    }
+    match adapter.write(&updates, &mut |_| Err(EngineError::Contended)) {
+        Ok(_) => Err(AssetError::Before(Box::new(EngineError::Bug { what: "a rehearsal was committed" }))),
+        Err(AssetError::Before(error)) if matches!(*error, EngineError::Contended) => Ok(rehearsed),
+        Err(error @ (AssetError::Constraint { .. } | AssetError::Altered { .. })) => {
+            rehearsed.refused = Some(error);
+            Ok(rehearsed)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 const fn is_damaged(state: CellState) -> bool {
@@ -100,6 +145,7 @@ fn updates(page: &Page, worked: Vec<Worked>) -> (Vec<RowUpdate>, Vec<(u64, u64)>
             };
             let update = RowUpdate {
                 key: row.key.clone(),
+                guard: row.guard.clone(),
                 name: row_name(row),
                 changes: worked.changes.into_iter().map(change).collect(),
             };

@@ -2,6 +2,7 @@
 
 pub mod asset;
 pub mod campaign;
+mod overlap;
 
 use std::sync::Arc;
 

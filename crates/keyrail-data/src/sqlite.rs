@@ -2,20 +2,24 @@
 
 mod copy;
 mod fit;
+mod probe;
 mod scrub;
 mod table;
+#[cfg(test)]
+mod tests;
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, Transaction, TransactionBehavior, params_from_iter};
 
 use crate::adapter::{AssetAdapter, AssetSpec, BeforeCommit, Fit, Page, Row, RowUpdate, Scrubbed};
 use crate::error::AssetError;
 use crate::value::{RowIdentity, Sql};
 pub use copy::copy_database;
-use table::{Table, quoted};
+use table::{KeyColumn, Table, quoted};
 
 /// How long a lock of another connection may last before that is an error, in milliseconds.
 const BUSY_MILLIS_MAX: u64 = 10_000;
@@ -29,6 +33,9 @@ const STATEMENTS_MAX: usize = 64;
 /// An asset's table in a SQLite database.
 pub struct SqliteAsset {
     connection: Connection,
+    path: PathBuf,
+    /// Device and inode of the file that was opened.
+    file: (u64, u64),
     spec: AssetSpec,
     table: Table,
     /// The columns of the row identity, in their order.
@@ -60,11 +67,15 @@ fn value_of(value: ValueRef<'_>) -> Sql {
 
 /// What an error of SQLite means for an asset.
 fn classify(error: rusqlite::Error) -> AssetError {
+    if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_READONLY_DBMOVED) {
+        return AssetError::Changed { problem: FILE_GONE.to_owned() };
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => AssetError::Busy(error),
         Some(ErrorCode::DiskFull) => AssetError::Full(error),
         Some(ErrorCode::ReadOnly) => AssetError::ReadOnly(error),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => AssetError::Damaged(error),
+        Some(ErrorCode::DatabaseCorrupt) => AssetError::Damaged(error),
+        Some(ErrorCode::NotADatabase | ErrorCode::CannotOpen) => AssetError::Open(error),
         Some(ErrorCode::SchemaChanged) => AssetError::Changed { problem: "its schema was changed".to_owned() },
         _ => AssetError::Database(error),
     }
@@ -86,7 +97,19 @@ impl SqliteAsset {
         let schema_version = schema_version(&connection)?;
         let table = Table::read(&connection, &spec.table)?;
         let identity = table.identity_columns(spec)?;
-        Ok(Self { connection, spec: spec.clone(), table, identity, schema_version })
+        let file = file_id(path).ok_or_else(|| AssetError::Changed { problem: FILE_GONE.to_owned() })?;
+        let path = path.to_owned();
+        Ok(Self { connection, path, file, spec: spec.clone(), table, identity, schema_version })
+    }
+
+    /// What is written to a file that lost its name is lost, and SQLite does not notice.
+    fn same_file(&self) -> Result<(), AssetError> {
+        let problem = match file_id(&self.path) {
+            Some(found) if found == self.file => return Ok(()),
+            Some(_) => "another file is in the place of its database",
+            None => FILE_GONE,
+        };
+        Err(AssetError::Changed { problem: problem.to_owned() })
     }
 
     /// A schema that changed is looked at again: what the asset needs must still be there.
@@ -115,9 +138,9 @@ impl SqliteAsset {
     }
 
     fn page_sql(&self, after: bool, limit: usize) -> String {
-        let key: Vec<_> = self.table.key.iter().map(|column| quoted(column)).collect();
+        let key: Vec<_> = self.table.key.iter().map(KeyColumn::sql).collect();
         let others = self.identity.iter().map(String::as_str).chain(self.spec.columns());
-        let all: Vec<_> = key.iter().cloned().chain(others.map(quoted)).collect();
+        let all: Vec<_> = self.table.key.iter().map(|column| quoted(&column.name)).chain(others.map(quoted)).collect();
         let wheres = if after {
             format!(" WHERE ({}) > ({})", key.join(", "), vec!["?"; key.len()].join(", "))
         } else {
@@ -136,13 +159,48 @@ impl SqliteAsset {
         let names: Vec<_> =
             update.changes.iter().filter_map(|change| columns.get(change.column).map(|name| quoted(name))).collect();
         let sets: Vec<_> = names.iter().map(|name| format!("{name} = ?")).collect();
-        let keys = self.table.key.iter().map(|column| format!("{} IS ?", quoted(column)));
+        let guards: &[String] = if update.guard.is_empty() { &[] } else { &self.identity };
         // By class and by bytes: neither a collation nor 5 = 5.0 may take one value for another.
-        let olds = names.iter().map(|name| format!("typeof({name}) = ? AND {name} IS ? COLLATE BINARY"));
-        let wheres: Vec<_> = keys.chain(olds).collect();
+        let guards = guards.iter().map(|name| quoted(name)).chain(names);
+        let olds = guards.map(|name| format!("typeof({name}) = ? AND {name} IS ? COLLATE BINARY"));
+        let wheres: Vec<_> = self.key_sql().chain(olds).collect();
         format!("UPDATE {} SET {} WHERE {}", quoted(&self.spec.table), sets.join(", "), wheres.join(" AND "))
     }
 }
+
+impl SqliteAsset {
+    /// What finds one row by its key.
+    fn key_sql(&self) -> impl Iterator<Item = String> {
+        self.table.key.iter().map(|column| format!("{} IS ?", column.sql()))
+    }
+
+    /// Reads a row back that was just written: a trigger may have changed it.
+    fn check_written(&self, connection: &Connection, update: &RowUpdate) -> Result<(), AssetError> {
+        let columns = self.spec.columns();
+        let names = update.changes.iter().filter_map(|change| columns.get(change.column));
+        let names: Vec<_> = names.map(|name| quoted(name)).collect();
+        let wheres: Vec<_> = self.key_sql().collect();
+        let table = quoted(&self.spec.table);
+        let sql = format!("SELECT {} FROM {table} WHERE {}", names.join(", "), wheres.join(" AND "));
+        let mut statement = connection.prepare_cached(&sql).map_err(classify)?;
+        let mut found = statement.query(params_from_iter(&update.key)).map_err(classify)?;
+        let altered = || AssetError::Altered { row: update.name.clone() };
+        let row = found.next().map_err(classify)?.ok_or_else(altered)?;
+        for (index, change) in update.changes.iter().enumerate() {
+            if value_of(row.get_ref(index).map_err(classify)?) != change.new {
+                return Err(altered());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Device and inode of a file, if it is there.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+const FILE_GONE: &str = "its database file is gone";
 
 fn schema_version(connection: &Connection) -> Result<i64, AssetError> {
     connection.pragma_query_value(None, "schema_version", |row| row.get(0)).map_err(classify)
@@ -151,9 +209,9 @@ fn schema_version(connection: &Connection) -> Result<i64, AssetError> {
 fn apply_update(connection: &Connection, sql: &str, update: &RowUpdate) -> Result<bool, AssetError> {
     let mut values: Vec<Sql> = update.changes.iter().map(|change| change.new.clone()).collect();
     values.extend(update.key.iter().cloned());
-    for change in &update.changes {
-        values.push(Sql::Text(change.old.class().as_bytes().to_vec()));
-        values.push(change.old.clone());
+    for old in update.guard.iter().chain(update.changes.iter().map(|change| &change.old)) {
+        values.push(Sql::Text(old.class().as_bytes().to_vec()));
+        values.push(old.clone());
     }
     let mut statement = connection.prepare_cached(sql).map_err(classify)?;
     let changed = statement.execute(params_from_iter(values)).map_err(|error| match error.sqlite_error_code() {
@@ -165,11 +223,13 @@ fn apply_update(connection: &Connection, sql: &str, update: &RowUpdate) -> Resul
 
 impl AssetAdapter for SqliteAsset {
     fn inspect(&mut self) -> Result<Fit, AssetError> {
-        fit::inspect(&self.connection, &self.spec, &self.table)
+        fit::inspect(&mut self.connection, &self.spec, &self.table)
     }
 
     fn page(&mut self, after: Option<&[Sql]>, limit: usize) -> Result<Page, AssetError> {
+        self.same_file()?;
         self.follow_schema()?;
+        let guarded = !self.table.key_is(&self.identity);
         let sql = self.page_sql(after.is_some(), limit + 1);
         let (keys, identities) = (self.table.key.len(), self.identity.len());
         let width = keys + identities + self.spec.columns().len();
@@ -187,26 +247,32 @@ impl AssetAdapter for SqliteAsset {
             }
             bytes += values.iter().map(Sql::len).sum::<usize>();
             let cells = values.split_off(keys + identities);
-            let identity = values.split_off(keys);
-            let identity = (!identity.is_empty()).then(|| RowIdentity::of(&identity));
-            page.rows.push(Row { key: values, identity, values: cells });
+            let guard = values.split_off(keys);
+            let identity = (!guard.is_empty()).then(|| RowIdentity::of(&guard));
+            let guard = if guarded { guard } else { Vec::new() };
+            page.rows.push(Row { key: values, guard, identity, values: cells });
         }
         Ok(page)
     }
 
     fn write(&mut self, updates: &[RowUpdate], before_commit: &mut BeforeCommit<'_>) -> Result<Vec<bool>, AssetError> {
+        self.same_file()?;
         let sqls: Vec<String> = updates.iter().map(|update| self.update_sql(update)).collect();
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
+        let transaction = transaction.map_err(classify)?;
         if schema_version(&transaction)? != self.schema_version {
-            return Err(AssetError::Changed {
-                problem: "its schema was changed while a page was being written".to_owned(),
-            });
+            return Err(AssetError::Moved);
         }
         let mut written = Vec::with_capacity(updates.len());
         for (update, sql) in updates.iter().zip(&sqls) {
             written.push(apply_update(&transaction, sql, update)?);
         }
+        if self.table.triggers {
+            for (update, _) in updates.iter().zip(&written).filter(|(_, written)| **written) {
+                self.check_written(&transaction, update)?;
+            }
+        }
+        self.same_file()?;
         before_commit(&written).map_err(|error| AssetError::Before(Box::new(error)))?;
         transaction.commit().map_err(classify)?;
         Ok(written)
@@ -214,6 +280,7 @@ impl AssetAdapter for SqliteAsset {
 
     fn scrub(&mut self) -> Result<Scrubbed, AssetError> {
         self.connection.flush_prepared_statement_cache();
-        scrub::scrub(&self.connection)
+        self.same_file()?;
+        scrub::scrub(&self.connection, &self.table.name)
     }
 }

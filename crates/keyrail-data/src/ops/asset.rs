@@ -17,6 +17,7 @@ use crate::adapter::{self, AssetSpec, Fit, Severity};
 use crate::census::Census;
 use crate::error::AssetError;
 use crate::keyset::Keyset;
+use crate::ops::overlap::{check_free, choice, overlap};
 use crate::ops::{Loaded, census_of, load, load_row, require, target};
 
 /// The longest text of a URL, table, column, path or reason, in bytes.
@@ -97,10 +98,7 @@ pub struct MisfitView {
 impl AssetView {
     pub(crate) fn of(loaded: &Loaded) -> Self {
         let asset = &loaded.asset;
-        let column = |row: &AssetColumn| ColumnView {
-            id: row.id,
-            choice: ColumnChoice { column: row.column.clone(), json_path: row.json_path.clone() },
-        };
+        let column = |row: &AssetColumn| ColumnView { id: row.id, choice: choice(row) };
         Self {
             id: asset.id,
             name: asset.name.clone(),
@@ -147,10 +145,13 @@ impl AddAsset {
             return Err(invalid("a URL, table, column or path is empty or longer than 1024 bytes", "shorten it"));
         }
         for (index, row) in self.columns.iter().enumerate() {
-            let again =
-                self.columns.iter().skip(index + 1).any(|other| other.column == row.column && overlap(row, other));
-            if again {
-                return Err(invalid("a column or path is named twice", "name each once"));
+            for other in self.columns.iter().skip(index + 1) {
+                if other.column != row.column && other.column.eq_ignore_ascii_case(&row.column) {
+                    return Err(invalid("a column is named in two spellings", "spell it one way"));
+                }
+                if overlap(row, other) {
+                    return Err(invalid("a column or path is named twice", "name each once"));
+                }
             }
         }
         Ok(())
@@ -191,14 +192,6 @@ impl AddAsset {
     }
 }
 
-/// Two choices of one column overlap if one of them is the whole column, or if both have the same path.
-fn overlap(one: &ColumnChoice, other: &ColumnChoice) -> bool {
-    match (&one.json_path, &other.json_path) {
-        (Some(one), Some(other)) => one.starts_with(other.as_str()) || other.starts_with(one.as_str()),
-        _ => true,
-    }
-}
-
 impl Operation for AddAsset {
     const ACTION: Action = Action::AssetAdd;
     type Loaded = (FoundKey, Option<Asset>);
@@ -225,6 +218,7 @@ impl Operation for AddAsset {
             return Err(EngineError::Exists { what: "asset", name: op.name.to_string() });
         }
         let (mut asset, columns) = op.rows(&key.keyring.key, cx.now)?;
+        check_free(cx.open, &asset, &columns).await?;
         let fit = inspect(&asset, &columns).await?;
         let (refusals, warnings): (Vec<_>, Vec<_>) =
             fit.misfits.iter().partition(|misfit| misfit.severity == Severity::Refusal);
@@ -361,6 +355,11 @@ impl Operation for UpdateAsset {
         let op = authorized.op();
         let mut loaded = require(found, op.asset_name()?)?;
         cx.check_match(loaded.asset.generation)?;
+        if let Some((unknown, _)) = op.columns.iter().find(|(former, _)| {
+            !loaded.columns.iter().any(|row| row.column == *former) && !loaded.asset.identity_columns.contains(former)
+        }) {
+            return Err(EngineError::NotFound { what: "column of the asset", name: unknown.clone() });
+        }
         let mut change = Change::new();
         let renamed = |name: &String| op.columns.iter().find(|(former, _)| former == name).map(|(_, now)| now.clone());
         for column in &mut loaded.columns {
@@ -378,6 +377,7 @@ impl Operation for UpdateAsset {
         asset.updated_at = cx.now;
         asset.generation += 1;
         change.update(&*asset);
+        check_free(cx.open, &loaded.asset, &loaded.columns).await?;
         inspect(&loaded.asset, &loaded.columns).await?;
         let table = loaded.asset.table.clone();
         Ok(Acted::new(AssetView::of(&loaded)).change(change).detail("table", table))

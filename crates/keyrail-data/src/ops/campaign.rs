@@ -15,8 +15,9 @@ use keyrail_store::Change;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{self, AssetSpec, Severity};
-use crate::cells::{Goal, work};
+use crate::cells::Goal;
 use crate::keyset::Keyset;
+use crate::mover::{Rehearsed, rehearse};
 use crate::ops::asset::{CensusView, MisfitView, inspect};
 use crate::ops::{Loaded, census_of, load, load_row, require, target};
 
@@ -162,10 +163,7 @@ async fn start(
             hint: "choose another --rate",
         });
     }
-    let open_one = cx.open.state().campaigns_of(&loaded.asset.id).await?;
-    if let Some(other) = open_one.iter().find(|row| row.state != CampaignState::Completed) {
-        return Err(EngineError::Exists { what: "an unfinished campaign on the asset,", name: other.id.to_string() });
-    }
+    check_none_open(cx.open, &loaded.asset.id, None).await?;
     let fit = inspect(&loaded.asset, &loaded.columns).await?;
     if let Some(misfit) =
         fit.misfits.iter().find(|misfit| kind == CampaignKind::Protect && misfit.severity == Severity::Refusal)
@@ -200,6 +198,21 @@ async fn start(
     Ok(Acted::new(shown).change(change).asset(&op.asset).detail("campaign", row.id).detail("kind", kind))
 }
 
+/// One asset has one unfinished campaign at most.
+async fn check_none_open(
+    open: &Unsealed,
+    asset: &keyrail_core::id::AssetId,
+    but: Option<&CampaignId>,
+) -> Result<(), EngineError> {
+    let others = open.state().campaigns_of(asset).await?;
+    match others.iter().find(|row| row.state != CampaignState::Completed && Some(&row.id) != but) {
+        Some(other) => {
+            Err(EngineError::Exists { what: "an unfinished campaign on the asset,", name: other.id.to_string() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Tells what a campaign would do, and how long it would take; nothing is changed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -222,7 +235,8 @@ pub struct PlanView {
     pub values: u64,
     /// Bytes of data that would go through, estimated from a sample.
     pub bytes: u64,
-    /// Seconds that it would take, estimated from a sample; writing takes about as long again on a slow disk.
+    /// Seconds that it would take: reading, sealing, opening and writing, estimated from a page that was written
+    /// and taken back, and the census at the end, which was just taken.
     pub seconds: f64,
     /// What does not fit.
     pub misfits: Vec<MisfitView>,
@@ -252,54 +266,43 @@ impl Operation for Plan {
         let op = authorized.op();
         let loaded = require(found, &op.asset)?;
         let fit = inspect(&loaded.asset, &loaded.columns).await?;
+        let begun = Instant::now();
         let (keys, census) = census_of(cx.open, &loaded.asset, &loaded.key).await?;
+        let counting = begun.elapsed().as_secs_f64();
         let disabled = || keyrail_core::key::KeyError::Disabled { name: loaded.key.key.clone() };
         let active = keys.keyring().active().ok_or_else(disabled)?;
         let (target, values) = (active.version, census.left(Some(&active.kid)));
         let shown = CensusView::of(&op.asset, &keys, &census);
-        let sample = sample(&loaded, keys).await?;
-        let per_row = if sample.rows == 0 { 0.0 } else { sample.elapsed.as_secs_f64() / sample.rows as f64 };
+        let (sample, elapsed) = sample(&loaded, keys).await?;
+        let per_row = if sample.rows == 0 { 0.0 } else { elapsed.as_secs_f64() / sample.rows as f64 };
         let unbound = census.rows as f64 * per_row;
         let bound = op.rate.map_or(0.0, |rate| census.rows as f64 / f64::from(rate.max(1)));
+        let found = fit.misfits.into_iter().map(|misfit| MisfitView { problem: misfit.problem, hint: misfit.hint });
+        let refused = sample.refused.map(|error| MisfitView { problem: error.to_string(), hint: error.hint() });
         let view = PlanView {
             census: shown,
             target,
             rows: census.rows,
             values,
             bytes: sample.bytes.saturating_mul(census.rows).checked_div(sample.rows).unwrap_or(0),
-            seconds: unbound.max(bound),
-            misfits: fit
-                .misfits
-                .into_iter()
-                .map(|misfit| MisfitView { problem: misfit.problem, hint: misfit.hint })
-                .collect(),
+            seconds: unbound.max(bound) + counting,
+            misfits: found.chain(refused).collect(),
         };
         Ok(Acted::new(view).asset(&op.asset))
     }
 }
 
-#[derive(Default)]
-struct Sample {
-    rows: u64,
-    bytes: u64,
-    elapsed: Duration,
-}
-
-async fn sample(loaded: &Loaded, keys: Keyset) -> Result<Sample, EngineError> {
+async fn sample(loaded: &Loaded, keys: Keyset) -> Result<(Rehearsed, Duration), EngineError> {
     let name = loaded.asset.name.to_string();
     let spec = AssetSpec::of(&loaded.asset, &loaded.columns).map_err(|error| error.into_engine(&name))?;
     let taken = tokio::task::spawn_blocking(move || {
+        let mut adapter = adapter::open(&spec)?;
         let begun = Instant::now();
-        let page = adapter::open(&spec)?.page(None, SAMPLE_ROWS)?;
-        let mut sample = Sample::default();
-        if let Ok(active) = keys.active() {
-            for row in &page.rows {
-                sample.bytes += work(&spec, row, &keys, Goal::Under(active))?.bytes;
-                sample.rows += 1;
-            }
-        }
-        sample.elapsed = begun.elapsed();
-        Ok(sample)
+        let sample = match keys.active() {
+            Ok(active) => rehearse(adapter.as_mut(), &spec, &keys, Goal::Under(active), SAMPLE_ROWS)?,
+            Err(_) => Rehearsed::default(),
+        };
+        Ok((sample, begun.elapsed()))
     });
     let taken = taken.await.map_err(|_| EngineError::Bug { what: "a sample ended by a panic" })?;
     taken.map_err(|error: crate::AssetError| error.into_engine(&name))
@@ -399,6 +402,7 @@ async fn turn(
 
 async fn rollback(found: LoadedCampaign, by: String, cx: &Context<'_>) -> Result<Acted<CampaignView>, EngineError> {
     let LoadedCampaign { campaign, loaded } = found;
+    check_none_open(cx.open, &loaded.asset.id, Some(&campaign.id)).await?;
     let invalid = |problem: &str, hint| EngineError::Invalid { problem: problem.to_owned(), hint };
     let Some(target) = campaign.target else {
         return Err(invalid(
@@ -409,6 +413,13 @@ async fn rollback(found: LoadedCampaign, by: String, cx: &Context<'_>) -> Result
     let key = cx.open.key(&loaded.key).await?.ok_or(EngineError::Bug { what: "an asset without a key" })?;
     let keyring = &key.keyring;
     let target = keyring.by_kid(&target).ok_or(EngineError::Bug { what: "a campaign towards nothing" })?;
+    let turned_since = keyring.active().is_some_and(|active| active.kid != target.kid);
+    if campaign.state == CampaignState::Completed && turned_since {
+        return Err(invalid(
+            "the key has turned again since this campaign",
+            "roll back the newest campaign, or start one with `keyrail campaign start`",
+        ));
+    }
     let former = keyring.versions.iter().rfind(|row| row.version < target.version);
     let former = former.ok_or_else(|| {
         invalid("the key has no version before the campaign's", "take the asset out with `keyrail asset unprotect`")

@@ -1,25 +1,50 @@
 //! A copy of a live database, its write-ahead log included.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::backup::Backup;
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::AssetError;
 use crate::sqlite::classify;
 
-/// How many pages are copied before others get their turn.
-const STEP_PAGES: i32 = 1_000;
+/// How long another connection may keep the database to itself before that is an error.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Copies a database with SQLite's backup API; `from` is only read.
+/// How long to wait between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Copies a database with SQLite's backup API, as it is at one instant; `from` is only read.
 ///
 /// # Errors
-/// [`AssetError::Open`], and what the databases fail with.
+/// [`AssetError::Open`], [`AssetError::Busy`], and what else the databases fail with.
 pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let source = Connection::open_with_flags(from, flags).map_err(AssetError::Open)?;
+    let source = open_to_read(from)?;
     let mut target = Connection::open(to).map_err(AssetError::Open)?;
     let backup = Backup::new(&source, &mut target).map_err(classify)?;
-    backup.run_to_completion(STEP_PAGES, Duration::from_millis(1), None).map_err(classify)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // All pages at once: a copy in pieces would begin anew whenever somebody writes.
+        match backup.step(-1).map_err(classify)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => {}
+            _ if Instant::now() >= deadline => {
+                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+                return Err(AssetError::Busy(rusqlite::Error::SqliteFailure(code, None)));
+            }
+            _ => std::thread::park_timeout(PAUSE),
+        }
+    }
+}
+
+/// A database in a directory that may not be written opens only if nothing is in a write-ahead log.
+fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(AssetError::Open)?;
+    let tried = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    match tried {
+        Ok(_) => Ok(connection),
+        Err(error) => Err(classify(error)),
+    }
 }

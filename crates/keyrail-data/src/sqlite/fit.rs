@@ -1,17 +1,19 @@
 //! What in a table does not go with protected values, found before anything is changed.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use keyrail_core::asset::IdentityKind;
+use parking_lot::Mutex;
 use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use crate::adapter::{AssetSpec, Fit, Misfit, Severity};
 use crate::error::AssetError;
-use crate::sqlite::classify;
 use crate::sqlite::table::{Column, Table, quoted};
+use crate::sqlite::{classify, probe};
 
-/// A text of the form that protected values have: constraints are tried with it.
-const SAMPLE: &str = "kr1.2GCEUaQBAwRQAAECAwQFBgcICQoLDA0OD6EFTAABAgMEBQYHCAkKCw";
-
-pub(super) fn inspect(connection: &Connection, spec: &AssetSpec, table: &Table) -> Result<Fit, AssetError> {
+pub(super) fn inspect(connection: &mut Connection, spec: &AssetSpec, table: &Table) -> Result<Fit, AssetError> {
     let mut misfits = Vec::new();
     let identity_columns = table.identity_columns(spec)?;
     table_kind(table, &mut misfits);
@@ -22,8 +24,11 @@ pub(super) fn inspect(connection: &Connection, spec: &AssetSpec, table: &Table) 
         foreign_keys(connection, table, column, &mut misfits)?;
         indexes(connection, table, column, &mut misfits)?;
     }
+    not_json(connection, spec, table, &mut misfits)?;
     dependants(connection, spec, table, &mut misfits)?;
-    checks(connection, spec, table, &mut misfits)?;
+    if !misfits.iter().any(|misfit| misfit.severity == Severity::Refusal) {
+        probe::probe(connection, spec, table, &mut misfits)?;
+    }
     misfits.sort_by_key(|misfit| std::cmp::Reverse(misfit.severity));
     misfits.dedup();
     let count = format!("SELECT count(*) FROM {}", quoted(&table.name));
@@ -31,7 +36,7 @@ pub(super) fn inspect(connection: &Connection, spec: &AssetSpec, table: &Table) 
     Ok(Fit { identity_columns, rows: u64::try_from(rows).unwrap_or(0), misfits })
 }
 
-fn refuse(problem: String, hint: &str) -> Misfit {
+pub(super) fn refuse(problem: String, hint: &str) -> Misfit {
     Misfit { severity: Severity::Refusal, problem, hint: hint.to_owned() }
 }
 
@@ -127,7 +132,7 @@ fn column_kind(table: &Table, column: &Column, identity: &[String], misfits: &mu
                 "column `{name}` is declared with a length of {}: SQLite ignores it, the application may not",
                 limit.trim_end_matches(')')
             ),
-            "a protected value needs about 170 characters more than a third over its length",
+            "a protected value takes 4/3 of the length and 138 characters more",
         ));
     }
 }
@@ -178,15 +183,28 @@ fn indexes(
             ));
         }
     }
-    let expression =
-        "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL";
-    for index in names(connection, expression, &[&table.name])? {
-        let sql = schema_sql(connection, &index)?;
+    let expression = "SELECT s.name || char(0) || l.\"unique\" FROM sqlite_schema s, pragma_index_list(?1) l WHERE s.name = l.name \
+         AND s.type = 'index' AND s.sql IS NOT NULL";
+    for found in names(connection, expression, &[&table.name])? {
+        let (index, unique) = found.split_once('\0').unwrap_or((&found, "0"));
+        let index = &index.to_owned();
+        let sql = schema_sql(connection, index)?;
         let body = sql.split_once('(').map_or("", |(_, body)| body);
         let plain = "SELECT EXISTS (SELECT 1 FROM pragma_index_xinfo(?1) WHERE name = ?2 COLLATE NOCASE AND key = 1)";
         let listed =
-            connection.query_row(plain, [&index, &column.name], |row| row.get::<_, bool>(0)).map_err(classify)?;
-        if !listed && mentions(body, &column.name) {
+            connection.query_row(plain, [index, &column.name], |row| row.get::<_, bool>(0)).map_err(classify)?;
+        if listed || !mentions(body, &column.name) {
+            continue;
+        }
+        if unique == "1" {
+            misfits.push(refuse(
+                format!(
+                    "index `{index}` makes unique by column `{}`, and protected values are all different",
+                    column.name
+                ),
+                "drop the index: it would keep nothing out any more",
+            ));
+        } else {
             misfits.push(warn(
                 format!("index `{index}` computes with column `{}` and finds nothing any more", column.name),
                 "drop it after protecting",
@@ -198,29 +216,32 @@ fn indexes(
 
 /// Generated columns, views and triggers that read a protected column.
 fn dependants(
-    connection: &Connection,
+    connection: &mut Connection,
     spec: &AssetSpec,
     table: &Table,
     misfits: &mut Vec<Misfit>,
 ) -> Result<(), AssetError> {
     let own_sql = schema_sql(connection, &table.name)?;
-    let views = "SELECT name FROM sqlite_schema WHERE type = 'view'";
-    let views: Vec<(String, String)> = with_sql(connection, names(connection, views, &[])?)?;
+    let views = views(connection, table)?;
+    let virtuals = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0";
+    let virtuals: Vec<(String, String)> = with_sql(connection, names(connection, virtuals, &[])?)?;
     let triggers = "SELECT name FROM sqlite_schema WHERE type = 'trigger'";
     let triggers: Vec<(String, String)> = with_sql(connection, names(connection, triggers, &[])?)?;
     for name in spec.columns() {
         let computed = table.columns.iter().filter(|column| column.generated);
-        for column in computed
-            .filter(|column| generated_expression(&own_sql, &column.name).is_some_and(|text| mentions(text, name)))
-        {
+        for column in computed.filter(|column| computes_with(&own_sql, &column.name, name)) {
             misfits.push(refuse(
                 format!("column `{}` is computed from `{name}`", column.name),
                 "drop the computed column, or leave this one out",
             ));
         }
-        for (view, _) in
-            views.iter().filter(|(_, sql)| mentions(sql, &table.name) && (mentions(sql, name) || sql.contains('*')))
-        {
+        for (other, _) in virtuals.iter().filter(|(_, sql)| mentions(sql, &table.name) && mentions(sql, name)) {
+            misfits.push(refuse(
+                format!("`{other}` indexes column `{name}` and keeps its words in plaintext"),
+                "drop it, or leave the column out",
+            ));
+        }
+        for (view, _) in views.iter().filter(|(_, reads)| reads.iter().any(|read| read.eq_ignore_ascii_case(name))) {
             misfits.push(warn(
                 format!("view `{view}` reads column `{name}` and shows protected values"),
                 "let the application decrypt what it reads through the view",
@@ -229,8 +250,8 @@ fn dependants(
         for (trigger, sql) in &triggers {
             if mentions(sql, &table.name) && mentions(sql, name) {
                 misfits.push(warn(
-                    format!("trigger `{trigger}` reads column `{name}` and sees protected values"),
-                    "look at what it does with them",
+                    format!("trigger `{trigger}` names column `{name}`: it sees protected values, and former ones while the table is protected"),
+                    "look at where it writes them: a copy that it makes is not scrubbed",
                 ));
             }
         }
@@ -247,36 +268,55 @@ fn dependants(
     Ok(())
 }
 
-/// Tries every CHECK constraint with a value of the form that protected values have.
-fn checks(
+/// Every view with the columns of the table that it reads, as the database itself resolves them.
+fn views(connection: &mut Connection, table: &Table) -> Result<BTreeMap<String, Vec<String>>, AssetError> {
+    let mut found = BTreeMap::new();
+    for view in names(connection, "SELECT name FROM sqlite_schema WHERE type = 'view'", &[])? {
+        let read = Arc::new(Mutex::new(Vec::new()));
+        let (seen, own) = (read.clone(), table.name.clone());
+        let watch = move |context: AuthContext<'_>| {
+            if let AuthAction::Read { table_name, column_name } = context.action
+                && table_name.eq_ignore_ascii_case(&own)
+            {
+                seen.lock().push(column_name.to_owned());
+            }
+            Authorization::Allow
+        };
+        connection.authorizer(Some(watch)).map_err(classify)?;
+        let prepared = connection.prepare(&format!("SELECT * FROM {}", quoted(&view))).map(drop);
+        connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(classify)?;
+        let mut columns = std::mem::take(&mut *read.lock());
+        if prepared.is_err() {
+            // A view that needs a function of the application, or is broken: its text has to do.
+            let sql = schema_sql(connection, &view)?;
+            columns.extend(table.columns.iter().map(|column| column.name.clone()).filter(|name| mentions(&sql, name)));
+        }
+        found.insert(view, columns);
+    }
+    Ok(found)
+}
+
+/// Columns of JSON that hold something else in some rows.
+fn not_json(
     connection: &Connection,
     spec: &AssetSpec,
     table: &Table,
     misfits: &mut Vec<Misfit>,
 ) -> Result<(), AssetError> {
-    let whole = schema_sql(connection, &table.name)?;
-    if !mentions(&whole, "CHECK") {
-        return Ok(());
-    }
-    for cell in spec.cells.iter().filter(|cell| cell.json_path.is_none()) {
+    for cell in spec.cells.iter().filter(|cell| cell.json_path.is_some()) {
+        let (name, column) = (quoted(&table.name), quoted(&cell.column));
         let sql = format!(
-            "UPDATE {0} SET {1} = ?1 WHERE ({2}) IN (SELECT {2} FROM {0} WHERE {1} IS NOT NULL LIMIT 1)",
-            quoted(&table.name),
-            quoted(&cell.column),
-            table.key.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+            "SELECT count(*) FROM {name} WHERE {column} IS NOT NULL AND (typeof({column}) <> 'text' OR NOT json_valid({column}))"
         );
-        let tried = connection.execute_batch("SAVEPOINT keyrail_try").and_then(|()| connection.execute(&sql, [SAMPLE]));
-        connection.execute_batch("ROLLBACK TO keyrail_try; RELEASE keyrail_try").map_err(classify)?;
-        if let Err(error) = tried {
-            match error.sqlite_error().map(|error| error.extended_code) {
-                Some(rusqlite::ffi::SQLITE_CONSTRAINT_CHECK) => {
-                    misfits.push(refuse(
-                        format!("a CHECK constraint refuses protected values in column `{}`", cell.column),
-                        "drop or widen the constraint",
-                    ));
-                }
-                _ => return Err(classify(error)),
-            }
+        let rows: i64 = connection.query_row(&sql, [], |row| row.get(0)).map_err(classify)?;
+        if rows > 0 {
+            misfits.push(warn(
+                format!(
+                    "{rows} rows of column `{}` hold no JSON: nothing in them is protected, and they count as damaged",
+                    cell.column
+                ),
+                "mend them, or take each out of the count with `keyrail asset accept-damaged`",
+            ));
         }
     }
     Ok(())
@@ -299,31 +339,61 @@ fn with_sql(connection: &Connection, names: Vec<String>) -> Result<Vec<(String, 
 
 /// Whether a word stands in SQL text. It may err towards "yes": then somebody looks at one thing more.
 fn mentions(sql: &str, word: &str) -> bool {
+    !places(sql, word).is_empty()
+}
+
+/// Where a word stands in SQL text.
+fn places(sql: &str, word: &str) -> Vec<usize> {
     let (sql, word) = (sql.to_ascii_lowercase(), word.to_ascii_lowercase());
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    sql.match_indices(&word).any(|(at, _)| {
-        let before = sql.get(..at).and_then(|text| text.chars().next_back());
+    let alone = |at: &usize| {
+        let before = sql.get(..*at).and_then(|text| text.chars().next_back());
         let after = sql.get(at + word.len()..).and_then(|text| text.chars().next());
         !before.is_some_and(is_word) && !after.is_some_and(is_word)
+    };
+    sql.match_indices(&word).map(|(at, _)| at).filter(alone).collect()
+}
+
+/// Whether the expression of a generated column names another one. It may err towards "yes".
+fn computes_with(table_sql: &str, generated: &str, column: &str) -> bool {
+    places(table_sql, generated).into_iter().any(|at| {
+        let rest = table_sql.get(at + generated.len()..).unwrap_or_default();
+        let start = places(rest, "as").into_iter().next();
+        start.and_then(|start| rest.get(start..)).is_some_and(|rest| mentions(first_parentheses(rest), column))
     })
 }
 
-/// The part of a table's SQL after the name of a generated column, up to the end: it may hold more than
-/// the expression, never less.
-fn generated_expression<'a>(sql: &'a str, column: &str) -> Option<&'a str> {
-    let lower = sql.to_ascii_lowercase();
-    let at = lower.find(&column.to_ascii_lowercase())?;
-    let rest = sql.get(at + column.len()..)?;
-    let start = rest.to_ascii_lowercase().find(" as")?;
-    let rest = rest.get(start..)?;
+/// The text up to the end of its first parentheses.
+fn first_parentheses(text: &str) -> &str {
     let mut depth = 0_usize;
-    for (index, c) in rest.char_indices() {
+    for (index, c) in text.char_indices() {
         match c {
             '(' => depth += 1,
-            ')' if depth == 1 => return rest.get(..index),
+            ')' if depth == 1 => return text.get(..index).unwrap_or_default(),
             ')' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    Some(rest)
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_column_is_read_by_its_own_name() {
+        let sql = "CREATE TABLE t (a, mailx AS (upper(b)), mail TEXT GENERATED ALWAYS\nAS (lower(a || (c))) STORED, d)";
+        let rows = [
+            ("mail", "a", true),
+            ("mail", "b", false),
+            ("mailx", "b", true),
+            ("mailx", "a", false),
+            ("mail", "c", true),
+            ("mail", "d", false),
+        ];
+        for (generated, column, want) in rows {
+            assert_eq!(computes_with(sql, generated, column), want, "{generated} of {column}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::adapter::Scrubbed;
 use crate::error::AssetError;
 use crate::sqlite::classify;
+use crate::sqlite::table::quoted;
 
 /// How long other connections may hold the file while it is scrubbed.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -14,11 +15,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long to wait between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What no database can scrub.
+pub(super) const BEYOND: &str = "copies, backups and snapshots of the file, and blocks that the file system has freed: \
+                                 what they hold of former values stays there";
+
 /// Rewrites the file without free pages and empties its logs.
 ///
 /// VACUUM copies what is alive, so that nothing of old values stays in free pages or in the unused parts of
 /// pages; the write-ahead log or journal, which still holds former pages, is cut to nothing after it.
-pub(super) fn scrub(connection: &Connection) -> Result<Scrubbed, AssetError> {
+pub(super) fn scrub(connection: &Connection, table: &str) -> Result<Scrubbed, AssetError> {
+    samples(connection, table)?;
     let deadline = Instant::now() + PATIENCE;
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(classify)?;
     if mode == "persist" {
@@ -34,7 +40,20 @@ pub(super) fn scrub(connection: &Connection) -> Result<Scrubbed, AssetError> {
             "the write-ahead log: another connection reads from it; it is emptied when the last one closes".to_owned(),
         );
     }
+    left.push(BEYOND.to_owned());
     Ok(Scrubbed { left })
+}
+
+/// ANALYZE may have kept values of indexed columns as samples; the next one makes new ones.
+fn samples(connection: &Connection, table: &str) -> Result<(), AssetError> {
+    for samples in ["sqlite_stat4", "sqlite_stat3"] {
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)";
+        if connection.query_row(sql, [samples], |row| row.get(0)).map_err(classify)? {
+            let sql = format!("DELETE FROM {} WHERE tbl = ?1 COLLATE NOCASE", quoted(samples));
+            connection.execute(&sql, [table]).map_err(classify)?;
+        }
+    }
+    Ok(())
 }
 
 fn vacuum(connection: &Connection, deadline: Instant) -> Result<bool, AssetError> {

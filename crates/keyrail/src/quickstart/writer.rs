@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyrail_core::name::KeyName;
 use keyrail_crypto::secret::Plaintext;
+use keyrail_data::AssetError;
 use keyrail_data::adapter::{self, AssetAdapter, AssetSpec, ColumnUpdate, Row, RowUpdate};
 use keyrail_data::ops::asset::AssetView;
 use keyrail_data::value::{Binding, Class, RowIdentity, Sql};
@@ -172,9 +173,14 @@ impl App {
         if changes.is_empty() {
             return Ok(());
         }
-        let update = RowUpdate { key: row.key.clone(), name: String::new(), changes };
-        let written = adapter.write(&[update], &mut |_| Ok(())).map_err(|error| self.engine_failure(error))?;
-        self.written += written.iter().filter(|done| **done).count() as u64;
+        let update = 
+            RowUpdate { key: row.key.clone(), guard: row.guard.clone(), name: String::new(), changes };
+        match adapter.write(&[update], &mut |_| Ok(())) {
+            Ok(written) => self.written += written.iter().filter(|done| **done).count() as u64,
+            // The row is read again in the next round.
+            Err(AssetError::Moved) => {}
+            Err(error) => return Err(self.engine_failure(error)),
+        }
         Ok(())
     }
 

@@ -1,0 +1,46 @@
+//! Whether two assets, or two choices of one asset, want the same values.
+
+use keyrail_core::asset::{Asset, AssetColumn};
+use keyrail_engine::{EngineError, Unsealed};
+
+use crate::error::AssetError;
+use crate::json::JsonPath;
+use crate::ops::asset::ColumnChoice;
+
+/// Two choices of one column overlap if one of them is the whole column, or its path leads into the other's.
+pub(super) fn overlap(one: &ColumnChoice, other: &ColumnChoice) -> bool {
+    let path = |choice: &ColumnChoice| choice.json_path.as_deref().map(str::parse::<JsonPath>);
+    one.column.eq_ignore_ascii_case(&other.column)
+        && match (path(one), path(other)) {
+            (Some(Ok(one)), Some(Ok(other))) => one.overlaps(&other),
+            _ => true,
+        }
+}
+
+/// Whether two URLs lead to one database.
+fn same_database(one: &str, other: &str) -> bool {
+    let file = |url: &str| url.split_once(':').and_then(|(_, path)| std::fs::canonicalize(path).ok());
+    one == other || matches!((file(one), file(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// Refuses columns that another asset has already: each would take the other's values for damaged.
+pub(super) async fn check_free(open: &Unsealed, asset: &Asset, columns: &[AssetColumn]) -> Result<(), EngineError> {
+    for other in open.state().assets().await? {
+        let same = other.id != asset.id && other.table.eq_ignore_ascii_case(&asset.table);
+        if !same || !same_database(&other.url, &asset.url) {
+            continue;
+        }
+        let taken = open.state().columns_of(&other.id).await?;
+        let taken: Vec<_> = taken.iter().map(choice).collect();
+        if let Some(twice) = columns.iter().find(|row| taken.iter().any(|other| overlap(&choice(row), other))) {
+            let problem = format!("column `{}` belongs to the asset `{}` already", twice.column, other.name);
+            let hint = "leave it out, or unprotect the other asset first".to_owned();
+            return Err(AssetError::Unfit { problem, hint }.into_engine(asset.name.as_str()));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn choice(row: &AssetColumn) -> ColumnChoice {
+    ColumnChoice { column: row.column.clone(), json_path: row.json_path.clone() }
+}
