@@ -4,11 +4,11 @@ use keyrail_core::campaign::CampaignState;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::rotation::RotationReason;
 use keyrail_data::ops::asset::IdentityChoice;
-use keyrail_data::ops::campaign::{Plan, Protect, Reencrypt, Rollback, Start, Unprotect};
+use keyrail_data::ops::campaign::{Plan, Protect, Reencrypt, Rollback, Unprotect};
 use keyrail_engine::ops::key::RotateKey;
 use keyrail_engine::ops::retire::RetireVersion;
 
-use crate::support::{World, dump};
+use crate::support::{World, dump, key, start};
 
 const TABLE: &str =
     "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, email TEXT, photo BLOB, age, profile TEXT);
@@ -18,14 +18,6 @@ const TABLE: &str =
       (3, 'kr1.not-ours', 'أحمد', NULL, -9223372036854775808, NULL),
       (4, '李雷 🦊', CAST(x'ff00fe' AS TEXT), zeroblob(5000), 1e300, '{\"phone\":\"a\\u0062c\"}'),
       (5, NULL, NULL, NULL, NULL, NULL);";
-
-fn start() -> Start {
-    Start { asset: "people".parse().unwrap(), rate: None }
-}
-
-fn key() -> keyrail_core::name::KeyName {
-    "acme/prod/crm/pii".parse().unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_protected_turned_and_given_back_bit_for_bit() {

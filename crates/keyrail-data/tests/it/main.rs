@@ -9,6 +9,12 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod damage;
+mod fit;
 mod job;
+mod model;
+mod rows;
+mod scrub;
 mod support;
+mod trouble;
 mod writers;

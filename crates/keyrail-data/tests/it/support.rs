@@ -3,14 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use keyrail_core::access::Role;
 use keyrail_core::campaign::CampaignState;
 use keyrail_core::id::CampaignId;
+use keyrail_core::name::{KeyName, KeyVersionName};
+use keyrail_core::rotation::RotationReason;
 use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
 use keyrail_data::ops::asset::{AddAsset, CensusAsset, CensusView, ColumnChoice, IdentityChoice};
+use keyrail_data::ops::campaign::{CampaignView, Protect, Reencrypt, ShowCampaign, Start, Unprotect};
 use keyrail_data::{Outcome, Run, Stop};
 use keyrail_engine::ops::app::CreateApp;
 use keyrail_engine::ops::domain::CreateDomain;
-use keyrail_engine::ops::key::CreateKey;
+use keyrail_engine::ops::key::{CreateKey, RotateKey};
+use keyrail_engine::ops::token::CreateToken;
 use keyrail_engine::{Access, Caller, Credential, Engine, EngineError, EngineOptions, Operation};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -92,6 +97,53 @@ impl World {
         .await
     }
 
+    /// Runs as the holder of a token of this role.
+    pub(crate) async fn run_as<Op: Operation>(&self, role: Role, op: Op) -> Result<Op::Answer, EngineError> {
+        let token = self.run(CreateToken { role, app: None, ttl_seconds: 600 }).await.unwrap();
+        self.engine.execute(&Caller::new(Credential::Token(&token.text)).unwrap(), op).await
+    }
+
+    pub(crate) async fn rotate(&self) {
+        self.run(RotateKey { name: key(), reason: RotationReason::Demand }).await.unwrap();
+    }
+
+    /// Protects the asset `people`, all of it.
+    pub(crate) async fn protect(&self) -> Outcome {
+        let started = self.run(Protect(start())).await.unwrap();
+        self.complete(started.id).await
+    }
+
+    /// Puts the asset `people` under the active version, all of it.
+    pub(crate) async fn reencrypt(&self) -> Outcome {
+        let started = self.run(Reencrypt(start())).await.unwrap();
+        self.complete(started.id).await
+    }
+
+    pub(crate) async fn unprotect(&self) -> Outcome {
+        let started = self.run(Unprotect(start())).await.unwrap();
+        self.complete(started.id).await
+    }
+
+    pub(crate) async fn state_of(&self, id: CampaignId) -> CampaignView {
+        self.run(ShowCampaign { id }).await.unwrap()
+    }
+
+    /// Runs a campaign with something happening after its first page.
+    pub(crate) async fn walk_with(
+        &self,
+        id: CampaignId,
+        stop: Stop,
+        event: impl FnOnce() + Send + 'static,
+    ) -> Result<Outcome, EngineError> {
+        let event = Mutex::new(Some(event));
+        let progress = Box::new(move |_: &_| {
+            if let Some(event) = event.lock().take() {
+                event();
+            }
+        });
+        Run { open: self.engine.unsealed().unwrap(), id, stop, progress }.run().await
+    }
+
     pub(crate) async fn census(&self) -> CensusView {
         self.run(CensusAsset { name: "people".parse().unwrap() }).await.unwrap()
     }
@@ -106,6 +158,18 @@ impl World {
         assert_eq!(outcome.campaign.state, CampaignState::Completed, "{:?}", outcome.census);
         outcome
     }
+}
+
+pub(crate) fn start() -> Start {
+    Start { asset: "people".parse().unwrap(), rate: None }
+}
+
+pub(crate) fn key() -> KeyName {
+    "acme/prod/crm/pii".parse().unwrap()
+}
+
+pub(crate) fn version(number: u32) -> KeyVersionName {
+    format!("{}@{number}", key()).parse().unwrap()
 }
 
 pub(crate) fn connect(path: &Path) -> Connection {

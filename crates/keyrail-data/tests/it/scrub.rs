@@ -1,0 +1,82 @@
+//! Protecting leaves no plaintext in the files of the database, and says what it cannot reach.
+
+use std::path::Path;
+
+use keyrail_data::ops::asset::IdentityChoice;
+use rusqlite::Connection;
+
+use crate::support::{World, connect};
+
+/// In every value of the table, former ones included.
+const MARK: &str = "planted-plaintext";
+
+/// The files of the database that hold the mark.
+fn found(database: &Path) -> Vec<String> {
+    let dir = database.parent().unwrap();
+    let name = database.file_name().unwrap().to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let own = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !own.starts_with(name) {
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        if bytes.windows(MARK.len()).any(|window| window == MARK.as_bytes()) {
+            found.push(own.trim_start_matches(name).to_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Values of all lengths, some of them changed, deleted and moved before, so that free pages and the unused parts
+/// of pages hold former ones.
+fn fill(app: &Connection, mode: &str) {
+    app.execute_batch(&format!(
+        "PRAGMA journal_mode = {mode}; PRAGMA secure_delete = OFF;
+         CREATE TABLE people (id INTEGER PRIMARY KEY, v TEXT, b BLOB, w TEXT);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+         INSERT INTO people SELECT i, '{MARK} ' || i, CAST(printf('%.*c', i * 11, 'x') || '{MARK}' AS BLOB), i FROM n;
+         DELETE FROM people WHERE id % 3 = 0;
+         UPDATE people SET v = '{MARK} changed ' || id WHERE id % 5 = 0;
+         CREATE INDEX i ON people (v); ANALYZE;"
+    ))
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_holds_plaintext_in_any_journal_mode() {
+    for (mode, before) in
+        [("WAL", &["", "-wal"][..]), ("DELETE", &[""]), ("TRUNCATE", &[""]), ("PERSIST", &["", "-journal"])]
+    {
+        let world = World::new().await;
+        let app = world.connect();
+        fill(&app, mode);
+        assert_eq!(found(&world.database()), before, "{mode}: the search finds what was planted");
+        world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+        let outcome = world.protect().await;
+        assert_eq!(found(&world.database()), [""; 0], "{mode}");
+        let left = outcome.scrub_left;
+        assert_eq!(left.len(), 1, "{mode}: {left:?}");
+        assert!(left[0].contains("backups") && left[0].contains("freed"), "{left:?}");
+        assert_eq!(app.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_keeps_the_log_is_named() {
+    let world = World::new().await;
+    let app = world.connect();
+    fill(&app, "WAL");
+    world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+    let reader = connect(&world.database());
+    reader.execute_batch("BEGIN; SELECT count(*) FROM people").unwrap();
+    reader.query_row("SELECT count(*) FROM people", [], |row| row.get::<_, i64>(0)).unwrap();
+    let outcome = world.protect().await;
+    assert!(outcome.scrub_left.iter().any(|left| left.contains("write-ahead log")), "{:?}", outcome.scrub_left);
+    assert!(!found(&world.database()).is_empty(), "what it names is there");
+    reader.execute_batch("COMMIT").unwrap();
+    app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    assert_eq!(found(&world.database()), [""; 0], "and gone as it said");
+}

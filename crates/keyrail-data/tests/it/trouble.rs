@@ -1,0 +1,219 @@
+//! Campaigns that are paused, disturbed and resumed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use keyrail_core::campaign::CampaignState;
+use keyrail_data::Stop;
+use keyrail_data::ops::asset::{IdentityChoice, UpdateAsset};
+use keyrail_data::ops::campaign::{Pause, Protect, Resume, Start};
+use keyrail_engine::EngineError;
+
+use crate::support::{World, connect, start};
+
+const ROWS: u64 = 1_700;
+
+async fn world() -> World {
+    let world = World::new().await;
+    let sql = format!(
+        "PRAGMA journal_mode = WAL;
+         CREATE TABLE people (id INTEGER PRIMARY KEY, v, w);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) INSERT INTO people SELECT i, 'value ' || i, i FROM n"
+    );
+    world.connect().execute_batch(&sql).unwrap();
+    world.add("people", IdentityChoice::PrimaryKey, &["v"]).await.unwrap();
+    world
+}
+
+fn on(path: PathBuf, sql: &'static str) -> impl FnOnce() + Send + 'static {
+    move || connect(&path).execute_batch(sql).unwrap()
+}
+
+/// Resumes a campaign that stopped, and sees it complete with every value moved once.
+async fn finish(world: &World, id: keyrail_core::id::CampaignId) {
+    world.run(Resume { id }).await.unwrap();
+    let outcome = world.complete(id).await;
+    assert_eq!(outcome.campaign.counts.cells_moved, ROWS);
+    assert_eq!(world.census().await.versions[0].values, ROWS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_campaign_goes_on_where_it_was() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let (stop, asked) = (Stop::default(), Stop::default());
+    let handle = stop.clone();
+    let outcome = world.walk_with(id, stop, move || handle.pause()).await.unwrap();
+    assert_eq!((outcome.campaign.state, outcome.campaign.counts.rows), (CampaignState::Paused, 500));
+    assert!(outcome.campaign.cursor.is_some(), "its place is in the store");
+    assert_eq!(world.run(Pause { id }).await.unwrap_err().code(), "campaign_state");
+    world.run(Resume { id }).await.unwrap();
+    // The next page is the second one.
+    let handle = asked.clone();
+    let outcome = world.walk_with(id, asked, move || handle.pause()).await.unwrap();
+    assert_eq!((outcome.campaign.counts.rows, outcome.campaign.counts.cells_moved), (1_000, 1_000));
+    finish(&world, id).await;
+    assert_eq!(world.run(Resume { id }).await.unwrap_err().code(), "campaign_state", "it is complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_hears_of_a_pause_by_somebody_else() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let engine = world.engine.unsealed().unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let outcome = world
+        .walk_with(id, Stop::default(), move || {
+            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            runtime.block_on(engine.execute(&caller, Pause { id })).unwrap();
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        (outcome.campaign.state, world.state_of(id).await.state),
+        (CampaignState::Paused, CampaignState::Paused)
+    );
+    finish(&world, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_is_kept() {
+    let world = world().await;
+    let asset = "people".parse().unwrap();
+    for bad in [0, 10_000_001] {
+        let start = Start { asset: keyrail_core::name::Name::clone(&asset), rate: Some(bad) };
+        assert_eq!(world.run(Protect(start)).await.unwrap_err().code(), "invalid");
+    }
+    let id = world.run(Protect(Start { asset, rate: Some(1_000) })).await.unwrap().id;
+    let begun = Instant::now();
+    world.complete(id).await;
+    // 1500 rows are due before the last page.
+    assert!(begun.elapsed() >= Duration::from_millis(1_500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_the_schema_that_do_not_matter_are_followed() {
+    for sql in [
+        "CREATE INDEX i ON people (w)",
+        "ALTER TABLE people ADD COLUMN x",
+        "VACUUM",
+        "CREATE TABLE other (a)",
+        "ANALYZE",
+    ] {
+        let world = world().await;
+        let id = world.run(Protect(start())).await.unwrap().id;
+        let outcome = world.walk_with(id, Stop::default(), on(world.database(), sql)).await.unwrap();
+        assert_eq!(
+            (outcome.campaign.state, outcome.campaign.counts.cells_moved),
+            (CampaignState::Completed, ROWS),
+            "{sql}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_does_not_fit_any_more_stops_the_campaign() {
+    let rename = "ALTER TABLE people RENAME COLUMN v TO value";
+    let back = "ALTER TABLE people RENAME COLUMN value TO v";
+    for (sql, mend) in [
+        (rename, Some(back)),
+        (rename, None),
+        ("ALTER TABLE people RENAME TO persons", Some("ALTER TABLE persons RENAME TO people")),
+        (
+            "CREATE TRIGGER g AFTER UPDATE ON people WHEN NEW.v <> lower(NEW.v) BEGIN UPDATE people SET v = lower(NEW.v) WHERE id = NEW.id; END",
+            Some("DROP TRIGGER g"),
+        ),
+        ("CREATE TRIGGER g BEFORE UPDATE ON people BEGIN SELECT RAISE(ABORT, 'not now'); END", Some("DROP TRIGGER g")),
+    ] {
+        let world = world().await;
+        let id = world.run(Protect(start())).await.unwrap().id;
+        let error = world.walk_with(id, Stop::default(), on(world.database(), sql)).await.unwrap_err();
+        let want = match sql {
+            sql if sql.contains("RAISE") => "asset_constraint",
+            sql if sql.contains("TRIGGER") => "asset_altered",
+            _ => "asset_changed",
+        };
+        assert_eq!(error.code(), want, "{sql}");
+        assert!(!error.hint().unwrap_or_default().is_empty());
+        let stopped = world.state_of(id).await;
+        assert_eq!((stopped.state, stopped.error.as_deref(), stopped.moved), (CampaignState::Stopped, Some(want), 500));
+        match mend {
+            Some(mend) => world.connect().execute_batch(mend).unwrap(),
+            None => {
+                let columns = vec![("v".to_owned(), "value".to_owned())];
+                let update = UpdateAsset { name: Some("people".parse().unwrap()), columns, ..UpdateAsset::default() };
+                world.run(update).await.unwrap();
+            }
+        }
+        finish(&world, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_database_stops_the_campaign_which_is_resumed() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let path = world.database();
+    let error = world
+        .walk_with(id, Stop::default(), move || {
+            let app = connect(&path);
+            app.execute_batch("BEGIN IMMEDIATE").unwrap();
+            sender.send(app).unwrap();
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "asset_busy");
+    assert!(error.to_string().contains("locked"), "{error}");
+    assert_eq!(world.state_of(id).await.state, CampaignState::Stopped);
+    receiver.recv().unwrap().execute_batch("ROLLBACK").unwrap();
+    finish(&world, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_gone_or_another_one_stops_the_campaign() {
+    for replaced in [false, true] {
+        let world = world().await;
+        world.connect().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+        let id = world.run(Protect(start())).await.unwrap().id;
+        let (path, away) = (world.database(), world.dir.path().join("away.sqlite"));
+        let (from, to) = (path.clone(), away.clone());
+        let event = move || {
+            std::fs::rename(&from, &to).unwrap();
+            if replaced {
+                std::fs::copy(&to, &from).unwrap();
+            }
+        };
+        let error = world.walk_with(id, Stop::default(), event).await.unwrap_err();
+        assert_eq!(error.code(), "asset_changed");
+        if !replaced {
+            assert!(error.to_string().contains("gone"), "{error}");
+            world.run(Resume { id }).await.unwrap();
+            let absent = world.walk(id).await.unwrap_err();
+            assert!(matches!(absent, EngineError::Asset { code: "asset_open", .. }), "{absent:?}");
+            std::fs::rename(&away, &path).unwrap();
+        }
+        finish(&world, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_turns_meanwhile_is_followed() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let (engine, runtime) = (world.engine.unsealed().unwrap(), tokio::runtime::Handle::current());
+    let outcome = world
+        .walk_with(id, Stop::default(), move || {
+            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            let rotate = keyrail_engine::ops::key::RotateKey {
+                name: crate::support::key(),
+                reason: keyrail_core::rotation::RotationReason::Demand,
+            };
+            runtime.block_on(engine.execute(&caller, rotate)).unwrap();
+        })
+        .await
+        .unwrap();
+    assert_eq!(outcome.campaign.state, CampaignState::Completed);
+    let census = world.census().await;
+    assert_eq!((census.versions[0].values, census.versions[1].values), (0, ROWS));
+}
