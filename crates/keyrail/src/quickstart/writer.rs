@@ -173,8 +173,7 @@ impl App {
         if changes.is_empty() {
             return Ok(());
         }
-        let update = 
-            RowUpdate { key: row.key.clone(), guard: row.guard.clone(), name: String::new(), changes };
+        let update = RowUpdate { key: row.key.clone(), guard: row.guard.clone(), name: String::new(), changes };
         match adapter.write(&[update], &mut |_| Ok(())) {
             Ok(written) => self.written += written.iter().filter(|done| **done).count() as u64,
             // The row is read again in the next round.
