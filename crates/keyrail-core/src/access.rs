@@ -195,22 +195,21 @@ pub enum Decision {
 }
 
 /// Decides by the built-in roles. Absence of a rule is refusal.
+///
+/// The role is asked first: a caller whose role does not include the action gets the same answer whether the thing
+/// is absent, his or another's.
 pub fn decide(principal: &Principal, action: Action, resource: Resource<'_>) -> Decision {
-    if let Some(own) = &principal.app {
-        match resource {
-            Resource::App(app) if app == own => {}
-            Resource::App(_) => return Decision::Hide { reason: "the token belongs to another app" },
-            Resource::Elsewhere => return Decision::Hide { reason: "nothing of the token's app" },
-            Resource::Service if principal.role == Role::App || !reads_service(action) => {
-                return Decision::Refuse { reason: "the token is confined to one app" };
-            }
-            Resource::Service => {}
-        }
+    if !allows(principal.role, action) {
+        return Decision::Refuse { reason: "the role does not include the action" };
     }
-    if allows(principal.role, action) {
-        Decision::Allow { reason: principal.role.as_str() }
-    } else {
-        Decision::Refuse { reason: "the role does not include the action" }
+    let allow = Decision::Allow { reason: principal.role.as_str() };
+    match (&principal.app, resource) {
+        (None, _) => allow,
+        (Some(own), Resource::App(app)) if app == own => allow,
+        (Some(_), Resource::App(_)) => Decision::Hide { reason: "the token belongs to another app" },
+        (Some(_), Resource::Elsewhere) => Decision::Hide { reason: "nothing of the token's app" },
+        (Some(_), Resource::Service) if principal.role != Role::App && reads_service(action) => allow,
+        (Some(_), Resource::Service) => Decision::Refuse { reason: "the token is confined to one app" },
     }
 }
 
@@ -323,6 +322,22 @@ mod tests {
             let manages = allowed(&who, Action::KeyRotate, Resource::Service);
             let opens = [Action::DataDecrypt, Action::KeyExport, Action::AssetUnprotect];
             assert!(!(manages && opens.iter().any(|&action| allowed(&who, action, Resource::Service))), "{role}");
+        }
+    }
+
+    /// For whoever is confined to an app the answer never tells a thing of another app from one that is not there.
+    #[test]
+    fn another_apps_thing_and_none_at_all_are_answered_alike() {
+        let other = "acme/prod/shop".parse().unwrap();
+        for &role in Role::ALL {
+            let who = principal(role, Some("acme/prod/crm"));
+            for &action in Action::ALL {
+                let another = decide(&who, action, Resource::App(&other));
+                assert!(!matches!(another, Decision::Allow { .. }), "{role} {action}");
+                let absent = decide(&who, action, Resource::Elsewhere);
+                let same = std::mem::discriminant(&another) == std::mem::discriminant(&absent);
+                assert!(same, "{role} {action}: {another:?} and {absent:?}");
+            }
         }
     }
 }

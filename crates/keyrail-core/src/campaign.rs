@@ -3,6 +3,8 @@
 use keyrail_crypto::envelope::Kid;
 
 use crate::id::{AssetId, CampaignId};
+use crate::key::DataKeyVersion;
+use crate::lifecycle::VersionState;
 use crate::text::text_enum;
 use crate::time::Timestamp;
 
@@ -74,6 +76,22 @@ pub const fn transition(state: CampaignState, event: CampaignEvent) -> Result<Ca
             Err(CampaignError { state, event })
         }
     }
+}
+
+/// When a campaign that moves data away from `version` should be done: its label's deadline after the version was
+/// fenced. `None` if the label sets no deadline, or if the version is not one whose data is to be moved.
+pub fn due_at(version: &DataKeyVersion, campaign_deadline_seconds: Option<u64>) -> Option<Timestamp> {
+    let moves = matches!(version.state, VersionState::Deactivated | VersionState::Compromised);
+    let fenced_at = version.fenced_at.filter(|_| moves)?;
+    Some(fenced_at.plus_seconds(campaign_deadline_seconds?))
+}
+
+/// Whether an asset's data is late: the deadline is over, and no campaign has brought it under the active version.
+pub fn is_overdue(due_at: Option<Timestamp>, active: Option<&Kid>, campaigns: &[Campaign], now: Timestamp) -> bool {
+    let done = |campaign: &Campaign| {
+        campaign.state == CampaignState::Completed && campaign.target.is_some() && campaign.target.as_ref() == active
+    };
+    due_at.is_some_and(|due_at| now >= due_at) && !campaigns.iter().any(done)
 }
 
 /// An event that does not belong to the state of the campaign.
@@ -163,5 +181,72 @@ mod tests {
                 assert_eq!(transition(state, event).ok(), want, "{state} × {event}");
             }
         }
+    }
+
+    fn version(state: VersionState, fenced_at: Option<i64>) -> DataKeyVersion {
+        DataKeyVersion {
+            kid: Kid::from_bytes([1; 16]),
+            key: crate::id::DataKeyId::from_bytes([2; 16]),
+            version: crate::name::VersionNumber::FIRST,
+            state,
+            suite: keyrail_crypto::suite::Suite::default(),
+            wrapped: None,
+            wrapped_by: crate::id::MasterVersionId::from_bytes([3; 16]),
+            wrap_generation: 1,
+            created_at: Timestamp::from_millis(0),
+            activated_at: None,
+            state_changed_at: Timestamp::from_millis(0),
+            fenced_at: fenced_at.map(Timestamp::from_millis),
+            destroy: None,
+            generation: 1,
+        }
+    }
+
+    fn campaign(state: CampaignState, target: Option<u8>) -> Campaign {
+        Campaign {
+            id: CampaignId::from_bytes([1; 16]),
+            asset: AssetId::from_bytes([2; 16]),
+            kind: CampaignKind::Reencrypt,
+            target: target.map(|byte| Kid::from_bytes([byte; 16])),
+            state,
+            cursor: None,
+            rows_per_second_max: None,
+            counts: CampaignCounts::default(),
+            error_code: None,
+            started_by: "system".to_owned(),
+            started_at: Timestamp::from_millis(0),
+            updated_at: Timestamp::from_millis(0),
+            finished_at: None,
+            generation: 1,
+        }
+    }
+
+    #[test]
+    fn a_campaign_is_due_its_deadline_after_the_fence() {
+        let at = |millis| Some(Timestamp::from_millis(millis));
+        let rows = [
+            ("deactivated", version(VersionState::Deactivated, Some(1_000)), Some(5), at(6_000)),
+            ("compromised", version(VersionState::Compromised, Some(1_000)), Some(5), at(6_000)),
+            ("no deadline", version(VersionState::Deactivated, Some(1_000)), None, None),
+            ("active", version(VersionState::Active, None), Some(5), None),
+            ("retired", version(VersionState::Retired, Some(1_000)), Some(5), None),
+            ("destroyed", version(VersionState::Destroyed, Some(1_000)), Some(5), None),
+        ];
+        for (name, version, deadline, want) in rows {
+            assert_eq!(due_at(&version, deadline), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn data_is_late_until_a_campaign_brought_it_under_the_active_version() {
+        let (active, due) = (Kid::from_bytes([9; 16]), Some(Timestamp::from_millis(10)));
+        let (before, after) = (Timestamp::from_millis(9), Timestamp::from_millis(10));
+        assert!(!is_overdue(due, Some(&active), &[], before));
+        assert!(!is_overdue(None, Some(&active), &[], after));
+        assert!(is_overdue(due, Some(&active), &[], after));
+        assert!(is_overdue(due, Some(&active), &[campaign(S::Running, Some(9))], after));
+        assert!(is_overdue(due, Some(&active), &[campaign(S::Completed, Some(8))], after));
+        assert!(is_overdue(due, None, &[campaign(S::Completed, None)], after));
+        assert!(!is_overdue(due, Some(&active), &[campaign(S::Completed, Some(9))], after));
     }
 }

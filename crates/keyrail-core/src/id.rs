@@ -80,3 +80,37 @@ ids! {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("an id is 32 lower-case hex digits")]
 pub struct IdError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { rng_seed: proptest::test_runner::RngSeed::Fixed(2), ..Default::default() })]
+
+        #[test]
+        fn an_id_reads_back_what_it_prints(bytes: [u8; ID_LEN]) {
+            let id = DataKeyId::from_bytes(bytes);
+            proptest::prop_assert_eq!(id.to_string().parse::<DataKeyId>().unwrap(), id);
+            proptest::prop_assert_eq!(id.to_string().len(), 2 * ID_LEN);
+            let json = serde_json::to_string(&id).unwrap();
+            proptest::prop_assert_eq!(serde_json::from_str::<DataKeyId>(&json).unwrap(), id);
+        }
+
+        #[test]
+        fn an_id_has_one_spelling(text in "[0-9a-fA-F]{30,34}|\\PC{0,40}") {
+            if let Ok(id) = text.parse::<TokenId>() {
+                proptest::prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        let good = "0123456789abcdef0123456789abcdef";
+        assert!(good.parse::<AppId>().is_ok());
+        for bad in ["", "0", &good[1..], &format!("{good}0"), &good.to_uppercase(), &good.replace('0', "g")] {
+            assert_eq!(bad.parse::<AppId>(), Err(IdError), "{bad}");
+        }
+    }
+}

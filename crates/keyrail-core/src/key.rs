@@ -136,7 +136,8 @@ pub struct DataKeyVersion {
     pub activated_at: Option<Timestamp>,
     /// When its state last changed.
     pub state_changed_at: Timestamp,
-    /// When it stopped encrypting; the write window counts from here.
+    /// When it stopped encrypting for another version; the write window counts from here. A version that was suspended
+    /// while it was active keeps `None`: no other took its place, and it encrypts again when it is resumed.
     pub fenced_at: Option<Timestamp>,
     /// The countdown to destruction, if one runs.
     pub destroy: Option<DestroyWait>,
@@ -193,8 +194,8 @@ impl DataKeyVersion {
     fn after(&self, event: VersionEvent, now: Timestamp) -> Result<Self, LifecycleError> {
         let state = transition(self.state, event)?;
         let mut row = Self { state, state_changed_at: now, generation: self.generation + 1, ..self.clone() };
-        if self.state.encrypts() && !state.encrypts() {
-            row.fenced_at = Some(now);
+        if self.would_encrypt() && !row.would_encrypt() {
+            row.fenced_at = Some(if self.state.encrypts() { now } else { self.state_changed_at });
         }
         match state {
             VersionState::Active => {
@@ -206,6 +207,11 @@ impl DataKeyVersion {
         }
         row.destroy = None;
         Ok(row)
+    }
+
+    /// Whether it encrypts, or will again once it is resumed: no other version took its place.
+    fn would_encrypt(&self) -> bool {
+        self.state.encrypts() || (self.state == VersionState::Suspended && self.fenced_at.is_none())
     }
 
     fn refusal(&self) -> UseRefusal {
@@ -341,7 +347,8 @@ impl Keyring {
         })
     }
 
-    /// Declares a version exposed. If it is the active one, `replacement` becomes active in the same change.
+    /// Declares a version exposed. If it is the one that encrypts, or the suspended one that would encrypt again,
+    /// `replacement` becomes active in the same change: otherwise the key could never be enabled again.
     ///
     /// # Errors
     /// [`KeyError::Lifecycle`], [`KeyError::ReplacementNeeded`].
@@ -351,17 +358,23 @@ impl Keyring {
         replacement: Option<NewVersion>,
         now: Timestamp,
     ) -> Result<KeyChange, KeyError> {
-        let version = self.version(number)?;
-        let added = match (version.state, replacement) {
-            (VersionState::Active, None) => return Err(KeyError::ReplacementNeeded { version: number }),
-            (VersionState::Active, Some(new)) => Some(self.new_active(new, now)?),
-            _ => None,
+        let exposed = self.version(number)?.after(VersionEvent::Compromise, now)?;
+        let (added, status) = match (self.needs_replacement(number), replacement) {
+            (true, None) => return Err(KeyError::ReplacementNeeded { version: number }),
+            (true, Some(new)) => (Some(self.new_active(new, now)?), KeyStatus::Enabled),
+            (false, _) => (None, self.key.status),
         };
-        Ok(KeyChange {
-            key: self.key_with(self.key.status, now),
-            added,
-            changed: vec![version.after(VersionEvent::Compromise, now)?],
-        })
+        Ok(KeyChange { key: self.key_with(status, now), added, changed: vec![exposed] })
+    }
+
+    /// Whether the key has no version to encrypt with once this one is gone for good.
+    pub fn needs_replacement(&self, number: VersionNumber) -> bool {
+        self.encrypting().is_some_and(|version| version.version == number)
+    }
+
+    /// The active version; of a disabled key the suspended one that becomes active when it is resumed.
+    fn encrypting(&self) -> Option<&DataKeyVersion> {
+        self.versions.iter().find(|version| version.would_encrypt())
     }
 
     /// Suspends a version; suspending the active one disables the key.
@@ -378,14 +391,15 @@ impl Keyring {
         })
     }
 
-    /// Resumes a suspended version; on a disabled key it becomes the active one, which enables the key.
+    /// Resumes a suspended version. The one that was active last becomes active again, which enables the key; any
+    /// other comes back to decrypt only.
     ///
     /// # Errors
     /// [`KeyError::Lifecycle`], [`KeyError::NoSuchVersion`].
     pub fn resume(&self, number: VersionNumber, now: Timestamp) -> Result<KeyChange, KeyError> {
         let resumed = self.version(number)?.after(VersionEvent::Resume, now)?;
-        if self.key.status == KeyStatus::Enabled {
-            return Ok(KeyChange { key: self.key_with(KeyStatus::Enabled, now), added: None, changed: vec![resumed] });
+        if self.key.status == KeyStatus::Enabled || !self.needs_replacement(number) {
+            return Ok(KeyChange { key: self.key_with(self.key.status, now), added: None, changed: vec![resumed] });
         }
         let active = DataKeyVersion { generation: resumed.generation, ..resumed.after(VersionEvent::Activate, now)? };
         Ok(KeyChange { key: self.key_with(KeyStatus::Enabled, now), added: None, changed: vec![active] })

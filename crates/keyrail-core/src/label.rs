@@ -159,16 +159,45 @@ mod tests {
         }
     }
 
+    /// Every demand, at both of its edges and beyond them.
     #[test]
-    fn a_demand_out_of_range_is_named() {
-        let demands = default_labels(Timestamp::from_millis(0)).unwrap().remove(0).demands;
-        let rows: [(&str, Demands); 3] = [
-            ("write_window_seconds", Demands { write_window_seconds: 31 * DAY, ..demands.clone() }),
-            ("data_key_age_seconds_max", Demands { data_key_age_seconds_max: Some(1), ..demands.clone() }),
-            ("data_key_uses_max", Demands { data_key_uses_max: Some(0), ..demands }),
+    fn each_demand_has_a_least_and_a_most() {
+        let base = default_labels(Timestamp::from_millis(0)).unwrap().remove(0).demands;
+        type Set = fn(&mut Demands, u64);
+        let rows: [(&str, Set, u64, u64); 8] = [
+            ("data_key_age_seconds_max", |d, v| d.data_key_age_seconds_max = Some(v), 60, PERIOD_SECONDS_MAX),
+            ("data_key_uses_max", |d, v| d.data_key_uses_max = Some(v), 1, i64::MAX as u64),
+            ("master_key_age_seconds_max", |d, v| d.master_key_age_seconds_max = Some(v), 60, PERIOD_SECONDS_MAX),
+            ("cache_seconds_max", |d, v| d.cache_seconds_max = v, 0, 86_400),
+            ("write_window_seconds", |d, v| d.write_window_seconds = v, 0, 30 * 86_400),
+            ("campaign_deadline_seconds", |d, v| d.campaign_deadline_seconds = Some(v), 1, PERIOD_SECONDS_MAX),
+            ("destroy_wait_seconds", |d, v| d.destroy_wait_seconds = v, 0, PERIOD_SECONDS_MAX),
+            (
+                "approval_count",
+                |d, v| d.approval = Some(ApprovalDemand { role: Role::Owner, count: u32::try_from(v).unwrap() }),
+                1,
+                16,
+            ),
         ];
-        for (name, demands) in rows {
-            assert_eq!(demands.checked().unwrap_err().demand, name);
+        for (name, set, min, max) in rows {
+            let with = |value| {
+                let mut demands = base.clone();
+                set(&mut demands, value);
+                demands.checked()
+            };
+            assert!(with(min).is_ok() && with(max).is_ok(), "{name}");
+            for wrong in [min.checked_sub(1), max.checked_add(1)].into_iter().flatten() {
+                assert_eq!(with(wrong), Err(DemandError { demand: name, value: wrong, min, max }), "{name}");
+            }
         }
+        let unlimited = Demands {
+            data_key_age_seconds_max: None,
+            data_key_uses_max: None,
+            master_key_age_seconds_max: None,
+            campaign_deadline_seconds: None,
+            approval: None,
+            ..base
+        };
+        assert!(unlimited.checked().is_ok());
     }
 }

@@ -114,9 +114,16 @@ impl fmt::Display for KeyName {
 }
 
 /// The number of a key version, counted from 1 within its key.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize)]
 #[serde(transparent)]
 pub struct VersionNumber(u32);
+
+impl<'de> serde::Deserialize<'de> for VersionNumber {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u32::deserialize(deserializer)?;
+        Self::new(number).ok_or_else(|| serde::de::Error::custom("versions are counted from 1"))
+    }
+}
 
 #[cfg(feature = "openapi")]
 impl utoipa::PartialSchema for VersionNumber {
@@ -290,5 +297,72 @@ mod tests {
         ] {
             assert!(bad.parse::<KeyVersionName>().is_err(), "{bad}");
         }
+    }
+
+    /// The rule as the contract writes it, read by somebody else.
+    fn fits_the_pattern(text: &str) -> bool {
+        let chars: Vec<char> = text.chars().collect();
+        let first = |c: &char| matches!(c, 'a'..='z' | '0'..='9');
+        (1..=63).contains(&chars.len()) && first(&chars[0]) && chars.iter().all(|c| first(c) || *c == '-')
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { rng_seed: proptest::test_runner::RngSeed::Fixed(2), ..Default::default() })]
+
+        #[test]
+        fn a_name_reads_back_what_it_prints(text in "[a-z0-9][a-z0-9-]{0,62}") {
+            let name: Name = text.parse().unwrap();
+            proptest::prop_assert_eq!(name.to_string(), text.clone());
+            let json = serde_json::to_string(&name).unwrap();
+            proptest::prop_assert_eq!(serde_json::from_str::<Name>(&json).unwrap(), name);
+        }
+
+        #[test]
+        fn everything_else_is_refused(text in "\\PC{0,70}|[a-z0-9-]{0,70}|[a-zA-Z0-9_.-]{1,4}") {
+            proptest::prop_assert_eq!(text.parse::<Name>().is_ok(), fits_the_pattern(&text));
+        }
+
+        #[test]
+        fn paths_read_back_what_they_print(parts in proptest::collection::vec("[a-z0-9][a-z0-9-]{0,62}", 4), version in 1_u32..) {
+            let key: KeyName = parts.join("/").parse().unwrap();
+            proptest::prop_assert_eq!(key.to_string(), parts.join("/"));
+            proptest::prop_assert_eq!(key.app.to_string().parse::<AppPath>().unwrap(), key.app.clone());
+            let environment = key.app.environment.clone();
+            proptest::prop_assert_eq!(environment.to_string().parse::<EnvironmentPath>().unwrap(), environment);
+            let text = format!("{key}@{version}");
+            let named: KeyVersionName = text.parse().unwrap();
+            proptest::prop_assert_eq!(named.to_string(), text);
+        }
+
+        #[test]
+        fn a_path_with_another_number_of_segments_is_refused(parts in proptest::collection::vec("[a-z0-9]{0,3}", 0..8)) {
+            let text = parts.join("/");
+            let whole = parts.iter().all(|part| !part.is_empty());
+            proptest::prop_assert_eq!(text.parse::<KeyName>().is_ok(), whole && parts.len() == 4);
+            proptest::prop_assert_eq!(text.parse::<AppPath>().is_ok(), whole && parts.len() == 3);
+            proptest::prop_assert_eq!(text.parse::<EnvironmentPath>().is_ok(), whole && parts.len() == 2);
+        }
+
+        #[test]
+        fn no_text_makes_a_version_of_another_spelling(text in "[ +0-9a-f.-]{0,12}") {
+            if let Ok(name) = format!("a/b/c/d@{text}").parse::<KeyVersionName>() {
+                proptest::prop_assert_eq!(name.version.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_version_in_json_is_counted_from_one() {
+        assert_eq!(serde_json::from_str::<VersionNumber>("7").unwrap().get(), 7);
+        for bad in ["0", "-1", "4294967296", "1.5", "\"1\""] {
+            assert!(serde_json::from_str::<VersionNumber>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(VersionNumber::new(u32::MAX).unwrap().next(), None);
+    }
+
+    #[test]
+    fn an_error_shows_a_wrong_text_cut_and_without_control_characters() {
+        let error = format!("\u{1b}[31m{}", "x".repeat(1_000)).parse::<Name>().unwrap_err().to_string();
+        assert!(error.chars().count() < 120 && !error.contains('\u{1b}'), "{error}");
     }
 }

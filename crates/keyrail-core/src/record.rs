@@ -151,6 +151,28 @@ pub struct Origin {
     pub caller_request: Option<String>,
 }
 
+impl Origin {
+    /// The same with each field cut to [`ORIGIN_FIELD_LEN_MAX`]: what a caller says of itself cannot fill the log.
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        let cut = |field: &Option<String>| field.as_deref().map(|text| cut(text).to_owned());
+        Self {
+            app: cut(&self.app),
+            component: cut(&self.component),
+            environment: cut(&self.environment),
+            build: cut(&self.build),
+            from: cut(&self.from),
+            trace: cut(&self.trace),
+            caller_request: cut(&self.caller_request),
+        }
+    }
+}
+
+/// The text up to the last whole character within [`ORIGIN_FIELD_LEN_MAX`].
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(ORIGIN_FIELD_LEN_MAX)).unwrap_or_default()
+}
+
 mod kid_text {
     use keyrail_crypto::envelope::Kid;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -162,5 +184,47 @@ mod kid_text {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kid, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         text.parse().map_err(|_| D::Error::custom("a kid is 32 hex digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_caller_says_of_itself_is_cut_at_a_whole_character() {
+        let origin = Origin { app: Some("ä".repeat(100)), build: Some("b".repeat(128)), ..Origin::default() };
+        let bounded = origin.bounded();
+        assert_eq!(bounded.app.unwrap(), "ä".repeat(64));
+        assert_eq!(bounded.build, origin.build);
+        let odd = Origin { from: Some(format!("x{}", "ä".repeat(100))), ..Origin::default() };
+        assert_eq!(odd.bounded().from.unwrap().len(), 127);
+    }
+
+    #[test]
+    fn a_record_reads_back_what_it_writes() {
+        let record = Record {
+            v: RECORD_FORMAT,
+            id: RequestId::from_bytes([1; 16]),
+            time: Timestamp::from_millis(0),
+            kind: RecordKind::Operation,
+            principal: "system".to_owned(),
+            session: Some(TokenId::from_bytes([2; 16])),
+            action: Action::DataEncrypt,
+            resource: Some("acme/prod/crm/pii".to_owned()),
+            versions: vec![VersionUse { version: VersionNumber::FIRST, kid: Kid::from_bytes([3; 16]), count: 9 }],
+            asset: Some("people".to_owned()),
+            origin: Origin { app: Some("crm".to_owned()), ..Origin::default() },
+            decision: RecordDecision::Allow,
+            reason: "owner".to_owned(),
+            outcome: Outcome::Done,
+            code: None,
+            items: Some(10),
+            failed: Some(1),
+            detail: vec![Detail { name: "reason".to_owned(), value: "demand".to_owned() }],
+        };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+        assert!(!text.contains("code"), "what is absent is not written: {text}");
     }
 }

@@ -131,6 +131,22 @@ pub fn obstacles(
     in_assets.chain(unanswered.map(outside_obstacle)).collect()
 }
 
+/// Lists what stands in the way of destroying `version`, whose data is lost with it; empty means that nothing does.
+///
+/// Whoever used a retired version outside assets was answered for when it was retired, and it opened nothing since. A
+/// version that never was retired, because it is compromised, asks for the same acknowledgement now.
+pub fn destroy_obstacles(
+    version: &DataKeyVersion,
+    assets: &[AssetEvidence],
+    outside: &[OutsideUse],
+    acknowledged: &[String],
+) -> Vec<Obstacle> {
+    let in_assets = assets.iter().filter_map(asset_obstacle);
+    let asks = version.state == VersionState::Compromised;
+    let unanswered = outside.iter().filter(|usage| asks && !acknowledged.contains(&usage.principal));
+    in_assets.chain(unanswered.map(outside_obstacle)).collect()
+}
+
 /// The uses of a version that no asset accounts for.
 pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageCount)>) -> Vec<OutsideUse> {
     let outside = usage.into_iter().filter(|(key, _)| key.place == UsagePlace::Outside);
@@ -141,9 +157,22 @@ pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageC
 
 /// How long the write window of the version stays open, in seconds: within it a caller may still store a
 /// ciphertext that was handed out before the fence.
-pub fn window_left_seconds(version: &DataKeyVersion, write_window_seconds: u64, now: Timestamp) -> u64 {
+///
+/// `clock_set_at` is when somebody was last seen to set the wall clock: how long ago an earlier fence was is not
+/// known then, and its window counts from there.
+pub fn window_left_seconds(
+    version: &DataKeyVersion,
+    write_window_seconds: u64,
+    now: Timestamp,
+    clock_set_at: Option<Timestamp>,
+) -> u64 {
     let fenced_at = version.fenced_at.unwrap_or(version.state_changed_at);
-    let closes = fenced_at.plus_seconds(write_window_seconds);
+    let counts_from = match clock_set_at {
+        // A fence that seems to lie ahead was made before the clock was set back.
+        Some(set_at) if fenced_at < set_at || fenced_at > now => set_at,
+        _ => fenced_at,
+    };
+    let closes = counts_from.plus_seconds(write_window_seconds);
     let left_millis = closes.as_millis().saturating_sub(now.as_millis()).max(0);
     u64::try_from(left_millis).unwrap_or(0).div_ceil(1000).min(write_window_seconds)
 }
@@ -166,3 +195,12 @@ fn outside_obstacle(usage: &OutsideUse) -> Obstacle {
         last_at: usage.count.last_at,
     }
 }
+
+/// How many principals one request may acknowledge.
+pub const ACKNOWLEDGED_MAX: usize = 256;
+
+/// The longest name of a principal that may be acknowledged, in bytes.
+pub const ACKNOWLEDGED_LEN_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,12 @@ pub struct UsageMark {
 /// How long an idempotency key is remembered, in seconds.
 pub const IDEMPOTENCY_SECONDS: u64 = 24 * 60 * 60;
 
+/// How many idempotency keys are remembered at a time; beyond it, requests with one are told to wait.
+pub const IDEMPOTENCY_KEYS_MAX: u64 = 100_000;
+
+/// The longest answer that is kept for a repetition, in bytes.
+pub const IDEMPOTENCY_ANSWER_LEN_MAX: usize = 64 * 1024;
+
 /// A change that was asked for under an idempotency key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IdempotencyEntry {

@@ -90,3 +90,6 @@ macro_rules! serde_as_text {
 
 pub(crate) use serde_as_text;
 pub(crate) use text_enum;
+
+#[cfg(test)]
+mod tests;

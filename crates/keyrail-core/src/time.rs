@@ -143,4 +143,41 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-11-24T09:30:00.007Z");
         assert_eq!(moment.to_string().parse(), Ok(moment));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { rng_seed: proptest::test_runner::RngSeed::Fixed(2), ..Default::default() })]
+
+        /// From the year 1 to 9999 to the millisecond.
+        #[test]
+        fn every_moment_reads_back(millis in -62_135_596_800_000_i64..253_402_207_200_000) {
+            let moment = Timestamp::from_millis(millis);
+            proptest::prop_assert_eq!(moment.to_string().parse(), Ok(moment));
+        }
+
+        /// However the wall clock is moved, no more time counts than the machine's own clock saw; and a wall clock
+        /// that is off by more than drift counts nothing.
+        #[test]
+        fn no_more_time_counts_than_went_by(uptime in 0_u64..10_000_000_000, off in -10_000_000_000_i64..10_000_000_000) {
+            let wall = i64::try_from(uptime).unwrap() + off;
+            let allowed = DRIFT_MILLIS_MAX + uptime / 100;
+            match elapsed(at(1, 0, 0), at(1, wall, uptime)) {
+                Elapsed::Observed(seconds) => {
+                    proptest::prop_assert_eq!(seconds, uptime / 1000);
+                    proptest::prop_assert!(off.unsigned_abs() <= allowed);
+                }
+                Elapsed::ClockJumped { off_millis } => {
+                    proptest::prop_assert_eq!(off_millis, off);
+                    proptest::prop_assert!(off.unsigned_abs() > allowed);
+                }
+                Elapsed::Unobserved => proptest::prop_assert!(false, "the machine was not restarted"),
+            }
+        }
+
+        #[test]
+        fn seconds_never_go_below_zero_or_over_the_end(one: i64, other: i64, seconds: u64) {
+            let (one, other) = (Timestamp::from_millis(one), Timestamp::from_millis(other));
+            proptest::prop_assert!(one.seconds_since(other) == 0 || other.seconds_since(one) == 0);
+            proptest::prop_assert!(one.plus_seconds(seconds) >= one);
+        }
+    }
 }

@@ -123,7 +123,14 @@ struct KnownKey {
 impl KnownKey {
     fn facts(&self) -> DataKeyFacts<'_> {
         let activated_at = self.active.activated_at.unwrap_or(self.active.created_at);
-        DataKeyFacts { key: self.id, demands: &self.demands, suite: self.active.suite, activated_at, uses: self.uses }
+        DataKeyFacts {
+            key: self.id,
+            demands: &self.demands,
+            suite: self.active.suite,
+            activated_at,
+            uses: self.uses,
+            asked: None,
+        }
     }
 }
 

@@ -430,7 +430,7 @@ async fn move_version(
         VersionMove::Suspend => keyring.suspend(name.version, cx.now)?,
         VersionMove::Resume => keyring.resume(name.version, cx.now)?,
         VersionMove::Reinstate => keyring.reinstate(name.version, cx.now)?,
-        VersionMove::Compromise if keyring.version(name.version)?.state.encrypts() => {
+        VersionMove::Compromise if keyring.needs_replacement(name.version) => {
             keyring.compromise(name.version, Some(next_version(&key, cx).await?), cx.now)?
         }
         VersionMove::Compromise => keyring.compromise(name.version, None, cx.now)?,

@@ -138,7 +138,7 @@ impl Operation for ShowEvidence {
         let key = require(found, &name.key)?;
         let version = key.keyring.version(name.version)?;
         let found = gather(cx.open, &key, version, &[]).await?;
-        let left = window_left_seconds(version, key.demands.write_window_seconds, cx.open.now());
+        let left = window_left_seconds(version, key.demands.write_window_seconds, cx.open.now(), None);
         Ok(Acted::new(Evidence::of(&found.assets, &found.outside, &found.obstacles, left)))
     }
 }
@@ -218,7 +218,7 @@ async fn wait_out_window(
     open: &Unsealed,
 ) -> Result<(), EngineError> {
     loop {
-        let left = window_left_seconds(version, write_window_seconds, open.now());
+        let left = window_left_seconds(version, write_window_seconds, open.now(), None);
         match left {
             0 => return Ok(()),
             1..=WINDOW_WAIT_SECONDS_MAX => tokio::time::sleep(Duration::from_secs(left).min(WINDOW_STEP)).await,

@@ -1,0 +1,167 @@
+use keyrail_crypto::envelope::Kid;
+use keyrail_crypto::suite::Suite;
+
+use super::*;
+use crate::id::{DataKeyId, MasterVersionId};
+use crate::usage::Usage;
+
+fn version(state: VersionState, fenced_at: Option<i64>) -> DataKeyVersion {
+    DataKeyVersion {
+        kid: Kid::from_bytes([1; 16]),
+        key: DataKeyId::from_bytes([2; 16]),
+        version: VersionNumber::FIRST,
+        state,
+        suite: Suite::default(),
+        wrapped: Some(vec![0]),
+        wrapped_by: MasterVersionId::from_bytes([3; 16]),
+        wrap_generation: 1,
+        created_at: Timestamp::from_millis(0),
+        activated_at: Some(Timestamp::from_millis(0)),
+        state_changed_at: Timestamp::from_millis(7_000),
+        fenced_at: fenced_at.map(Timestamp::from_millis),
+        destroy: None,
+        generation: 1,
+    }
+}
+
+fn asset(left: u64, damaged: u64, campaign_open: bool) -> AssetEvidence {
+    AssetEvidence { asset: "people".parse().unwrap(), census: Ok(AssetCount { left, damaged }), campaign_open }
+}
+
+fn uncounted() -> AssetEvidence {
+    AssetEvidence { census: Err(CensusFailure), ..asset(0, 0, false) }
+}
+
+fn used(principal: &str, action: Action) -> OutsideUse {
+    let count = UsageCount::once(3, Timestamp::from_millis(5_000));
+    OutsideUse { principal: principal.to_owned(), action, count }
+}
+
+/// What an obstacle is, without its figures.
+fn word(obstacle: &Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::ValuesLeft { damaged: 0, .. } => "values",
+        Obstacle::ValuesLeft { .. } => "damaged values",
+        Obstacle::CampaignOpen { .. } => "campaign",
+        Obstacle::NotCounted { .. } => "not counted",
+        Obstacle::OutsideUse { .. } => "use",
+        Obstacle::WrongState { .. } => "state",
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_of_retirement() {
+    use VersionState as S;
+    let token = "token:00000000000000000000000000000001";
+    let encrypted = used(token, Action::DataEncrypt);
+    let exported = used("local-operator", Action::KeyExport);
+    type Row<'a> = (&'a str, S, Vec<AssetEvidence>, Vec<OutsideUse>, Vec<&'a str>, Vec<&'a str>);
+    let rows: Vec<Row<'_>> = vec![
+        ("nothing", S::Deactivated, vec![], vec![], vec![], vec![]),
+        ("a clean asset", S::Deactivated, vec![asset(0, 0, false)], vec![], vec![], vec![]),
+        ("values left", S::Deactivated, vec![asset(2, 0, false)], vec![], vec![], vec!["values"]),
+        ("damaged ones left", S::Deactivated, vec![asset(2, 1, true)], vec![], vec![], vec!["damaged values"]),
+        ("an open campaign", S::Deactivated, vec![asset(0, 0, true)], vec![], vec![], vec!["campaign"]),
+        ("absence proves nothing", S::Deactivated, vec![uncounted()], vec![], vec![], vec!["not counted"]),
+        (
+            "one asset of two",
+            S::Deactivated,
+            vec![asset(0, 0, false), asset(1, 0, false)],
+            vec![],
+            vec![],
+            vec!["values"],
+        ),
+        ("use outside", S::Deactivated, vec![], vec![encrypted.clone()], vec![], vec!["use"]),
+        ("use that is answered for", S::Deactivated, vec![], vec![encrypted.clone()], vec![token], vec![]),
+        ("another's name", S::Deactivated, vec![], vec![encrypted.clone()], vec!["local-operator"], vec!["use"]),
+        ("each by name", S::Deactivated, vec![], vec![encrypted.clone(), exported.clone()], vec![token], vec!["use"]),
+        (
+            "both at once",
+            S::Deactivated,
+            vec![asset(1, 0, false)],
+            vec![exported.clone()],
+            vec![],
+            vec!["values", "use"],
+        ),
+        (
+            "no name answers for values",
+            S::Deactivated,
+            vec![asset(1, 0, false)],
+            vec![],
+            vec!["people"],
+            vec!["values"],
+        ),
+        ("pre-active", S::PreActive, vec![], vec![], vec![], vec!["state"]),
+        ("active", S::Active, vec![], vec![], vec![], vec!["state"]),
+        ("suspended", S::Suspended, vec![], vec![], vec![], vec!["state"]),
+        ("retired", S::Retired, vec![], vec![], vec![], vec!["state"]),
+        ("compromised", S::Compromised, vec![], vec![], vec![], vec!["state"]),
+        ("destroyed", S::Destroyed, vec![], vec![], vec![], vec!["state"]),
+    ];
+    for (name, state, assets, outside, acknowledged, want) in rows {
+        let acknowledged: Vec<_> = acknowledged.into_iter().map(str::to_owned).collect();
+        let found = obstacles(&version(state, Some(0)), &assets, &outside, &acknowledged);
+        assert_eq!(found.iter().map(word).collect::<Vec<_>>(), want, "{name}");
+        assert!(found.iter().all(|obstacle| !obstacle.hint().is_empty()), "{name}");
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_of_destruction() {
+    use VersionState as S;
+    let encrypted = used("local-operator", Action::DataEncrypt);
+    let rows = [
+        ("retired, use was answered for", S::Retired, vec![], vec![encrypted.clone()], vec![], vec![]),
+        ("retired, values arrived later", S::Retired, vec![asset(1, 0, false)], vec![], vec![], vec!["values"]),
+        ("retired, not counted", S::Retired, vec![uncounted()], vec![], vec![], vec!["not counted"]),
+        ("compromised, use outside", S::Compromised, vec![], vec![encrypted.clone()], vec![], vec!["use"]),
+        ("compromised, answered for", S::Compromised, vec![], vec![encrypted], vec!["local-operator"], vec![]),
+        ("compromised, values left", S::Compromised, vec![asset(5, 0, false)], vec![], vec![], vec!["values"]),
+    ];
+    for (name, state, assets, outside, acknowledged, want) in rows {
+        let acknowledged: Vec<_> = acknowledged.into_iter().map(str::to_owned).collect();
+        let found = destroy_obstacles(&version(state, Some(0)), &assets, &outside, &acknowledged);
+        assert_eq!(found.iter().map(word).collect::<Vec<_>>(), want, "{name}");
+    }
+}
+
+#[test]
+fn only_use_that_no_asset_accounts_for_is_outside() {
+    let row = |place, principal: &str| Usage {
+        key: crate::usage::UsageKey {
+            kid: Kid::from_bytes([1; 16]),
+            principal: principal.to_owned(),
+            action: Action::DataDecrypt,
+            place,
+        },
+        count: UsageCount::once(2, Timestamp::from_millis(9)),
+        generation: 1,
+    };
+    let rows = [row(UsagePlace::Asset, "system"), row(UsagePlace::Outside, "local-operator")];
+    let outside = outside_use(rows.iter().map(|row| (&row.key, &row.count)));
+    assert_eq!(outside.len(), 1);
+    assert_eq!((outside[0].principal.as_str(), outside[0].count.count), ("local-operator", 2));
+}
+
+#[test]
+fn the_write_window_counts_from_the_fence_and_anew_when_the_clock_was_set() {
+    let fenced = version(VersionState::Deactivated, Some(100_000));
+    let unfenced = version(VersionState::Deactivated, None);
+    let rows = [
+        ("right after the fence", &fenced, 100_000, None, 60),
+        ("half of it", &fenced, 130_000, None, 30),
+        ("a started second counts", &fenced, 159_001, None, 1),
+        ("over", &fenced, 160_000, None, 0),
+        ("long over", &fenced, 999_000_000, None, 0),
+        ("no fence known", &unfenced, 8_000, None, 59),
+        ("the clock went back", &fenced, 50_000, None, 60),
+        ("set forward over the end", &fenced, 500_000, Some(500_000), 60),
+        ("and a while later", &fenced, 560_000, Some(500_000), 0),
+        ("set back before the fence", &fenced, 41_000, Some(40_000), 59),
+        ("a fence after the clock was set", &fenced, 130_000, Some(90_000), 30),
+    ];
+    for (name, version, now, set_at, want) in rows {
+        let set_at = set_at.map(Timestamp::from_millis);
+        assert_eq!(window_left_seconds(version, 60, Timestamp::from_millis(now), set_at), want, "{name}");
+    }
+}
