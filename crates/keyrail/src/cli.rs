@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use keyrail_core::access::Role;
 use keyrail_core::id::{CampaignId, TokenId};
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name};
+use keyrail_crypto::suite::Suite;
 
 /// Keys that turn, and data that follows.
 #[derive(Debug, Parser)]
@@ -196,8 +198,8 @@ pub(crate) enum LabelCommand {
 pub(crate) struct LabelSet {
     /// The label.
     pub(crate) name: Name,
-    /// Content algorithm of new key versions: A256GCM or ChaCha20-Poly1305.
-    #[arg(long)]
+    /// Content algorithm of new key versions.
+    #[arg(long, value_parser = PossibleValuesParser::new(Suite::all().map(Suite::as_str)))]
     pub(crate) suite: Option<String>,
     /// Greatest age of a data key version.
     #[arg(long, value_name = "TIME|none")]

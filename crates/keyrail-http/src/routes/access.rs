@@ -9,6 +9,7 @@ use keyrail_core::name::{AppPath, Name};
 use keyrail_core::rotation::RotationReason;
 use keyrail_core::time::Timestamp;
 use keyrail_core::token::TOKEN_TTL_SECONDS_DEFAULT;
+use keyrail_crypto::suite::Suite;
 use keyrail_engine::EngineError;
 use keyrail_engine::ops::app::{AppView, CreateApp, ListApps};
 use keyrail_engine::ops::domain::{CreateDomain, DomainView, ListDomains};
@@ -157,12 +158,11 @@ async fn set_label(
     NameInPath(name): NameInPath,
     Json(body): Json<LabelPatch>,
 ) -> Answered<LabelView> {
-    let suite = match body.suite.as_deref().map(str::parse) {
+    let suite = match body.suite.as_deref().map(str::parse::<Suite>) {
         None => None,
         Some(Ok(suite)) => Some(suite),
-        Some(Err(_)) => {
-            let problem = "there is no such content algorithm".to_owned();
-            return Err(call.fail(EngineError::Invalid { problem, hint: "choose A256GCM or ChaCha20-Poly1305" }));
+        Some(Err(unknown)) => {
+            return Err(call.fail(EngineError::Invalid { problem: unknown.to_string(), hint: Suite::CHOICES }));
         }
     };
     let patch = DemandsPatch {
