@@ -7,9 +7,9 @@ mod context;
 mod kid;
 mod layout;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod text;
-
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 
 pub use context::{Context, ContextError, KEY_LEN_MAX, PAIRS_MAX, VALUE_LEN_MAX};
 pub use kid::{KID_LEN, Kid, KidError};
@@ -18,6 +18,7 @@ pub use text::{
     TEXT_PREFIX, VERSION_PREFIX_LEN, from_text, open_text, parse_text, peek_kid, seal_text, text_prefix, to_text,
 };
 
+use crate::aead::Cipher;
 use crate::secret::{AsSecret, DataKey, Plaintext};
 use crate::suite::{NONCE_LEN, Suite, TAG_LEN};
 use crate::{CryptoError, kdf, random};
@@ -68,10 +69,9 @@ fn seal_with(
     layout::protected(&mut protected, key.suite, key.kid);
     let aad = layout::enc_structure(&protected, &layout::external_aad(key.key_id, context));
     let cipher = content_cipher(key, salt, layout::RECIPIENT_PROTECTED)?;
-    let nonce = Nonce::try_assume_unique_for_key(iv).map_err(|_| CryptoError::Library)?;
-    let body = out.get_mut(start..).ok_or(CryptoError::Library)?;
-    let tag = cipher.seal_in_place_separate_tag(nonce, Aad::from(aad), body).map_err(|_| CryptoError::Library)?;
-    out.extend_from_slice(tag.as_ref());
+    let nonce = iv.try_into().map_err(|_| CryptoError::Library)?;
+    let tag = cipher.seal(nonce, &aad, out.get_mut(start..).ok_or(CryptoError::Library)?)?;
+    out.extend_from_slice(&tag);
     layout::end(&mut out, salt);
     Ok(out)
 }
@@ -88,7 +88,7 @@ pub fn open(key: &KeyRef<'_>, context: &Context, envelope: &[u8]) -> Result<Plai
     }
     let aad = layout::enc_structure(&parsed.protected, &layout::external_aad(key.key_id, context));
     let cipher = content_cipher(key, &parsed.salt, &parsed.recipient_protected)?;
-    let nonce = Nonce::try_assume_unique_for_key(&parsed.iv).map_err(|_| CryptoError::Unopenable)?;
+    let nonce = parsed.iv.as_ref().try_into().map_err(|_| CryptoError::Unopenable)?;
     let (body, tag) = parsed
         .ciphertext
         .len()
@@ -96,18 +96,15 @@ pub fn open(key: &KeyRef<'_>, context: &Context, envelope: &[u8]) -> Result<Plai
         .and_then(|len| parsed.ciphertext.split_at_checked(len))
         .ok_or(CryptoError::Unopenable)?;
     let mut plaintext = vec![0; body.len()];
-    cipher
-        .open_separate_gather(nonce, Aad::from(aad), body, tag, &mut plaintext)
-        .map_err(|_| CryptoError::Unopenable)?;
+    cipher.open(nonce, &aad, body, tag, &mut plaintext)?;
     Ok(Plaintext::new(plaintext))
 }
 
 /// The content key of one message: HKDF over the data key with the COSE_KDF_Context of RFC 9053, section 5.2.
-fn content_cipher(key: &KeyRef<'_>, salt: &[u8], recipient_protected: &[u8]) -> Result<LessSafeKey, CryptoError> {
+fn content_cipher(key: &KeyRef<'_>, salt: &[u8], recipient_protected: &[u8]) -> Result<Cipher, CryptoError> {
     let info = layout::kdf_context(key.suite, recipient_protected);
     let content_key = kdf::derive(key.key.secret().expose_secret(), salt, &[&info])?;
-    let unbound = UnboundKey::new(key.suite.algorithm(), content_key.as_slice()).map_err(|_| CryptoError::Library)?;
-    Ok(LessSafeKey::new(unbound))
+    Cipher::new(key.suite, content_key.as_slice())
 }
 
 /// What a holder of an exported key needs besides it: the external AAD of an envelope.

@@ -32,7 +32,12 @@ pub(crate) fn derive_into(
     info: &[&[u8]],
     out: &mut [u8; SECRET_LEN],
 ) -> Result<(), CryptoError> {
+    hkdf_sha256(secret, salt, info, out)
+}
+
+/// HKDF for secrets and outputs of any length, for the vectors of others.
+pub(crate) fn hkdf_sha256(secret: &[u8], salt: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(), CryptoError> {
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
-    let okm = prk.expand(info, Len(SECRET_LEN)).map_err(|_| CryptoError::Library)?;
+    let okm = prk.expand(info, Len(out.len())).map_err(|_| CryptoError::Library)?;
     okm.fill(out).map_err(|_| CryptoError::Library)
 }

@@ -4,6 +4,7 @@
 //! through aws-lc; Argon2id alone comes from RustCrypto. Contexts of the library exist during one operation
 //! only; between operations a key is in locked memory and nowhere else.
 
+mod aead;
 pub mod digest;
 pub mod envelope;
 mod error;
@@ -11,6 +12,8 @@ mod kdf;
 pub mod locked;
 pub mod mac;
 pub mod passphrase;
+#[cfg(test)]
+mod primitives;
 pub mod process;
 pub mod random;
 pub mod secret;

@@ -1,10 +1,12 @@
 //! Wrapping of keys: bound to table, id, version and generation. The layout is in `spec/wrapped-key.md`.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+#[cfg(test)]
+mod tests;
 
+use crate::aead::Cipher;
 use crate::kdf;
 use crate::secret::{SECRET_LEN, Secret32};
-use crate::suite::{NONCE_LEN, TAG_LEN};
+use crate::suite::{NONCE_LEN, Suite, TAG_LEN};
 use crate::{CryptoError, random};
 
 /// What a wrapped key is bound to: it unwraps at this place and in this form only.
@@ -28,6 +30,9 @@ pub struct WrappedKey(Vec<u8>);
 const FORMAT: u8 = 1;
 
 const SALT_LEN: usize = 32;
+
+/// One nonce for all, because the salt makes every wrapping key fresh.
+const NONCE: [u8; NONCE_LEN] = [0; NONCE_LEN];
 
 /// Length of a wrapped key, in bytes.
 pub const WRAPPED_LEN: usize = 1 + SALT_LEN + SECRET_LEN + TAG_LEN;
@@ -73,11 +78,9 @@ fn wrap_with_salt(
     out.extend_from_slice(key.expose_secret());
     let cipher = wrapping_cipher(kek, purpose, salt)?;
     let body = out.get_mut(1 + SALT_LEN..).ok_or(CryptoError::Library)?;
-    // The nonce is fixed because the salt makes every wrapping key fresh. The key's bytes are encrypted in place.
-    let tag = cipher
-        .seal_in_place_separate_tag(nonce(), Aad::from(aad(purpose, context)), body)
-        .map_err(|_| CryptoError::Library)?;
-    out.extend_from_slice(tag.as_ref());
+    // The key's bytes are encrypted in place: no copy of them stays in the buffer.
+    let tag = cipher.seal(NONCE, &aad(purpose, context), body)?;
+    out.extend_from_slice(&tag);
     Ok(WrappedKey(out))
 }
 
@@ -91,20 +94,12 @@ pub(crate) fn unwrap(
         wrapped.0.get(1..).and_then(|rest| rest.split_at_checked(SALT_LEN)).ok_or(CryptoError::Unopenable)?;
     let (encrypted, tag) = body.split_at_checked(SECRET_LEN).ok_or(CryptoError::Unopenable)?;
     let cipher = wrapping_cipher(kek, purpose, salt)?;
-    Secret32::init_with(|out| {
-        cipher
-            .open_separate_gather(nonce(), Aad::from(aad(purpose, context)), encrypted, tag, out)
-            .map_err(|_| CryptoError::Unopenable)
-    })
+    Secret32::init_with(|out| cipher.open(NONCE, &aad(purpose, context), encrypted, tag, out))
 }
 
-fn wrapping_cipher(kek: &Secret32, purpose: &str, salt: &[u8]) -> Result<LessSafeKey, CryptoError> {
+fn wrapping_cipher(kek: &Secret32, purpose: &str, salt: &[u8]) -> Result<Cipher, CryptoError> {
     let key = kdf::derive(kek.expose_secret(), salt, &[b"keyrail/wrap/v1/", purpose.as_bytes()])?;
-    Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_slice()).map_err(|_| CryptoError::Library)?))
-}
-
-fn nonce() -> Nonce {
-    Nonce::assume_unique_for_key([0; NONCE_LEN])
+    Cipher::new(Suite::A256Gcm, key.as_slice())
 }
 
 /// Each part length-prefixed, so that no two contexts have the same bytes.

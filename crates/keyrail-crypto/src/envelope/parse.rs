@@ -1,9 +1,14 @@
 //! Reading envelopes: our own layout without detours, what other COSE libraries write through `coset`.
 
+mod reader;
+
 use std::borrow::Cow;
 
 use coset::iana::{self, EnumI64};
-use coset::{CoseEncrypt, CoseRecipient, Label, RegisteredLabelWithPrivate, TaggedCborSerializable};
+use coset::{
+    CoseEncrypt, CoseRecipient, Header as CoseHeader, Label, RegisteredLabelWithPrivate, TaggedCborSerializable,
+};
+use reader::{Reader, is_definite};
 
 use super::layout::{RECIPIENT_PROTECTED, SALT_LEN};
 use super::{Kid, PLAINTEXT_LEN_MAX};
@@ -73,7 +78,7 @@ pub(super) fn parse_parts(envelope: &[u8]) -> Result<Parts<'_>, EnvelopeError> {
 }
 
 /// The layout that [`super::seal`] writes; anything else is `None`.
-fn parse_own(envelope: &[u8]) -> Option<Parts<'_>> {
+pub(super) fn parse_own(envelope: &[u8]) -> Option<Parts<'_>> {
     let mut rest = Reader(envelope);
     rest.literal(&[0xd8, 0x60, 0x84])?;
     let protected = match rest.byte()? {
@@ -117,65 +122,20 @@ pub(super) fn own_protected(protected: &[u8]) -> Option<(Kid, Suite)> {
     rest.0.is_empty().then_some((Kid::from_bytes(kid), suite))
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
+/// Any COSE_Encrypt with the same meaning, in definite lengths.
+pub(super) fn parse_any(envelope: &[u8]) -> Result<Parts<'_>, EnvelopeError> {
+    if !is_definite(envelope) {
+        return Err(EnvelopeError::Structure);
     }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1)?.first().copied()
-    }
-
-    fn literal(&mut self, expected: &[u8]) -> Option<()> {
-        (self.take(expected.len())? == expected).then_some(())
-    }
-
-    /// The length of a byte string, in its shortest form only.
-    fn bytes_head(&mut self) -> Option<usize> {
-        let big_endian = |bytes: &[u8]| bytes.iter().fold(0_usize, |len, byte| len << 8 | usize::from(*byte));
-        match self.byte()? {
-            head @ 0x40..=0x57 => Some(usize::from(head & 0x1f)),
-            0x58 => self.take(1).map(big_endian).filter(|len| *len > 23),
-            0x59 => self.take(2).map(big_endian).filter(|len| *len > 0xff),
-            0x5a => self.take(4).map(big_endian).filter(|len| *len > 0xffff),
-            _ => None,
-        }
-    }
-}
-
-/// Any COSE_Encrypt with the same meaning.
-fn parse_any(envelope: &[u8]) -> Result<Parts<'_>, EnvelopeError> {
     let message = CoseEncrypt::from_tagged_slice(envelope).map_err(|_| EnvelopeError::Structure)?;
-    let header = &message.protected.header;
-    if !header.crit.is_empty() || !message.unprotected.crit.is_empty() {
-        return Err(EnvelopeError::Headers);
-    }
-    let suite = match &header.alg {
-        Some(RegisteredLabelWithPrivate::Assigned(alg)) => {
-            Suite::from_cose_alg(alg.to_i64()).ok_or(EnvelopeError::Algorithm)?
-        }
-        _ => return Err(EnvelopeError::Algorithm),
-    };
-    let kid = header.key_id.as_slice().try_into().map_err(|_| EnvelopeError::Headers)?;
-    let iv = [&message.unprotected.iv, &header.iv]
-        .into_iter()
-        .find(|iv| !iv.is_empty())
-        .ok_or(EnvelopeError::Headers)?
-        .clone();
+    let protected = original(message.protected.original_data).ok_or(EnvelopeError::Headers)?;
+    let (suite, kid, iv) = body_headers(&message.protected.header, &message.unprotected)?;
     let ciphertext =
         message.ciphertext.filter(|ciphertext| ciphertext.len() >= TAG_LEN).ok_or(EnvelopeError::Structure)?;
-    let protected = message.protected.original_data.clone().ok_or(EnvelopeError::Headers)?;
-    let [recipient] = message.recipients.as_slice() else { return Err(EnvelopeError::Recipient) };
+    let [recipient] = <[CoseRecipient; 1]>::try_from(message.recipients).map_err(|_| EnvelopeError::Recipient)?;
     let (salt, recipient_protected) = recipient_parts(recipient)?;
-    if iv.len() != NONCE_LEN {
-        return Err(EnvelopeError::Headers);
-    }
     Ok(Parts {
-        kid: Kid::from_bytes(kid),
+        kid,
         suite,
         protected: Cow::Owned(protected),
         iv: Cow::Owned(iv),
@@ -185,20 +145,52 @@ fn parse_any(envelope: &[u8]) -> Result<Parts<'_>, EnvelopeError> {
     })
 }
 
-fn recipient_parts(recipient: &CoseRecipient) -> Result<(Vec<u8>, Vec<u8>), EnvelopeError> {
-    let header = &recipient.protected.header;
+/// The bytes of a protected header as they came, which is what the sender authenticated.
+fn original(protected: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    protected.filter(|bytes| is_definite(bytes))
+}
+
+/// Algorithm and kid are authenticated; a label stands in one of the two headers only (RFC 9052, section 3).
+fn body_headers(protected: &CoseHeader, open: &CoseHeader) -> Result<(Suite, Kid, Vec<u8>), EnvelopeError> {
+    let suite = match &protected.alg {
+        Some(RegisteredLabelWithPrivate::Assigned(alg)) => {
+            Suite::from_cose_alg(alg.to_i64()).ok_or(EnvelopeError::Algorithm)?
+        }
+        _ => return Err(EnvelopeError::Algorithm),
+    };
+    let critical = !protected.crit.is_empty() || !open.crit.is_empty();
+    let partial_iv = !protected.partial_iv.is_empty() || !open.partial_iv.is_empty();
+    if critical || partial_iv || open.alg.is_some() || !open.key_id.is_empty() {
+        return Err(EnvelopeError::Headers);
+    }
+    let kid = protected.key_id.as_slice().try_into().map_err(|_| EnvelopeError::Headers)?;
+    let iv = match (protected.iv.as_slice(), open.iv.as_slice()) {
+        (iv, []) | ([], iv) if iv.len() == NONCE_LEN => iv.to_vec(),
+        _ => return Err(EnvelopeError::Headers),
+    };
+    Ok((suite, Kid::from_bytes(kid), iv))
+}
+
+/// Salt and protected header of a recipient that says direct+HKDF-SHA-256 and nothing that would change the
+/// derivation.
+fn recipient_parts(recipient: CoseRecipient) -> Result<(Vec<u8>, Vec<u8>), EnvelopeError> {
+    let (header, open) = (&recipient.protected.header, &recipient.unprotected);
     let direct = RegisteredLabelWithPrivate::Assigned(iana::Algorithm::Direct_HKDF_SHA_256);
-    let plain = header.crit.is_empty() && recipient.unprotected.crit.is_empty() && recipient.recipients.is_empty();
-    let empty = recipient.ciphertext.as_ref().is_none_or(Vec::is_empty);
-    if header.alg != Some(direct) || !plain || !empty {
+    let plain = header.crit.is_empty() && open.crit.is_empty() && open.alg.is_none() && recipient.recipients.is_empty();
+    let empty = recipient.ciphertext.as_ref().is_some_and(Vec::is_empty);
+    let derivation = |(label, _): &(Label, _)| matches!(label, Label::Int(label) if DERIVATION.contains(label));
+    let salt_label = Label::Int(iana::HeaderAlgorithmParameter::Salt.to_i64());
+    let mut inputs = header.rest.iter().chain(&open.rest).filter(|entry| derivation(entry));
+    let (Some((label, value)), None) = (inputs.next(), inputs.next()) else { return Err(EnvelopeError::Recipient) };
+    let in_the_open = open.rest.iter().any(|(label, _)| *label == salt_label);
+    if header.alg != Some(direct) || !plain || !empty || *label != salt_label || !in_the_open {
         return Err(EnvelopeError::Recipient);
     }
-    let label = Label::Int(iana::HeaderAlgorithmParameter::Salt.to_i64());
-    let value = recipient.unprotected.rest.iter().find(|(key, _)| *key == label).map(|(_, value)| value);
-    let salt = value
-        .and_then(|value| value.as_bytes())
-        .filter(|salt| salt.len() == SALT_LEN)
-        .ok_or(EnvelopeError::Recipient)?;
-    let protected = recipient.protected.original_data.clone().ok_or(EnvelopeError::Recipient)?;
-    Ok((salt.clone(), protected))
+    let salt = value.as_bytes().filter(|salt| salt.len() == SALT_LEN).ok_or(EnvelopeError::Recipient)?.clone();
+    let protected = original(recipient.protected.original_data).ok_or(EnvelopeError::Recipient)?;
+    Ok((salt, protected))
 }
+
+/// Labels of what goes into the derivation of a key (RFC 9053, sections 5.1 and 5.2): the salt, -20, and what the two
+/// parties say of themselves, -21 to -26, which is nothing here.
+const DERIVATION: std::ops::RangeInclusive<i64> = -26..=-20;

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::parse::own_protected;
-use super::{Context, EnvelopeError, Header, KeyRef, Kid, open, parse, seal};
+use super::{Context, ENVELOPE_LEN_MAX, EnvelopeError, Header, KeyRef, Kid, open, parse, seal};
 use crate::CryptoError;
 use crate::secret::Plaintext;
 use crate::suite::Suite;
@@ -15,6 +15,9 @@ pub const TEXT_PREFIX: &str = "kr1.";
 /// How many characters of the text form tell the key version to a census or an SQL index. With
 /// ChaCha20-Poly1305 they hold all but the last four bits of the kid.
 pub const VERSION_PREFIX_LEN: usize = 38;
+
+/// The longest base64url that is decoded, in characters.
+const ENCODED_LEN_MAX: usize = ENVELOPE_LEN_MAX.div_ceil(3) * 4;
 
 /// Bytes of an envelope that the version prefix is made of, and a little more so that the kid is whole.
 const HEAD_LEN: usize = 27;
@@ -30,9 +33,12 @@ pub fn to_text(envelope: &[u8]) -> String {
 /// The envelope of a text form. Only the one canonical text of an envelope is accepted.
 ///
 /// # Errors
-/// [`EnvelopeError::Encoding`].
+/// [`EnvelopeError::Encoding`]; [`EnvelopeError::Structure`] for a text that is too long to be decoded.
 pub fn from_text(text: &str) -> Result<Vec<u8>, EnvelopeError> {
     let encoded = text.strip_prefix(TEXT_PREFIX).ok_or(EnvelopeError::Encoding)?;
+    if encoded.len() > ENCODED_LEN_MAX {
+        return Err(EnvelopeError::Structure);
+    }
     URL_SAFE_NO_PAD.decode(encoded).map_err(|_| EnvelopeError::Encoding)
 }
 
