@@ -17,4 +17,5 @@ mod rows;
 mod scrub;
 mod support;
 mod trouble;
+mod vectors;
 mod writers;

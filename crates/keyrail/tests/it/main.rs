@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod asset_value;
 mod campaign;
 mod cli;
 mod client;
