@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use keyrail_crypto::digest::Sha256;
 use keyrail_crypto::secret::{RootKey, SECRET_LEN, SlotKey, Wraps};
 use keyrail_crypto::{CryptoError, random};
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::slot::wrap_context;
@@ -34,7 +35,9 @@ impl KeyFile {
         Self { path: path.into() }
     }
 
-    /// Makes a new random key file, readable by its owner alone and durable before this returns.
+    /// Makes a new random key file, readable by its owner alone and durable before this returns. Killed at any
+    /// moment it leaves the whole file or none under this name; what was begun lies beside it and is overwritten
+    /// by the next attempt.
     ///
     /// # Errors
     /// [`SealError::Exists`], [`SealError::File`].
@@ -42,14 +45,21 @@ impl KeyFile {
         let path = path.into();
         let mut content = Zeroizing::new([0; FILE_LEN]);
         write_content(&mut content)?;
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let mut file = opened.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => SealError::Exists { path: path.clone() },
-            _ => SealError::File { action: "create", path: path.clone(), source },
-        })?;
-        let written =
-            file.write_all(content.as_slice()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(&path));
-        written.map_err(|source| SealError::File { action: "write", path: path.clone(), source })?;
+        if std::fs::symlink_metadata(&path).is_ok() {
+            return Err(SealError::Exists { path });
+        }
+        let begun = begun_name(&path);
+        let written = write_private(&begun, content.as_slice());
+        written.map_err(|source| SealError::File { action: "write", path: begun.clone(), source })?;
+        match move_new(&begun, &path).and_then(|()| sync_parent(&path)) {
+            Ok(()) => {}
+            Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                let removed = std::fs::remove_file(&begun);
+                removed.map_err(|source| SealError::File { action: "remove", path: begun, source })?;
+                return Err(SealError::Exists { path });
+            }
+            Err(source) => return Err(SealError::File { action: "create", path, source }),
+        }
         Ok(Self { path })
     }
 
@@ -148,6 +158,34 @@ fn read_up_to(file: &mut File, out: &mut [u8]) -> std::io::Result<usize> {
     }
 }
 
+/// The name of a key file that is not whole yet.
+fn begun_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Writes a file that its owner alone can read, durable before this returns.
+fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    // What an attempt that was killed left may have another mode, or be a link.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Gives a file its name, unless something has that name already.
+fn move_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The file system cannot do it in one step: a second name, then the first one goes.
+        Err(Errno::INVAL | Errno::NOSYS) => std::fs::hard_link(from, to).and_then(|()| std::fs::remove_file(from)),
+        moved => Ok(moved?),
+    }
+}
+
 /// Makes the directory entry of a new file durable.
 fn sync_parent(path: &Path) -> std::io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -176,12 +214,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_attempt_began_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.key");
+        std::fs::write(begun_name(&path), &HEADER[..7]).unwrap();
+        KeyFile::create(&path).unwrap().read().unwrap();
+        assert!(!begun_name(&path).exists());
+    }
+
+    #[test]
     fn a_key_file_is_private_and_whole_or_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("root.key");
         let file = KeyFile::create(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(KeyFile::create(&path), Err(SealError::Exists { .. })));
+        assert!(!begun_name(&path).exists());
 
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
         assert!(matches!(file.read(), Err(SealError::Permissions { .. })));
