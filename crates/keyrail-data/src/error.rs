@@ -132,7 +132,7 @@ impl AssetError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Url { .. } | Self::JsonPath { .. } | Self::Unfit { .. } => Fault::Caller,
+            Self::Url { .. } | Self::JsonPath { .. } | Self::TooLong { .. } | Self::Unfit { .. } => Fault::Caller,
             Self::Absent { .. } => Fault::Absent,
             Self::Damaged(_) | Self::Unopened { .. } => Fault::StoredData,
             Self::NotVerified { .. } => Fault::Bug,

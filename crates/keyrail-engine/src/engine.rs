@@ -282,7 +282,9 @@ async fn finish(open: &Arc<Unsealed>) -> Result<(), EngineError> {
 fn state_after(error: &EngineError) -> SealState {
     match error {
         EngineError::Root(SealError::WrongSecret | SealError::OtherKind { .. }) => SealState::WrongSecret,
-        EngineError::Root(SealError::File { .. }) => SealState::RootUnavailable,
+        EngineError::Root(SealError::File { .. } | SealError::Malformed { .. } | SealError::Permissions { .. }) => {
+            SealState::RootUnavailable
+        }
         EngineError::NotInitialized => SealState::Uninitialized,
         _ => SealState::Sealed,
     }

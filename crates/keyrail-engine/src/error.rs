@@ -76,17 +76,19 @@ pub enum EngineError {
         hint: &'static str,
     },
     /// A list, a body or a text is longer than its limit.
-    #[error("{what} has {len}, and may have {max} at most")]
+    #[error("{what} has {len} {unit}, and may have {max} at most")]
     TooLarge {
         /// What is too large.
         what: &'static str,
+        /// What is counted.
+        unit: &'static str,
         /// How large it is.
         len: usize,
         /// How large it may be.
         max: usize,
     },
     /// The thing has changed since the caller looked.
-    #[error("it has changed since: generation {found} instead of {expected}")]
+    #[error("it has changed since: it is at generation {found}, and {expected} was expected")]
     Changed {
         /// The generation the caller named.
         expected: u64,
@@ -147,7 +149,7 @@ pub enum EngineError {
     #[error("the context is not usable")]
     BadContext,
     /// The store is sealed.
-    #[error("the store is {state}")]
+    #[error("{}", .state.sentence())]
     Sealed {
         /// In which way.
         state: SealState,
@@ -168,7 +170,7 @@ pub enum EngineError {
     #[error("the audit log takes no records")]
     AuditUnavailable(#[source] AppendError),
     /// The change may or may not be made; its request id tells later.
-    #[error("it is not known whether the change was made")]
+    #[error("it is not known whether it was done")]
     Indeterminate,
     /// The state kept changing while the operation ran.
     #[error("the state kept changing; nothing was done")]
@@ -333,7 +335,9 @@ impl EngineError {
             Self::Asset { hint, .. } => return Some(hint.clone()),
             Self::Invalid { hint, .. } => hint,
             Self::RetireBlocked { obstacles } => return obstacles.first().map(Obstacle::hint),
-            Self::Root(error) => return error.hint().map(str::to_owned),
+            Self::Root(error) => {
+                error.hint().unwrap_or("try again; if it fails again, look at the log of this process")
+            }
             Self::Store(error) => return Some(error.hint().to_owned()),
             Self::Key(KeyError::Lifecycle(error)) => error.hint(),
             Self::Key(KeyError::Disabled { .. }) => "resume its suspended version: `keyrail key resume`",
@@ -376,18 +380,22 @@ impl EngineError {
             Self::LogOlder { .. } => {
                 "an older copy of the log was put in place; restore log and store from the same backup"
             }
-            Self::IdempotencyConflict { .. } => "use a new idempotency key for a new request",
+            Self::IdempotencyConflict { same: false } => "use a new idempotency key for a new request",
+            Self::IdempotencyConflict { same: true } => {
+                "look for what was made, revoke it if it is a token, and ask again under a new idempotency key"
+            }
             Self::Campaign(_) => "`keyrail campaign status` tells how far it is",
             Self::ClockJumped { .. } => "correct the clock, then ask for destruction again",
             Self::Bug { .. } => "please report it",
-            Self::Crypto(_)
-            | Self::Demand(_)
-            | Self::Exists { .. }
-            | Self::File { .. }
-            | Self::Key(_)
-            | Self::Log(_)
-            | Self::ShuttingDown
-            | Self::TooLarge { .. } => return None,
+            Self::Crypto(_) => "try again; if it fails again, look at the log of this process",
+            Self::Demand(_) => "choose a value within these bounds",
+            Self::Exists { .. } => "choose another name, or use what is there",
+            Self::File { .. } => "check that the path is there and belongs to this user",
+            Self::Key(KeyError::ReplacementNeeded { .. }) => "rotate the key first: `keyrail key rotate`",
+            Self::Key(_) => "make another key: `keyrail key create`",
+            Self::Log(_) => "`keyrail audit verify` tells what is wrong with its files",
+            Self::ShuttingDown => "try again when the service is back",
+            Self::TooLarge { .. } => "send it in smaller parts",
         };
         Some(hint.to_owned())
     }

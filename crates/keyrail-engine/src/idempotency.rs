@@ -38,6 +38,7 @@ pub(crate) async fn look_up<Op: Operation>(
     if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LEN_MAX {
         return Err(EngineError::TooLarge {
             what: "the idempotency key",
+            unit: "bytes",
             len: key.len(),
             max: IDEMPOTENCY_KEY_LEN_MAX,
         });

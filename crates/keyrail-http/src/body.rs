@@ -40,7 +40,7 @@ async fn read(request: Request, service: &Shared, max: usize) -> Result<Bytes, P
     if !says_json(request.headers()) && !request.body().is_end_stream() {
         return Err(Problem::request(RequestRefusal::MediaType));
     }
-    let too_large = |len| Problem::of(&EngineError::TooLarge { what: "the body", len, max });
+    let too_large = |len| Problem::of(&EngineError::TooLarge { what: "the body", unit: "bytes", len, max });
     let told = request.body().size_hint().exact().map(|len| usize::try_from(len).unwrap_or(usize::MAX));
     if let Some(len) = told.filter(|len| *len > max) {
         return Err(too_large(len));
@@ -71,7 +71,7 @@ async fn admit<'a>(
     let call = Call::of(&mut parts).map_err(refused)?;
     service.engine().authenticate(&call.caller()).await.map_err(refused)?;
     let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
-    let room = service.room().0.try_acquire_many(kib).map_err(|_| Problem::of(&EngineError::Contended))?;
+    let room = service.room().0.try_acquire_many(kib).map_err(|_| Problem::request(RequestRefusal::Busy))?;
     Ok((Request::from_parts(parts, body), Some(room)))
 }
 

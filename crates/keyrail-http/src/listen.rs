@@ -266,7 +266,7 @@ fn refused(limits: &Limits, head: &Parts) -> Option<Problem> {
 
 async fn bounded(shared: &Shared, request: Request<Incoming>, id: &str) -> Result<Response<Body>, Infallible> {
     let Ok(_permit) = shared.requests.try_acquire() else {
-        return Ok(Problem::of(&EngineError::Contended).under(id).into_response());
+        return Ok(Problem::request(RequestRefusal::Busy).under(id).into_response());
     };
     let limit = Duration::from_secs(shared.limits.request_seconds_max);
     match tokio::time::timeout(limit, shared.router.clone().oneshot(request)).await {

@@ -53,7 +53,7 @@ impl Problem {
             title: title.to_owned(),
             status: status.as_u16(),
             code: code.to_owned(),
-            fault: fault(Fault::Caller).to_owned(),
+            fault: fault(if matches!(refusal, RequestRefusal::Busy) { Fault::Load } else { Fault::Caller }).to_owned(),
             hint: Some(hint.to_owned()),
             request_id: None,
         }
@@ -72,6 +72,8 @@ impl Problem {
 pub(crate) enum RequestRefusal {
     /// Its body takes too long.
     BodyTooSlow,
+    /// Too many requests, or too much in them, at the same time.
+    Busy,
     /// Its headers are too many or too long.
     HeadersTooLarge,
     /// The path does not know the method.
@@ -92,6 +94,12 @@ impl RequestRefusal {
                 "body_too_slow",
                 "the body did not come in time",
                 "send smaller batches, or over a faster connection",
+            ),
+            Self::Busy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "the service has too much to do at the moment; nothing was done",
+                "try again in a moment",
             ),
             Self::HeadersTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -195,3 +203,6 @@ impl IntoResponse for Failure {
         Problem::of(&self.error).under(self.request_id).into_response()
     }
 }
+
+#[cfg(test)]
+mod tests;

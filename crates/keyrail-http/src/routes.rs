@@ -154,13 +154,27 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Query<T> {
     }
 }
 
+/// What a parser says about the names of fields; what it says about values is left out, for they may be secret.
+fn about_fields(said: &str) -> Option<String> {
+    let about = ["unknown field ", "missing field ", "duplicate field "].iter().any(|start| said.starts_with(start));
+    let text = said.rsplit_once(" at line ").map_or(said, |(text, _)| text);
+    about.then(|| text.chars().filter(|c| !c.is_control()).take(FIELDS_TEXT_LEN_MAX).collect())
+}
+
+/// How much of that is told, in characters.
+const FIELDS_TEXT_LEN_MAX: usize = 200;
+
 /// What is wrong with a JSON body, by place and kind; never with its content.
 pub(crate) fn invalid_json(error: &serde_json::Error) -> Problem {
     let what = match error.classify() {
         serde_json::error::Category::Data => "is not of the expected form",
         _ => "is not JSON",
     };
-    let problem = format!("the body {what} at line {}, column {}", error.line(), error.column());
+    let (line, column) = (error.line(), error.column());
+    let problem = match about_fields(&error.to_string()) {
+        Some(fields) => format!("the body {what}: {fields} at line {line}, column {column}"),
+        None => format!("the body {what} at line {line}, column {column}"),
+    };
     Problem::of(&EngineError::Invalid { problem, hint: "the OpenAPI document tells the form of each body" })
 }
 

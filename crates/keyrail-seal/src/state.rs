@@ -32,6 +32,20 @@ impl SealState {
         }
     }
 
+    /// The same in a sentence.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Uninitialized => "there is no store yet",
+            Self::Sealed => "the store is sealed",
+            Self::Unsealing => "the store is being opened",
+            Self::Unsealed => "the store is open",
+            Self::WrongSecret => {
+                "the store is sealed: its root of trust holds another secret than the store was made with"
+            }
+            Self::RootUnavailable => "the store is sealed: its root of trust cannot be used at the moment",
+        }
+    }
+
     /// What to do about it.
     pub const fn hint(self) -> &'static str {
         match self {

@@ -106,7 +106,9 @@ fn seal(material: &Material, item: &Item<EncryptItem>) -> Item<Encrypted> {
 
 fn seal_error(error: CryptoError) -> EngineError {
     match error {
-        CryptoError::PlaintextTooLong { len, max } => EngineError::TooLarge { what: "the plaintext", len, max },
+        CryptoError::PlaintextTooLong { len, max } => {
+            EngineError::TooLarge { what: "the plaintext", unit: "bytes", len, max }
+        }
         other => other.into(),
     }
 }
@@ -247,7 +249,11 @@ impl Operation for MakeDataKey {
 }
 
 fn check_len(len: usize) -> Result<(), EngineError> {
-    if len > ITEMS_MAX { Err(EngineError::TooLarge { what: "the batch", len, max: ITEMS_MAX }) } else { Ok(()) }
+    if len > ITEMS_MAX {
+        Err(EngineError::TooLarge { what: "the batch", unit: "items", len, max: ITEMS_MAX })
+    } else {
+        Ok(())
+    }
 }
 
 /// The material of the active version.
@@ -344,7 +350,7 @@ fn summarize<T>(
 fn repeat(error: &EngineError) -> EngineError {
     match error {
         EngineError::BadContext => EngineError::BadContext,
-        EngineError::TooLarge { what, len, max } => EngineError::TooLarge { what, len: *len, max: *max },
+        EngineError::TooLarge { what, unit, len, max } => EngineError::TooLarge { what, unit, len: *len, max: *max },
         EngineError::Invalid { problem, hint } => EngineError::Invalid { problem: problem.clone(), hint },
         _ => EngineError::NotCiphertext,
     }

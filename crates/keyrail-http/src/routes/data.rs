@@ -308,7 +308,7 @@ async fn ciphertext_items(
 }
 
 fn too_many(call: &Call, len: usize) -> Response {
-    call.fail(EngineError::TooLarge { what: "the batch", len, max: ITEMS_MAX }).into_response()
+    call.fail(EngineError::TooLarge { what: "the batch", unit: "items", len, max: ITEMS_MAX }).into_response()
 }
 
 /// What kind of data key.

@@ -1,0 +1,174 @@
+#![allow(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::collections::BTreeSet;
+
+use keyrail_audit::{AppendError, LogError};
+use keyrail_core::campaign::{CampaignError, CampaignEvent, CampaignState};
+use keyrail_core::key::KeyError;
+use keyrail_core::label::DemandError;
+use keyrail_core::lifecycle::{LifecycleError, VersionEvent, VersionState};
+use keyrail_core::name::VersionNumber;
+use keyrail_core::retirement::Obstacle;
+use keyrail_core::time::Timestamp;
+use keyrail_crypto::CryptoError;
+use keyrail_data::AssetError;
+use keyrail_seal::{SealError, SealState};
+use keyrail_store::StoreError;
+
+use super::*;
+
+/// At least one error of every code.
+fn engine_errors() -> Vec<EngineError> {
+    use EngineError as E;
+    let version = VersionNumber::new(3).unwrap();
+    let name = || "customer-pii".parse().unwrap();
+    let at = Timestamp::from_millis(0);
+    let outside = Obstacle::OutsideUse {
+        principal: "token:0123".to_owned(),
+        action: keyrail_core::access::Action::DataEncrypt,
+        count: 7,
+        last_at: at,
+    };
+    let left = Obstacle::ValuesLeft { asset: "people".parse().unwrap(), left: 12, damaged: 2 };
+    let file = || std::io::Error::from(std::io::ErrorKind::NotFound);
+    vec![
+        E::AlreadyInitialized,
+        E::AuditUnavailable(AppendError::Indeterminate),
+        E::BadContext,
+        E::Bug { what: "an answer that is no JSON" },
+        E::Campaign(CampaignError { state: CampaignState::Completed, event: CampaignEvent::Pause }),
+        E::Changed { expected: 2, found: 3 },
+        E::ClockJumped { at },
+        E::Contended,
+        E::Crypto(CryptoError::System { what: "randomness" }),
+        E::Demand(DemandError { demand: "write_window_seconds", value: 9, min: 1, max: 5 }),
+        E::DestroyWaiting { seconds_left: 60 },
+        E::Exists { what: "domain", name: "acme".to_owned() },
+        E::File { action: "lock", path: "/data/lock".to_owned(), source: file() },
+        E::IdempotencyConflict { same: true },
+        E::IdempotencyConflict { same: false },
+        E::InUse,
+        E::Indeterminate,
+        E::Invalid { problem: "`plaintext` is not base64".to_owned(), hint: "standard base64 with padding" },
+        E::Key(KeyError::Disabled { name: name() }),
+        E::Key(KeyError::Lifecycle(LifecycleError { state: VersionState::Active, event: VersionEvent::Retire })),
+        E::Key(KeyError::NoSuchVersion { version }),
+        E::Key(KeyError::ReplacementNeeded { version }),
+        E::Key(KeyError::TooManyVersions { max: 1_000 }),
+        E::Log(LogError::Closed),
+        E::LogOlder { found: 5, remembered: 9 },
+        E::NotCiphertext,
+        E::NotFound { what: "key", name: "acme/prod/crm/nothing".to_owned() },
+        E::NotInitialized,
+        E::OtherKey,
+        E::Refused { reason: "the role does not include the action" },
+        E::RetireBlocked { obstacles: vec![left, outside] },
+        E::Root(SealError::WrongSecret),
+        E::Root(SealError::File { action: "read", path: "/key".into(), source: file() }),
+        E::Root(SealError::Permissions { path: "/key".into(), mode: 0o644 }),
+        E::Root(SealError::SlotDamaged),
+        E::Sealed { state: SealState::Sealed },
+        E::Sealed { state: SealState::WrongSecret },
+        E::Sealed { state: SealState::RootUnavailable },
+        E::ShuttingDown,
+        E::Store(StoreError::ReadOnly),
+        E::TooLarge { what: "the batch", unit: "items", len: 10_001, max: 10_000 },
+        E::TooManyFailures,
+        E::Unauthenticated,
+        E::Unopenable,
+        E::VersionUnusable { version, state: VersionState::Retired },
+        E::VersionUnusable { version, state: VersionState::Suspended },
+        E::VersionUnusable { version, state: VersionState::Destroyed },
+        E::WriteWindowOpen { seconds_left: 60 },
+    ]
+}
+
+/// Errors of assets that hold no error of the database.
+fn asset_errors() -> Vec<AssetError> {
+    use AssetError as A;
+    let row = || "i7".to_owned();
+    vec![
+        A::Url { url: "oracle:".to_owned() },
+        A::Absent { what: "column", name: "email".to_owned() },
+        A::Unfit { problem: "column `email` has the index `by_email`".to_owned(), hint: "drop it".to_owned() },
+        A::Changed { problem: "column `email` is gone".to_owned() },
+        A::JsonPath { path: "a.b".to_owned() },
+        A::TooLong { row: row(), max: 1_000 },
+        A::NotVerified { row: row() },
+        A::Unopened { row: row() },
+    ]
+}
+
+fn refusals() -> [RequestRefusal; 7] {
+    use RequestRefusal as R;
+    [R::BodyTooSlow, R::Busy, R::HeadersTooLarge, R::Method, R::Path, R::Query, R::MediaType]
+}
+
+fn problems() -> Vec<Problem> {
+    let engine = engine_errors().into_iter().map(|error| Problem::of(&error));
+    let asset = asset_errors().into_iter().map(|error| Problem::of(&error.into_engine("people")));
+    engine.chain(asset).chain(refusals().map(Problem::request)).collect()
+}
+
+/// What programs and people are told, in one table: a change of a code, a status or a text shows up here.
+#[test]
+fn every_error_with_its_code_status_text_and_hint() {
+    let mut lines: Vec<_> = problems()
+        .iter()
+        .map(|problem| {
+            let hint = problem.hint.as_deref().unwrap_or("NO HINT");
+            format!(
+                "{} {} {}\n    error: {}\n    hint: {hint}\n",
+                problem.code, problem.status, problem.fault, problem.title
+            )
+        })
+        .collect();
+    lines.sort();
+    let found = lines.concat();
+    if std::env::var_os("KEYRAIL_BLESS").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/problem/problems.golden"), &found).unwrap();
+    }
+    assert_eq!(found, include_str!("problems.golden"), "KEYRAIL_BLESS=1 writes the table anew");
+}
+
+#[test]
+fn no_code_is_left_out() {
+    let shown: BTreeSet<String> = problems().into_iter().map(|problem| problem.code).collect();
+    let listed = |source: &str| -> BTreeSet<String> {
+        let codes = source.split("pub fn code(&self)").nth(1).unwrap().split("pub fn fault").next().unwrap().to_owned();
+        codes.split("=> \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+    };
+    let engine = listed(include_str!("../../../keyrail-engine/src/error.rs"));
+    assert!(engine.len() > 35, "{engine:?}");
+    assert_eq!(engine.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new());
+    // Those of assets that are left out hold an error of the database, which only a database can make.
+    let of_database = [
+        "asset_open",
+        "asset_busy",
+        "asset_full",
+        "asset_read_only",
+        "asset_damaged",
+        "asset_constraint",
+        "asset_failed",
+    ];
+    let asset = listed(include_str!("../../../keyrail-data/src/error.rs"));
+    let left: Vec<_> =
+        asset.difference(&shown).map(String::as_str).filter(|code| !of_database.contains(code)).collect();
+    assert_eq!(left, Vec::<&str>::new());
+}
+
+/// The style of all messages: a sentence in lower case without a full stop, advice apart from it.
+#[test]
+fn every_error_is_worded_alike() {
+    for problem in problems() {
+        let hint = problem.hint.clone().unwrap_or_default();
+        for text in [&problem.title, &hint] {
+            assert!(!text.is_empty(), "{}", problem.code);
+            let first = text.chars().next().unwrap();
+            assert!(!first.is_uppercase(), "{}: {text}", problem.code);
+            // A hint may end with the beginning of every ciphertext.
+            assert!(!text.ends_with('.') || text.ends_with("kr1."), "{}: {text}", problem.code);
+            assert!(!text.contains('\n') && !text.contains('\''), "{}: {text}", problem.code);
+        }
+    }
+}
