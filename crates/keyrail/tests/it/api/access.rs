@@ -1,0 +1,340 @@
+//! Who may call what: every route of the document against callers who may not.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Api, KEY};
+use crate::client::Http;
+
+/// Whose a route's resource is, which decides what a stranger is told.
+#[derive(Clone, Copy, PartialEq)]
+enum Whose {
+    /// Anybody may call it.
+    Nobody,
+    /// Of the whole service: a token of another app is refused.
+    Service,
+    /// Of the whole service, and told to tokens that are confined to an app and read.
+    ServiceReadByAll,
+    /// Of the app `crm`: to a token of another app it is not there.
+    App,
+}
+
+struct Row {
+    route: &'static str,
+    path: String,
+    body: Value,
+    whose: Whose,
+    /// A role that lacks the action; empty where every role has it.
+    lacking: &'static str,
+}
+
+fn row(route: &'static str, path: impl Into<String>, body: Value, whose: Whose, lacking: &'static str) -> Row {
+    Row { route, path: path.into(), body, whose, lacking }
+}
+
+/// One row for each route, with paths and bodies of things that are there.
+fn rows(api: &Api) -> Vec<Row> {
+    use Whose::{App, Nobody, Service, ServiceReadByAll};
+    let asset = api.asset("people");
+    let campaign = api.http.post(&format!("/v1/assets/{asset}/protect"), &json!({}));
+    api.finished(&campaign);
+    let campaign = format!("/v1/campaigns/{}", campaign["id"].as_str().unwrap());
+    let asset = format!("/v1/assets/{asset}");
+    let token = api.http.post("/v1/tokens", &json!({ "role": "app", "app": "acme/prod/crm" }));
+    let version = |verb: &str| format!("{KEY}/versions/1/{verb}");
+    let none = || Value::Null;
+    let items = || json!({ "items": [] });
+    vec![
+        row("GET /v1/health/live", "/v1/health/live", none(), Nobody, ""),
+        row("GET /v1/health/ready", "/v1/health/ready", none(), Nobody, ""),
+        row("GET /v1/health/seal", "/v1/health/seal", none(), Nobody, ""),
+        row("GET /v1/health/audit", "/v1/health/audit", none(), Nobody, ""),
+        row("GET /v1/openapi.json", "/v1/openapi.json", none(), Nobody, ""),
+        row("GET /v1/metrics", "/v1/metrics", none(), ServiceReadByAll, "app"),
+        row("GET /v1/system/root", "/v1/system/root", none(), ServiceReadByAll, "app"),
+        row("POST /v1/system/verify", "/v1/system/verify", none(), Service, "app"),
+        row("POST /v1/system/seal", "/v1/system/seal", none(), Service, "auditor"),
+        row("POST /v1/system/unseal", "/v1/system/unseal", none(), Nobody, ""),
+        row(
+            "PUT /v1/system/settings/local-operator",
+            "/v1/system/settings/local-operator",
+            json!({ "allowed": true }),
+            Service,
+            "operator",
+        ),
+        row("GET /v1/domains", "/v1/domains", none(), Service, "app"),
+        row("POST /v1/domains", "/v1/domains", json!({ "name": "other" }), Service, "auditor"),
+        row("GET /v1/apps", "/v1/apps", none(), Service, "app"),
+        row("POST /v1/apps", "/v1/apps", json!({ "path": "acme/prod/crm" }), App, "auditor"),
+        row("GET /v1/labels", "/v1/labels", none(), ServiceReadByAll, "app"),
+        row("PATCH /v1/labels/{name}", "/v1/labels/confidential", json!({}), Service, "operator"),
+        row("GET /v1/tokens", "/v1/tokens", none(), Service, "app"),
+        row("POST /v1/tokens", "/v1/tokens", json!({ "role": "app", "app": "acme/prod/crm" }), App, "operator"),
+        row("DELETE /v1/tokens/{id}", format!("/v1/tokens/{}", token["id"].as_str().unwrap()), none(), App, "auditor"),
+        row("GET /v1/masters/{domain}/{environment}", "/v1/masters/acme/prod", none(), ServiceReadByAll, "app"),
+        row(
+            "POST /v1/masters/{domain}/{environment}/rotate",
+            "/v1/masters/acme/prod/rotate",
+            none(),
+            Service,
+            "auditor",
+        ),
+        row("GET /v1/keys", "/v1/keys?app=acme/prod/crm", none(), App, ""),
+        row("POST /v1/keys", "/v1/keys", json!({ "name": "acme/prod/crm/new", "label": "internal" }), App, "auditor"),
+        row("GET /v1/keys/{domain}/{environment}/{app}/{name}", KEY, none(), App, ""),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/rotate",
+            format!("{KEY}/rotate"),
+            none(),
+            App,
+            "auditor",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/encrypt",
+            format!("{KEY}/encrypt"),
+            items(),
+            App,
+            "operator",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/decrypt",
+            format!("{KEY}/decrypt"),
+            items(),
+            App,
+            "operator",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/reencrypt",
+            format!("{KEY}/reencrypt"),
+            items(),
+            App,
+            "auditor",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/data-key",
+            format!("{KEY}/data-key"),
+            none(),
+            App,
+            "operator",
+        ),
+        row(
+            "GET /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/evidence",
+            version("evidence"),
+            none(),
+            App,
+            "",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/retire",
+            version("retire"),
+            none(),
+            App,
+            "auditor",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/destroy",
+            version("destroy"),
+            none(),
+            App,
+            "auditor",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/export",
+            version("export"),
+            none(),
+            App,
+            "operator",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/suspend",
+            version("suspend"),
+            none(),
+            App,
+            "app",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/resume",
+            version("resume"),
+            none(),
+            App,
+            "app",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/compromise",
+            version("compromise"),
+            none(),
+            App,
+            "auditor",
+        ),
+        row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/reinstate",
+            version("reinstate"),
+            none(),
+            App,
+            "auditor",
+        ),
+        row("GET /v1/assets", "/v1/assets", none(), Service, "app"),
+        row(
+            "POST /v1/assets",
+            "/v1/assets",
+            json!({ "name": "more", "url": "sqlite:/nothing", "table": "t", "columns": [], "key": "acme/prod/crm/customer-pii" }),
+            App,
+            "auditor",
+        ),
+        row("GET /v1/assets/{name}", asset.clone(), none(), App, "app"),
+        row("PATCH /v1/assets/{name}", asset.clone(), json!({}), App, "auditor"),
+        row("POST /v1/assets/{name}/census", format!("{asset}/census"), none(), App, "auditor"),
+        row("POST /v1/assets/{name}/plan", format!("{asset}/plan"), none(), App, "auditor"),
+        row(
+            "POST /v1/assets/{name}/accept-damaged",
+            format!("{asset}/accept-damaged"),
+            json!({ "row": "i1", "reason": "r" }),
+            App,
+            "auditor",
+        ),
+        row("POST /v1/assets/{name}/protect", format!("{asset}/protect"), none(), App, "auditor"),
+        row("POST /v1/assets/{name}/unprotect", format!("{asset}/unprotect"), none(), App, "operator"),
+        row("POST /v1/assets/{name}/campaigns", format!("{asset}/campaigns"), none(), App, "auditor"),
+        row("GET /v1/campaigns", "/v1/campaigns", none(), Service, "app"),
+        row("GET /v1/campaigns/{id}", campaign.clone(), none(), App, "app"),
+        row("POST /v1/campaigns/{id}/pause", format!("{campaign}/pause"), none(), App, "auditor"),
+        row("POST /v1/campaigns/{id}/resume", format!("{campaign}/resume"), none(), App, "auditor"),
+        row("POST /v1/campaigns/{id}/rollback", format!("{campaign}/rollback"), none(), App, "auditor"),
+        row("GET /v1/audit/records", "/v1/audit/records", none(), Service, "app"),
+        row("GET /v1/audit/checkpoint", "/v1/audit/checkpoint", none(), Service, "app"),
+    ]
+}
+
+/// Every route of the document, as `GET /v1/keys`.
+pub(super) fn routes(document: &Value) -> BTreeSet<String> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    let operations = paths.flat_map(|(path, item)| {
+        item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    operations.collect()
+}
+
+fn ask(http: &Http, row: &Row) -> (u16, String) {
+    let method: Method = row.route.split(' ').next().unwrap().parse().unwrap();
+    let said = http.send(method, &row.path, &[], &row.body);
+    let code = if said.status < 400 { String::new() } else { said.code() };
+    (said.status, code)
+}
+
+#[test]
+fn every_route_refuses_whom_it_should() {
+    let api = Api::new();
+    let rows = rows(&api);
+    let listed: BTreeSet<String> = rows.iter().map(|row| row.route.to_owned()).collect();
+    let documented = routes(&api.http.get("/v1/openapi.json"));
+    let untested: Vec<_> = documented.difference(&listed).collect();
+    // The golden list of routes without a test of this kind: none.
+    assert_eq!(untested, Vec::<&String>::new());
+    assert_eq!(listed.difference(&documented).collect::<Vec<_>>(), Vec::<&String>::new());
+
+    let nobody = Http::new(api.url(), None);
+    let bad = api.with_token("krt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let lacking = |role: &str| api.with_token(&api.token_for(role, (role == "app").then_some("acme/prod/crm")));
+    let (app, auditor, operator) = (lacking("app"), lacking("auditor"), lacking("operator"));
+    let foreign_app = api.with_token(&api.token_for("app", Some("acme/prod/shop")));
+    let foreign_operator = api.with_token(&api.token_for("operator", Some("acme/prod/shop")));
+    let unauthenticated = (401, "unauthenticated".to_owned());
+    let refused = (403, "refused".to_owned());
+    let absent = (404, "not_found".to_owned());
+    for row in &rows {
+        let name = row.route;
+        if row.whose == Whose::Nobody {
+            assert_eq!(ask(&nobody, row).0, 200, "{name}: nobody");
+            continue;
+        }
+        assert_eq!(ask(&nobody, row), unauthenticated, "{name}: no token");
+        assert_eq!(ask(&bad, row), unauthenticated, "{name}: a token that is none");
+        match row.lacking {
+            "app" => assert_eq!(ask(&app, row), refused, "{name}: app"),
+            "auditor" => assert_eq!(ask(&auditor, row), refused, "{name}: auditor"),
+            "operator" => assert_eq!(ask(&operator, row), refused, "{name}: operator"),
+            _ => {}
+        }
+        let (as_app, as_operator) = (ask(&foreign_app, row), ask(&foreign_operator, row));
+        match row.whose {
+            Whose::App => {
+                assert_eq!(as_app, absent, "{name}: app of another app");
+                assert_eq!(as_operator, absent, "{name}: operator of another app");
+            }
+            Whose::Service => {
+                assert_eq!(as_app, refused, "{name}: app of another app");
+                assert_eq!(as_operator, refused, "{name}: operator of another app");
+            }
+            Whose::ServiceReadByAll => {
+                assert_eq!(as_app, refused, "{name}: app of another app");
+                assert_eq!(as_operator.0, 200, "{name}: operator of another app");
+            }
+            Whose::Nobody => {}
+        }
+    }
+    // Nothing of all that was done.
+    let key = api.http.get(KEY);
+    assert_eq!((key["versions"].as_array().unwrap().len(), &key["versions"][0]["state"]), (1, &json!("active")));
+    assert_eq!(api.http.get("/v1/health/ready")["ready"], true);
+}
+
+#[test]
+fn what_is_absent_and_what_is_another_apps_look_alike() {
+    let api = Api::new();
+    api.asset("people");
+    let theirs = api.http.post("/v1/tokens", &json!({ "role": "app", "app": "acme/prod/crm" }));
+    let owners =
+        api.http.get("/v1/tokens")["tokens"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();
+    let absent_id = "0123456789abcdef0123456789abcdef";
+    for role in ["app", "operator", "auditor", "owner"] {
+        let stranger = api.with_token(&api.token_for(role, Some("acme/prod/shop")));
+        let told = |method: Method, path: &str| {
+            let said = stranger.send(method, path, &[], &Value::Null);
+            // The name is the caller's own; the rest must not differ.
+            let mut problem = said.json();
+            problem["title"] = Value::Null;
+            problem["request_id"] = Value::Null;
+            (said.status, problem)
+        };
+        let pairs = [
+            (Method::GET, KEY.to_owned(), "/v1/keys/acme/prod/crm/nothing".to_owned()),
+            (Method::POST, format!("{KEY}/rotate"), "/v1/keys/acme/prod/crm/nothing/rotate".to_owned()),
+            (Method::GET, "/v1/assets/people".to_owned(), "/v1/assets/nothing".to_owned()),
+            (Method::POST, "/v1/assets/people/protect".to_owned(), "/v1/assets/nothing/protect".to_owned()),
+            (
+                Method::DELETE,
+                format!("/v1/tokens/{}", theirs["id"].as_str().unwrap()),
+                format!("/v1/tokens/{absent_id}"),
+            ),
+            (Method::DELETE, format!("/v1/tokens/{owners}"), format!("/v1/tokens/{absent_id}")),
+        ];
+        for (method, there, absent) in pairs {
+            let (theirs, nothing) = (told(method.clone(), &there), told(method, &absent));
+            assert_eq!(theirs.0, 404, "{role}: {there}");
+            assert_eq!(theirs, nothing, "{role}: {there}");
+        }
+    }
+    // The owner's own token still works.
+    api.http.get("/v1/labels");
+}
+
+#[test]
+fn a_token_ends_when_it_is_revoked_or_expired() {
+    let api = Api::new();
+    let made = api.http.post("/v1/tokens", &json!({ "role": "auditor", "ttl_seconds": 3600 }));
+    let auditor = api.with_token(made["token"].as_str().unwrap());
+    auditor.get("/v1/labels");
+    let revoked =
+        api.http.send(Method::DELETE, &format!("/v1/tokens/{}", made["id"].as_str().unwrap()), &[], &Value::Null);
+    assert!(revoked.json()["revoked_at"].is_string());
+    assert_eq!(auditor.send(Method::GET, "/v1/labels", &[], &Value::Null).status, 401);
+    let brief = api.http.post("/v1/tokens", &json!({ "role": "auditor", "ttl_seconds": 1 }));
+    let brief = api.with_token(brief["token"].as_str().unwrap());
+    let ended = (0..100).any(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        brief.send(Method::GET, "/v1/labels", &[], &Value::Null).status == 401
+    });
+    assert!(ended, "a token of one second still works");
+}
