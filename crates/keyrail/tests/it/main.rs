@@ -14,6 +14,7 @@ mod asset_value;
 mod campaign;
 mod cli;
 mod client;
+mod interop;
 mod kills;
 mod leaks;
 mod place;
