@@ -3,6 +3,7 @@
 mod ledger;
 mod writer;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,10 +83,15 @@ impl Told {
 /// What the run measured.
 #[derive(Default)]
 struct Measured {
+    /// Rows that were there when it began.
     rows: u64,
+    /// Rows whose values were all under the first version after protecting.
+    protected: u64,
     protect_seconds: f64,
     campaign_seconds: f64,
     written_meanwhile: u64,
+    /// Rows that the second connection added.
+    inserted: u64,
 }
 
 /// Runs the quickstart.
@@ -137,7 +143,9 @@ fn make_place(place: &Path) -> Result<(), Failure> {
         }
         _ => {}
     }
-    std::fs::create_dir_all(place).map_err(|error| Failure::file("create", place, &error))
+    // The table is in plaintext there for a moment, and the key file lies beside it.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(place);
+    made.map_err(|error| Failure::file("create", place, &error))
 }
 
 fn prepare(place: &Path, args: Quickstart, told: &Told) -> Result<Job, Failure> {
@@ -216,10 +224,12 @@ async fn protect(engine: &Engine, names: &Names, measured: &mut Measured, told: 
     let started = execute(engine, Protect(Start { asset: names.asset.clone(), rate: None })).await?;
     let outcome = campaign(engine, started, "protecting").await?;
     measured.protect_seconds = begun.elapsed().as_secs_f64();
+    measured.protected =
+        outcome.census.as_ref().map_or(0, |census| census.rows_by_version.values().sum::<u64>() + census.rows_empty);
     let moved = outcome.campaign.counts.cells_moved;
     told.step(&format!(
-        "protected {} rows, {moved} values, in {:.2} s; no plaintext is left in the file",
-        measured.rows, measured.protect_seconds
+        "protected {} rows, {moved} values, in {:.2} s; the file was scrubbed of plaintext",
+        measured.protected, measured.protect_seconds
     ));
     for left in outcome.scrub_left {
         told.step(&format!("warning: not scrubbed: {left}"));
@@ -246,16 +256,19 @@ async fn move_data(
     told: &Told,
 ) -> Result<Ledger, Failure> {
     let begun = Instant::now();
-    let writer = Writer::start(engine.unsealed()?, names.key.clone(), asset, job, ledger);
+    let mut writer = Writer::start(engine.unsealed()?, names.key.clone(), asset, job, ledger);
+    writer.at_work().await;
     let started = execute(engine, Reencrypt(Start { asset: names.asset.clone(), rate: None })).await;
     let moved = match started {
         Ok(started) => campaign(engine, started, "re-encrypting").await,
         Err(failure) => Err(failure),
     };
-    let (ledger, written) = writer.stop().await?;
+    let (ledger, done) = writer.stop().await?;
     let outcome = moved?;
+    let written = done.written;
     measured.campaign_seconds = begun.elapsed().as_secs_f64();
     measured.written_meanwhile = written;
+    measured.inserted = done.inserted;
     let lost = outcome.campaign.counts.cas_lost;
     told.step(&format!(
         "moved {} values in {:.2} s while another connection wrote {written} rows ({lost} of ours gave way and were done again)",
@@ -295,6 +308,7 @@ fn verify_log(data_dir: &Path, public_key: &str, remembered: &[Remembered]) -> R
 fn summary(names: &Names, measured: &Measured, census: &CensusView, opened: u64, records: u64) -> Value {
     let mut counts = Map::new();
     let newest = census.versions.last().map(|row| row.version);
+    let moved = census.versions.last().map_or(0, |row| row.rows) + census.rows_empty;
     for version in &census.versions {
         // Rows without a value are nowhere; they count with the version that new values get.
         let empty = if Some(version.version) == newest { census.rows_empty } else { 0 };
@@ -304,8 +318,8 @@ fn summary(names: &Names, measured: &Measured, census: &CensusView, opened: u64,
     counts.insert("damaged".to_owned(), json!(census.rows_damaged));
     json!({
         "rows": measured.rows,
-        "protected": measured.rows,
-        "reencrypted": measured.rows,
+        "protected": measured.protected,
+        "reencrypted": moved.saturating_sub(measured.inserted),
         "written_meanwhile": measured.written_meanwhile,
         "census": counts,
         "retired": [former(names)],

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyrail_core::name::KeyName;
+use keyrail_crypto::envelope::{Context, from_text, parse_text, to_text};
 use keyrail_crypto::secret::Plaintext;
 use keyrail_data::AssetError;
 use keyrail_data::adapter::{self, AssetAdapter, AssetSpec, ColumnUpdate, Row, RowUpdate};
@@ -15,6 +16,7 @@ use keyrail_engine::ops::data::{CiphertextItem, Decrypt, Encrypt, EncryptItem};
 use keyrail_engine::{Caller, Credential, EngineError};
 use rusqlite::{Connection, params};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
@@ -29,8 +31,18 @@ const THINK: Duration = Duration::from_millis(2);
 const PAGE_ROWS: usize = 8;
 
 pub(super) struct Writer {
+    began: Option<oneshot::Receiver<()>>,
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Result<(Ledger, u64), Failure>>,
+    task: JoinHandle<Result<(Ledger, Done), Failure>>,
+}
+
+/// What it wrote.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Done {
+    /// Rows that were written, new ones included.
+    pub(super) written: u64,
+    /// Rows that are new.
+    pub(super) inserted: u64,
 }
 
 impl Writer {
@@ -38,20 +50,29 @@ impl Writer {
     pub(super) fn start(open: Open, key: KeyName, asset: AssetView, job: &Job, ledger: Ledger) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, handle) = (stop.clone(), Handle::current());
+        let (begins, began) = oneshot::channel();
         let database = job.made_up.then(|| job.database.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let mut app = App { open, key, asset, handle, ledger, written: 0 };
+            let mut app = App { open, key, asset, handle, ledger, done: Done::default(), begins: Some(begins) };
             match database {
                 Some(path) => app.write_people(&path, &stopped)?,
                 None => app.rewrite(&stopped)?,
             }
-            Ok((app.ledger, app.written))
+            Ok((app.ledger, app.done))
         });
-        Self { stop, task }
+        Self { began: Some(began), stop, task }
+    }
+
+    /// Waits until it has written a row, or looked for one in vain.
+    pub(super) async fn at_work(&mut self) {
+        if let Some(began) = self.began.take() {
+            // Who ends before that says why when it is stopped.
+            let _ended = began.await;
+        }
     }
 
     /// Ends it; tells what the rows must hold now, and how many were written.
-    pub(super) async fn stop(self) -> Result<(Ledger, u64), Failure> {
+    pub(super) async fn stop(self) -> Result<(Ledger, Done), Failure> {
         self.stop.store(true, Ordering::Release);
         self.task.await.map_err(|_| Failure::bug("the second writer ended by a panic"))?
     }
@@ -63,7 +84,8 @@ struct App {
     asset: AssetView,
     handle: Handle,
     ledger: Ledger,
-    written: u64,
+    done: Done,
+    begins: Option<oneshot::Sender<()>>,
 }
 
 impl App {
@@ -71,14 +93,28 @@ impl App {
         error.into_engine(self.asset.name.as_str()).into()
     }
 
-    fn context(&self, column: usize, row: Option<&RowIdentity>) -> Result<keyrail_crypto::envelope::Context, Failure> {
-        let column = self.asset.columns.get(column).ok_or_else(|| Failure::bug("a column is gone"))?;
-        let binding = Binding { asset: &self.asset.id, column: &column.id, row };
-        binding.context(Class::Same).map_err(|_| Failure::bug("a row that cannot be bound"))
+    fn begun(&mut self) {
+        if let Some(begins) = self.begins.take() {
+            // Nobody waits any more once the run failed elsewhere.
+            let _gone = begins.send(());
+        }
     }
 
-    fn encrypt(&self, column: usize, row: Option<&RowIdentity>, text: &[u8]) -> Result<String, Failure> {
-        let item = EncryptItem { plaintext: Plaintext::new(text.to_vec()), context: self.context(column, row)? };
+    fn context(&self, column: usize, row: Option<&RowIdentity>, class: Class) -> Result<Context, Failure> {
+        let column = self.asset.columns.get(column).ok_or_else(|| Failure::bug("a column is gone"))?;
+        let binding = Binding { asset: &self.asset.id, column: &column.id, row };
+        binding.context(class).map_err(|_| Failure::bug("a row that cannot be bound"))
+    }
+
+    fn encrypt(
+        &self,
+        column: usize,
+        row: Option<&RowIdentity>,
+        class: Class,
+        plaintext: &[u8],
+    ) -> Result<String, Failure> {
+        let context = self.context(column, row, class)?;
+        let item = EncryptItem { plaintext: Plaintext::new(plaintext.to_vec()), context };
         let caller = Caller::new(Credential::LocalOperator)?;
         let op = Encrypt { key: self.key.clone(), items: vec![Ok(item)] };
         let answer = self.handle.block_on(self.open.execute(&caller, op))?;
@@ -90,9 +126,10 @@ impl App {
         &self,
         column: usize,
         row: Option<&RowIdentity>,
+        class: Class,
         text: &str,
     ) -> Result<Result<Plaintext, EngineError>, Failure> {
-        let item = CiphertextItem { ciphertext: text.to_owned(), context: self.context(column, row)? };
+        let item = CiphertextItem { ciphertext: text.to_owned(), context: self.context(column, row, class)? };
         let caller = Caller::new(Credential::LocalOperator)?;
         let op = Decrypt { key: self.key.clone(), items: vec![Ok(item)] };
         let answer = self.handle.block_on(self.open.execute(&caller, op))?;
@@ -119,7 +156,10 @@ impl App {
             let mut sealed: Vec<Option<String>> = Vec::with_capacity(plain.len());
             for (column, value) in plain.into_iter().enumerate() {
                 sealed.push(
-                    value.as_ref().map(|text| self.encrypt(column, Some(&identity), text.as_bytes())).transpose()?,
+                    value
+                        .as_ref()
+                        .map(|text| self.encrypt(column, Some(&identity), Class::Same, text.as_bytes()))
+                        .transpose()?,
                 );
             }
             let [email, phone, notes] = sealed.as_slice() else { return Err(Failure::bug("a person without columns")) };
@@ -137,7 +177,9 @@ impl App {
                 .map(|value| value.as_ref().map_or(Sql::Null, |text| Sql::Text(text.clone().into_bytes())))
                 .collect();
             self.ledger.set(identity.as_str(), &values);
-            self.written += 1;
+            self.done.written += 1;
+            self.done.inserted += u64::from(new);
+            self.begun();
             std::thread::park_timeout(THINK);
         }
         Ok(())
@@ -154,6 +196,9 @@ impl App {
                 self.rewrite_row(adapter.as_mut(), &spec, row)?;
             }
             after = page.rows.last().filter(|_| page.more).map(|row| row.key.clone());
+            if self.done.written > 0 || after.is_none() {
+                self.begun();
+            }
             std::thread::park_timeout(THINK);
         }
         Ok(())
@@ -163,24 +208,43 @@ impl App {
         let mut changes = Vec::new();
         for (column, cell) in spec.cells.iter().enumerate() {
             let Some(at) = spec.columns().iter().position(|name| *name == cell.column) else { continue };
-            let Some(Sql::Text(old)) = row.values.get(at) else { continue };
-            let Ok(text) = std::str::from_utf8(old) else { continue };
-            // Numbers and plaintext do not open as text; they are left to the campaign.
-            let Ok(plaintext) = self.decrypt(column, row.identity.as_ref(), text)? else { continue };
-            let sealed = self.encrypt(column, row.identity.as_ref(), plaintext.as_bytes())?;
-            changes.push(ColumnUpdate { column: at, old: Sql::Text(old.clone()), new: Sql::Text(sealed.into_bytes()) });
+            let Some(old) = row.values.get(at) else { continue };
+            if let Some(new) = self.renewed(column, row.identity.as_ref(), old)? {
+                changes.push(ColumnUpdate { column: at, old: old.clone(), new });
+            }
         }
         if changes.is_empty() {
             return Ok(());
         }
         let update = RowUpdate { key: row.key.clone(), guard: row.guard.clone(), name: String::new(), changes };
         match adapter.write(&[update], &mut |_| Ok(())) {
-            Ok(written) => self.written += written.iter().filter(|done| **done).count() as u64,
+            Ok(written) => self.done.written += written.iter().filter(|done| **done).count() as u64,
             // The row is read again in the next round.
             Err(AssetError::Moved) => {}
             Err(error) => return Err(self.engine_failure(error)),
         }
         Ok(())
+    }
+
+    /// A value that was opened and encrypted anew; nothing for what is not protected.
+    fn renewed(&self, column: usize, row: Option<&RowIdentity>, old: &Sql) -> Result<Option<Sql>, Failure> {
+        let text = match old {
+            Sql::Text(text) => std::str::from_utf8(text).unwrap_or_default().to_owned(),
+            Sql::Blob(envelope) => to_text(envelope),
+            Sql::Null | Sql::Integer(_) | Sql::Real(_) => return Ok(None),
+        };
+        if parse_text(&text).is_err() {
+            return Ok(None);
+        }
+        for class in [Class::Same, Class::Integer, Class::Real] {
+            let Ok(plaintext) = self.decrypt(column, row, class, &text)? else { continue };
+            let sealed = self.encrypt(column, row, class, plaintext.as_bytes())?;
+            return Ok(Some(match old {
+                Sql::Blob(_) => Sql::Blob(from_text(&sealed).map_err(|_| Failure::bug("an envelope that is none"))?),
+                _ => Sql::Text(sealed.into_bytes()),
+            }));
+        }
+        Ok(None)
     }
 
     fn spec(&self) -> Result<AssetSpec, Failure> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::place::Place;
 
 /// The Python that has the packages of the interoperability checks.
-fn python() -> Command {
+pub(crate) fn python() -> Command {
     let command = std::env::var_os("KEYRAIL_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(command);
     command.env("PYTHONDONTWRITEBYTECODE", "1");
