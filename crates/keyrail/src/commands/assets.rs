@@ -11,6 +11,7 @@ use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{AssetAdd, AssetCommand, CampaignCommand, CampaignStart, Global};
+use crate::commands::serve::signal;
 use crate::commands::{escaped, list, print};
 use crate::connect::Api;
 use crate::failure::{Exit, Failure};
@@ -134,6 +135,9 @@ async fn go(api: Api, global: &Global, started: Result<CampaignView, Failure>, w
 /// Runs the campaign here, or watches it run on the server, until it ends.
 async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) -> Result<(), Failure> {
     let output = Output { json: global.json };
+    let stop = Stop::default();
+    // Who reads the id may send a signal at once: it is heard before the id is printed.
+    let listener = matches!(api, Api::Local(_)).then(|| tokio::spawn(pause_on_signal(signal(), stop.clone())));
     if output.json {
         line(&json!({ "id": started.id }).to_string())
     } else {
@@ -141,10 +145,13 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
     }
     let progress = Progress::new(what);
     let ran = match &api {
-        Api::Local(local) => run_here(local.service.engine(), started.id, &progress).await,
+        Api::Local(local) => run_here(local.service.engine(), started.id, stop, &progress).await,
         Api::Remote(_) => watch(&api, started.id, &progress).await,
     };
     progress.done();
+    if let Some(listener) = listener {
+        listener.abort();
+    }
     let shown = api.call::<CampaignView>(Method::GET, &format!("/v1/campaigns/{}", started.id), &Value::Null).await;
     let closed = api.close().await;
     ran?;
@@ -154,21 +161,22 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
     ended(&shown)
 }
 
-async fn run_here(engine: &keyrail_engine::Engine, id: CampaignId, progress: &Progress) -> Result<(), Failure> {
-    let stop = Stop::default();
-    let listener = tokio::spawn(pause_on_signal(stop.clone()));
+async fn run_here(
+    engine: &keyrail_engine::Engine,
+    id: CampaignId,
+    stop: Stop,
+    progress: &Progress,
+) -> Result<(), Failure> {
     let shown = progress.clone();
     let run = Run { open: engine.unsealed()?, id, stop, progress: Box::new(move |campaign| shown.campaign(campaign)) };
-    let ran = run.run().await;
-    listener.abort();
-    for left in ran?.scrub_left {
+    for left in run.run().await?.scrub_left {
         note(&format!("warning: not scrubbed: {left}"));
     }
     Ok(())
 }
 
-async fn pause_on_signal(stop: Stop) {
-    crate::commands::serve::signal().await;
+async fn pause_on_signal(signalled: impl Future<Output = ()>, stop: Stop) {
+    signalled.await;
     note("pausing after this page; `keyrail campaign resume` goes on");
     stop.pause();
 }

@@ -14,15 +14,19 @@ use crate::failure::Failure;
 use crate::output::{Output, line, note};
 
 /// Ends at the first SIGINT or SIGTERM.
-pub(super) async fn signal() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()))
-    else {
-        note("warning: signals cannot be heard");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+///
+/// Signals are heard from the call on, not only once somebody waits: none falls between an announcement and its wait.
+pub(super) fn signal() -> impl Future<Output = ()> + Send {
+    let heard = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = heard else {
+            note("warning: signals cannot be heard");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 
@@ -50,6 +54,7 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
     let service = Service::new(engine, true);
     let listener = Listener::bind(args.listen, tls.as_ref()).await?;
     let url = listener.url();
+    let signalled = signal();
     if output.json {
         line(&json!({ "url": url }).to_string())
     } else {
@@ -57,7 +62,7 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
     }
     let (stop, stopped) = watch::channel(false);
     let background = tokio::spawn(service.clone().work(stopped));
-    listener.serve(keyrail_http::router(service.clone()), signal()).await;
+    listener.serve(keyrail_http::router(service.clone()), signalled).await;
     let _ended = stop.send(true);
     if background.await.is_err() {
         note("warning: the background work ended by a panic");
