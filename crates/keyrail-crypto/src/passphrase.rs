@@ -29,7 +29,7 @@ impl Argon2Params {
     pub const DEFAULT: Self = Self { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
 
     /// What is accepted from a store: less would be weak, more would be a way to exhaust the machine.
-    fn in_range(self) -> bool {
+    pub fn in_range(self) -> bool {
         (8 * 1024..=1024 * 1024).contains(&self.memory_kib)
             && (1..=16).contains(&self.passes)
             && (1..=16).contains(&self.lanes)

@@ -1,19 +1,19 @@
 //! A key file as root of trust: 32 random bytes that lie, in production, on another disk than the store.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use keyrail_crypto::digest::Sha256;
 use keyrail_crypto::secret::{RootKey, SECRET_LEN, SlotKey, Wraps};
 use keyrail_crypto::{CryptoError, random};
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::slot::wrap_context;
-use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters};
+use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters, private};
 
 /// The first line of a key file.
 const HEADER: &[u8] = b"keyrail root key v1\n";
@@ -64,29 +64,9 @@ impl KeyFile {
     }
 
     fn read(&self) -> Result<(SlotKey, [u8; 16]), SealError> {
-        let failed = |source| SealError::File { action: "read", path: self.path.clone(), source };
-        let flags = OFlags::NOFOLLOW.bits() as i32;
-        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path).map_err(failed)?;
-        self.require_private(&file)?;
         let mut content = Zeroizing::new([0; FILE_LEN + 1]);
-        let len = read_up_to(&mut file, content.as_mut_slice()).map_err(failed)?;
-        let malformed = || SealError::Malformed { path: self.path.clone(), what: "key file" };
-        parse_key_file(content.get(..len).unwrap_or_default()).ok_or_else(malformed)
-    }
-
-    /// The file must be a plain file of this user that nobody else may read or write.
-    fn require_private(&self, file: &File) -> Result<(), SealError> {
-        let failed = |source| SealError::File { action: "read", path: self.path.clone(), source };
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(SealError::Malformed { path: self.path.clone(), what: "key file" });
-        }
-        let mode = metadata.mode() & 0o7777;
-        let user = rustix::process::geteuid().as_raw();
-        if mode & 0o077 != 0 || (metadata.uid() != user && user != 0) {
-            return Err(SealError::Permissions { path: self.path.clone(), mode });
-        }
-        Ok(())
+        let content = private::read(&self.path, private::Kind::PlainFile, content.as_mut_slice(), "key file")?;
+        parse_key_file(content).ok_or_else(|| SealError::Malformed { path: self.path.clone(), what: "key file" })
     }
 }
 
@@ -148,16 +128,6 @@ fn checksum_of(key: &[u8]) -> [u8; 32] {
     Sha256::new().with(b"keyrail/keyfile/checksum/v1").with(key).finish()
 }
 
-fn read_up_to(file: &mut File, out: &mut [u8]) -> std::io::Result<usize> {
-    let mut len = 0;
-    loop {
-        match file.read(out.get_mut(len..).unwrap_or_default())? {
-            0 => return Ok(len),
-            more => len += more,
-        }
-    }
-}
-
 /// The name of a key file that is not whole yet.
 fn begun_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -194,24 +164,7 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
-
-    #[test]
-    fn a_key_file_opens_what_it_protected_and_nothing_else_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = KeyFile::create(dir.path().join("root.key")).unwrap();
-        let root = RootKey::generate().unwrap();
-        let slot = RootSlot::from_bytes(&file.protect(&root).unwrap().to_bytes()).unwrap();
-        assert!(file.open(&slot).unwrap().ct_eq(&root));
-
-        let other = KeyFile::create(dir.path().join("other.key")).unwrap();
-        assert!(matches!(other.open(&slot), Err(SealError::WrongSecret)));
-        let mut altered = slot.to_bytes();
-        *altered.last_mut().unwrap() ^= 1;
-        assert!(matches!(file.open(&RootSlot::from_bytes(&altered).unwrap()), Err(SealError::SlotDamaged)));
-    }
 
     #[test]
     fn what_a_killed_attempt_began_is_overwritten() {
@@ -220,31 +173,7 @@ mod tests {
         std::fs::write(begun_name(&path), &HEADER[..7]).unwrap();
         KeyFile::create(&path).unwrap().read().unwrap();
         assert!(!begun_name(&path).exists());
-    }
-
-    #[test]
-    fn a_key_file_is_private_and_whole_or_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("root.key");
-        let file = KeyFile::create(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(KeyFile::create(&path), Err(SealError::Exists { .. })));
         assert!(!begun_name(&path).exists());
-
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-        assert!(matches!(file.read(), Err(SealError::Permissions { .. })));
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        for index in 0..whole.len() {
-            let mut altered = whole.clone();
-            altered[index] ^= 0x20;
-            std::fs::write(&path, altered).unwrap();
-            assert!(matches!(file.read(), Err(SealError::Malformed { .. })), "byte {index}");
-        }
-        std::fs::write(&path, [&whole[..], b"\n"].concat()).unwrap();
-        assert!(matches!(file.read(), Err(SealError::Malformed { .. })));
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(KeyFile::at(link).read(), Err(SealError::File { .. })));
     }
 }

@@ -7,6 +7,7 @@
 mod error;
 mod key_file;
 mod passphrase;
+mod private;
 mod slot;
 mod spec;
 mod state;

@@ -8,7 +8,12 @@ use keyrail_crypto::secret::{RootKey, Wraps};
 use zeroize::Zeroizing;
 
 use crate::slot::wrap_context;
-use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters};
+use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters, private};
+
+const WHAT: &str = "passphrase of 1 to 1024 bytes";
+
+/// A carriage return and a newline.
+const NEWLINE_LEN_MAX: usize = 2;
 
 /// A passphrase in memory; wiped when dropped.
 pub struct Passphrase {
@@ -17,24 +22,20 @@ pub struct Passphrase {
 }
 
 impl Passphrase {
-    /// The passphrase in a file; one newline at its end does not belong to it.
+    /// The passphrase in a file or pipe; one newline at its end does not belong to it.
     ///
     /// # Errors
-    /// [`SealError::File`], [`SealError::Malformed`] for an empty or overlong one.
+    /// [`SealError::File`], [`SealError::Permissions`] when others may read the file, [`SealError::Malformed`] for
+    /// an empty or overlong one.
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
-        let read =
-            std::fs::read(path).map_err(|source| SealError::File { action: "read", path: path.to_owned(), source })?;
-        let mut text = Zeroizing::new(read);
-        if text.last() == Some(&b'\n') {
-            text.pop();
+        let mut content = Zeroizing::new(vec![0; PASSPHRASE_LEN_MAX + NEWLINE_LEN_MAX + 1]);
+        let content = private::read(path, private::Kind::FileOrPipe, &mut content, WHAT)?;
+        let line = content.strip_suffix(b"\n").unwrap_or(content);
+        let line = if line.len() < content.len() { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
+        if line.is_empty() || line.len() > PASSPHRASE_LEN_MAX {
+            return Err(SealError::Malformed { path: path.to_owned(), what: WHAT });
         }
-        if text.last() == Some(&b'\r') {
-            text.pop();
-        }
-        if text.is_empty() || text.len() > PASSPHRASE_LEN_MAX {
-            return Err(SealError::Malformed { path: path.to_owned(), what: "passphrase of 1 to 1024 bytes" });
-        }
-        Ok(Self { text, params: Argon2Params::DEFAULT })
+        Ok(Self { text: Zeroizing::new(line.to_vec()), params: Argon2Params::DEFAULT })
     }
 
     /// The same passphrase with other parameters for new slots.
@@ -67,26 +68,5 @@ impl RootOfTrust for Passphrase {
         derive(&self.text, &salt, params)?
             .unwrap_key(&slot.wrapped, &wrap_context(&slot.id))
             .map_err(|_| SealError::WrongSecret)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_passphrase_opens_with_the_parameters_of_its_slot() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("passphrase");
-        std::fs::write(&path, "correct horse\n").unwrap();
-        let small = Argon2Params { memory_kib: 8 * 1024, passes: 1, lanes: 1 };
-        let passphrase = Passphrase::from_file(&path).unwrap().with_params(small);
-        let root = RootKey::generate().unwrap();
-        let slot = RootSlot::from_bytes(&passphrase.protect(&root).unwrap().to_bytes()).unwrap();
-        // Other defaults than the slot's do not matter, nor does the newline.
-        std::fs::write(&path, "correct horse").unwrap();
-        assert!(Passphrase::from_file(&path).unwrap().open(&slot).unwrap().ct_eq(&root));
-        std::fs::write(&path, "wrong horse").unwrap();
-        assert!(matches!(Passphrase::from_file(&path).unwrap().open(&slot), Err(SealError::WrongSecret)));
     }
 }

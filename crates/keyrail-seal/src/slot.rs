@@ -91,7 +91,7 @@ impl RootSlot {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// [`SealError::SlotDamaged`] for anything but the exact form.
+    /// [`SealError::SlotDamaged`] for anything but the exact form with acceptable parameters.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
         Self::parse(bytes).ok_or(SealError::SlotDamaged)
     }
@@ -111,10 +111,12 @@ impl RootSlot {
                 let (lanes, rest) = rest.split_first_chunk::<4>()?;
                 let (salt, wrapped) = rest.split_first_chunk::<SALT_LEN>()?;
                 let [memory_kib, passes, lanes] = [memory_kib, passes, lanes].map(|bytes| u32::from_be_bytes(*bytes));
-                (
-                    SlotParameters::Passphrase { params: Argon2Params { memory_kib, passes, lanes }, salt: *salt },
-                    wrapped,
-                )
+                let params = Argon2Params { memory_kib, passes, lanes };
+                // A store that was tampered with must not make us derive weakly, or for hours.
+                if !params.in_range() {
+                    return None;
+                }
+                (SlotParameters::Passphrase { params, salt: *salt }, wrapped)
             }
             _ => return None,
         };

@@ -143,6 +143,7 @@ fn a_table_is_protected_moved_and_given_back() {
 fn a_passphrase_and_a_wrong_one() {
     let place = Place::new();
     std::fs::write(place.file("pass"), "correct horse battery staple\n").unwrap();
+    std::fs::set_permissions(place.file("pass"), PermissionsExt::from_mode(0o600)).unwrap();
     let line = format!("init --root passphrase-file:{}", place.file("pass").display());
     place.ok(&line);
     assert_eq!(place.run("root status --json").json()["slots"][0]["kind"], "passphrase");

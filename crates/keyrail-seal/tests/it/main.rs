@@ -1,0 +1,15 @@
+//! Roots of trust on real files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly, and a table of cases may be long"
+)]
+
+mod key_file;
+mod passphrase;
+mod place;
+mod slot;
+mod state;
+mod vectors;
