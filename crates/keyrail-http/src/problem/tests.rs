@@ -157,6 +157,21 @@ fn no_code_is_left_out() {
     assert_eq!(left, Vec::<&str>::new());
 }
 
+/// Who looks a code up in the documentation finds it, with the exit code that the command line ends with.
+#[test]
+fn the_documentation_lists_every_code() {
+    let page = include_str!("../../../../docs/operate/errors.md");
+    let exits =
+        [("caller", "2"), ("refused", "3"), ("absent", "4"), ("stored-data", "5"), ("dependency", "6"), ("bug", "70")];
+    for problem in problems() {
+        let start = format!("| `{}` | ", problem.code);
+        let row = page.lines().find_map(|line| line.strip_prefix(&start));
+        let listed = row.unwrap_or_else(|| panic!("`{}` has no row", problem.code)).split('|').next().unwrap();
+        let (_, exit) = exits.iter().find(|(fault, _)| *fault == problem.fault).unwrap();
+        assert!(listed.split(',').any(|code| code.trim() == *exit), "`{}` ends with {exit}", problem.code);
+    }
+}
+
 /// The style of all messages: a sentence in lower case without a full stop, advice apart from it.
 #[test]
 fn every_error_is_worded_alike() {
