@@ -92,6 +92,8 @@ fn asset_errors() -> Vec<AssetError> {
         A::Absent { what: "column", name: "email".to_owned() },
         A::Unfit { problem: "column `email` has the index `by_email`".to_owned(), hint: "drop it".to_owned() },
         A::Changed { problem: "column `email` is gone".to_owned() },
+        A::Moved,
+        A::Altered { row: row() },
         A::JsonPath { path: "a.b".to_owned() },
         A::TooLong { row: row(), max: 1_000 },
         A::NotVerified { row: row() },
