@@ -177,17 +177,39 @@ impl Walk {
     }
 
     fn run(&mut self) -> Result<Outcome, EngineError> {
-        match self.walk() {
-            Ok(outcome) => Ok(outcome),
-            Err(error) => {
-                store_failure(&self.open, &self.handle, self.campaign.clone(), &error)?;
-                Err(error)
+        loop {
+            match self.walk() {
+                Ok(outcome) => {
+                    if !self.resumed()? {
+                        return Ok(outcome);
+                    }
+                }
+                Err(error) => {
+                    store_failure(&self.open, &self.handle, self.campaign.clone(), &error)?;
+                    return Err(error);
+                }
             }
         }
     }
 
+    /// Whether somebody resumed the campaign while it was pausing for somebody: then it goes on here.
+    fn resumed(&mut self) -> Result<bool, EngineError> {
+        if self.stop.is_set() || self.campaign.state != CampaignState::Paused {
+            return Ok(false);
+        }
+        let stored = self.handle.block_on(self.open.state().campaign(&self.campaign.id))?;
+        let Some(stored) = stored.filter(|stored| stored.state == CampaignState::Running) else { return Ok(false) };
+        self.keys = self.handle.block_on(Keyset::load(&self.open, &self.key))?;
+        self.place = stored.cursor.as_deref().and_then(cursor::decode);
+        self.campaign = stored;
+        Ok(true)
+    }
+
     fn walk(&mut self) -> Result<Outcome, EngineError> {
         self.retarget()?;
+        if self.place.is_none() {
+            self.campaign.counts.rows = 0;
+        }
         if self.campaign.counts.rows_total == 0 {
             self.campaign.counts.rows_total = self.adapter.inspect().map_err(|error| self.named(error))?.rows;
         }

@@ -2,6 +2,17 @@
 
 use keyrail_engine::error::{EngineError, Fault};
 
+/// What the driver of a database said. It names tables and columns, and no value.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DriverError(Box<dyn std::error::Error + Send + Sync>);
+
+impl From<rusqlite::Error> for DriverError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 /// Why an asset could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,7 +25,7 @@ pub enum AssetError {
     },
     /// The database cannot be opened.
     #[error("the database cannot be opened")]
-    Open(#[source] rusqlite::Error),
+    Open(#[source] DriverError),
     /// There is no such table, or no such column in it.
     #[error("there is no {what} `{name}`")]
     Absent {
@@ -48,16 +59,16 @@ pub enum AssetError {
     },
     /// Somebody holds a lock on the database.
     #[error("the database is locked by another connection")]
-    Busy(#[source] rusqlite::Error),
+    Busy(#[source] DriverError),
     /// The disk is full.
     #[error("the disk of the database is full")]
-    Full(#[source] rusqlite::Error),
+    Full(#[source] DriverError),
     /// The database may only be read.
     #[error("the database is read-only")]
-    ReadOnly(#[source] rusqlite::Error),
+    ReadOnly(#[source] DriverError),
     /// The database file is damaged.
     #[error("the database file is damaged")]
-    Damaged(#[source] rusqlite::Error),
+    Damaged(#[source] DriverError),
     /// A constraint of the table refuses the protected value.
     #[error("a constraint of the table refuses the value of row {row}")]
     Constraint {
@@ -65,11 +76,11 @@ pub enum AssetError {
         row: String,
         /// What the database said.
         #[source]
-        source: rusqlite::Error,
+        source: DriverError,
     },
     /// The database failed in another way.
     #[error("the database failed")]
-    Database(#[source] rusqlite::Error),
+    Database(#[source] DriverError),
     /// A JSON path is not well formed.
     #[error("`{path}` is not a path like $.a.b[0]")]
     JsonPath {
@@ -155,7 +166,7 @@ impl AssetError {
             Self::Moved => "wait until the schema stays as it is, then resume the campaign",
             Self::Altered { .. } => "look at the triggers of the table: none may change a protected column",
             Self::Busy(_) => "end the long transaction of the other connection, then resume the campaign",
-            Self::Full(_) => "make room, then resume the campaign; nothing of this page was written",
+            Self::Full(_) => "make room, then resume the campaign: a page is written whole or not at all",
             Self::ReadOnly(_) => "check the rights of the file and its directory, then resume the campaign",
             Self::Damaged(_) => "check the disk and restore the database from a backup",
             Self::Constraint { .. } => {

@@ -71,13 +71,13 @@ fn classify(error: rusqlite::Error) -> AssetError {
         return AssetError::Changed { problem: FILE_GONE.to_owned() };
     }
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => AssetError::Busy(error),
-        Some(ErrorCode::DiskFull) => AssetError::Full(error),
-        Some(ErrorCode::ReadOnly) => AssetError::ReadOnly(error),
-        Some(ErrorCode::DatabaseCorrupt) => AssetError::Damaged(error),
-        Some(ErrorCode::NotADatabase | ErrorCode::CannotOpen) => AssetError::Open(error),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => AssetError::Busy(error.into()),
+        Some(ErrorCode::DiskFull) => AssetError::Full(error.into()),
+        Some(ErrorCode::ReadOnly) => AssetError::ReadOnly(error.into()),
+        Some(ErrorCode::DatabaseCorrupt) => AssetError::Damaged(error.into()),
+        Some(ErrorCode::NotADatabase | ErrorCode::CannotOpen) => AssetError::Open(error.into()),
         Some(ErrorCode::SchemaChanged) => AssetError::Changed { problem: "its schema was changed".to_owned() },
-        _ => AssetError::Database(error),
+        _ => AssetError::Database(error.into()),
     }
 }
 
@@ -88,7 +88,7 @@ impl SqliteAsset {
     /// [`AssetError::Open`], [`AssetError::Absent`].
     pub fn open(path: &Path, spec: &AssetSpec) -> Result<Self, AssetError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(AssetError::Open)?;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
         connection.busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX)).map_err(classify)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         // What is overwritten leaves the pages at once. Foreign keys are the application's choice, not ours.
@@ -215,7 +215,9 @@ fn apply_update(connection: &Connection, sql: &str, update: &RowUpdate) -> Resul
     }
     let mut statement = connection.prepare_cached(sql).map_err(classify)?;
     let changed = statement.execute(params_from_iter(values)).map_err(|error| match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation) => AssetError::Constraint { row: update.name.clone(), source: error },
+        Some(ErrorCode::ConstraintViolation) => {
+            AssetError::Constraint { row: update.name.clone(), source: error.into() }
+        }
         _ => classify(error),
     })?;
     Ok(changed > 0)

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// [`AssetError::Open`], [`AssetError::Busy`], and what else the databases fail with.
 pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
     let source = open_to_read(from)?;
-    let mut target = Connection::open(to).map_err(AssetError::Open)?;
+    let mut target = Connection::open(to).map_err(|error| AssetError::Open(error.into()))?;
     let backup = Backup::new(&source, &mut target).map_err(classify)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -31,7 +31,7 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
             StepResult::More => {}
             _ if Instant::now() >= deadline => {
                 let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-                return Err(AssetError::Busy(rusqlite::Error::SqliteFailure(code, None)));
+                return Err(AssetError::Busy(rusqlite::Error::SqliteFailure(code, None).into()));
             }
             _ => std::thread::park_timeout(PAUSE),
         }
@@ -41,7 +41,7 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
 /// A database in a directory that may not be written opens only if nothing is in a write-ahead log.
 fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(AssetError::Open)?;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
     let tried = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     match tried {
         Ok(_) => Ok(connection),

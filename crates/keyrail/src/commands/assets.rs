@@ -99,6 +99,10 @@ pub(super) async fn campaign(global: &Global, command: CampaignCommand) -> Resul
 async fn start(global: &Global, args: &CampaignStart, verb: &str, what: &str) -> Result<(), Failure> {
     let asset = escaped(args.asset.as_str());
     let body = json!({ "rate": args.rate });
+    if args.dry_run && verb == "unprotect" {
+        let title = "a dry run tells of protecting and re-encrypting";
+        return Err(Failure::caller(title, "`keyrail asset census` counts what unprotecting would decrypt"));
+    }
     if args.dry_run {
         return print(global, Access::Write, Method::POST, &format!("/v1/assets/{asset}/plan"), body).await;
     }
