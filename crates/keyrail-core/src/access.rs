@@ -63,6 +63,8 @@ text_enum! {
         KeyRead = "key.read",
         /// Bring a retired version back.
         KeyReinstate = "key.reinstate",
+        /// Give a key another label.
+        KeyRelabel = "key.relabel",
         /// Resume a suspended version.
         KeyResume = "key.resume",
         /// Retire a version.
@@ -262,6 +264,7 @@ fn operates(action: Action) -> bool {
             | A::KeyCreate
             | A::KeyDestroy
             | A::KeyReinstate
+            | A::KeyRelabel
             | A::KeyResume
             | A::KeyRetire
             | A::KeyRotate

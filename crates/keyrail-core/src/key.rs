@@ -401,7 +401,12 @@ impl Keyring {
         if self.key.status == KeyStatus::Enabled || !self.needs_replacement(number) {
             return Ok(KeyChange { key: self.key_with(self.key.status, now), added: None, changed: vec![resumed] });
         }
-        let active = DataKeyVersion { generation: resumed.generation, ..resumed.after(VersionEvent::Activate, now)? };
+        // It is as old as it was: a break does not put its rotation off.
+        let active = DataKeyVersion {
+            generation: resumed.generation,
+            activated_at: resumed.activated_at,
+            ..resumed.after(VersionEvent::Activate, now)?
+        };
         Ok(KeyChange { key: self.key_with(KeyStatus::Enabled, now), added: None, changed: vec![active] })
     }
 

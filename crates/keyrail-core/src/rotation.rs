@@ -24,6 +24,16 @@ text_enum! {
     }
 }
 
+impl RotationReason {
+    /// Whether it follows from what a label demands, and is over as soon as the demand is kept again.
+    pub const fn comes_of_demands(self) -> bool {
+        match self {
+            Self::Age | Self::Policy | Self::Uses => true,
+            Self::Demand | Self::Exposure | Self::Label => false,
+        }
+    }
+}
+
 /// What the sweep knows of a data key's active version.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DataKeyFacts<'a> {

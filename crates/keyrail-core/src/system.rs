@@ -112,7 +112,7 @@ pub struct UsageMark {
 pub const IDEMPOTENCY_SECONDS: u64 = 24 * 60 * 60;
 
 /// How many idempotency keys are remembered at a time; beyond it, requests with one are told to wait.
-pub const IDEMPOTENCY_KEYS_MAX: u64 = 100_000;
+pub const IDEMPOTENCY_KEYS_MAX: u64 = 20_000;
 
 /// The longest answer that is kept for a repetition, in bytes.
 pub const IDEMPOTENCY_ANSWER_LEN_MAX: usize = 64 * 1024;

@@ -7,8 +7,14 @@ use crate::error::EngineError;
 use crate::pipeline::{Operation, Scope, Target};
 use crate::unsealed::Unsealed;
 
-/// An operation that policy allowed to this principal. The act step takes it as an argument, and only
-/// [`authorize`] makes it.
+/// An operation that policy allowed to this principal. The act step takes it as an argument, and only the policy step
+/// makes it: its fields are private to that module, so nobody else can.
+///
+/// ```compile_fail,E0451
+/// fn forge(principal: keyrail_core::access::Principal) -> keyrail_engine::Authorized<()> {
+///     keyrail_engine::Authorized { op: (), principal, reason: "because" }
+/// }
+/// ```
 pub struct Authorized<Op> {
     op: Op,
     principal: Principal,
@@ -69,6 +75,16 @@ pub(crate) fn authorize<Op: Operation>(
         Decision::Hide { reason } => {
             let name = target.name.clone().unwrap_or_default();
             Err(Refusal { error: EngineError::NotFound { what: target.what, name }, reason })
+        }
+    }
+}
+
+/// Whether a principal may do something of the whole service; for what is no operation.
+pub(crate) fn may(principal: &Principal, action: Action) -> Result<(), Refusal> {
+    match decide(principal, action, Resource::Service) {
+        Decision::Allow { .. } => Ok(()),
+        Decision::Refuse { reason } | Decision::Hide { reason } => {
+            Err(Refusal { error: EngineError::Refused { reason }, reason })
         }
     }
 }

@@ -61,6 +61,16 @@ impl<K: Eq + Hash, V: Clone> GenerationCache<K, V> {
         self.inner.write().map.retain(|_, entry| now < entry.good_until);
     }
 
+    /// Drops everything, whatever its generation.
+    pub(crate) fn clear(&self) {
+        self.inner.write().map.clear();
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.read().map.len()
+    }
+
     /// Drops everything of generations before `generation`.
     pub(crate) fn advance(&self, generation: u64) {
         let mut inner = self.inner.write();

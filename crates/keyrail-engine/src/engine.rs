@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keyrail_core::access::Action;
+use keyrail_core::record::{Record, RecordDecision};
 use keyrail_core::time::Clock;
 use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
 use parking_lot::RwLock;
 
 use crate::authenticate::authenticate;
+use crate::authorize::may;
 use crate::bootstrap::{self, Access, DirLock, Initialized};
 use crate::error::EngineError;
 use crate::health::{Health, HealthCheck};
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::paths::Paths;
-use crate::pipeline::{Operation, execute};
+use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
 use crate::request::Caller;
 use crate::scheduler;
@@ -138,8 +140,8 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
-                open.close()?;
                 self.set_phase(SealState::Sealed, None);
+                finish(&open).await?;
                 Err(error)
             }
         }
@@ -209,12 +211,11 @@ impl Engine {
         let now = open.now();
         let principal = authenticate(&open, caller.credential, now).await;
         let principal = principal.map_err(|error| open.refusals().note(error, &caller.origin, now))?;
-        match keyrail_core::access::decide(&principal, action, keyrail_core::access::Resource::Service) {
-            keyrail_core::access::Decision::Allow { .. } => Ok(()),
-            keyrail_core::access::Decision::Refuse { reason } | keyrail_core::access::Decision::Hide { reason } => {
-                Err(EngineError::Refused { reason })
-            }
-        }
+        let Err(refusal) = may(&principal, action) else { return Ok(()) };
+        let cx = Context { open: &open, now, generation: open.generation(), if_match: None };
+        let record = record_of(action, caller, &cx, &principal, refusal.reason, None);
+        let record = Record { decision: RecordDecision::Refuse, ..record };
+        Err(fail(&open, record, refusal.error, cx.generation).await)
     }
 
     /// Whether the caller's credential is good, without deciding anything: before a long body is read.
@@ -252,7 +253,9 @@ impl Engine {
     pub async fn health(&self) -> Health {
         let Ok(open) = self.unsealed() else { return Health::new(self.seal_state(), Vec::new()) };
         let store = open.state().store().health().await.err().map(|error| error.to_string());
-        let checks = vec![HealthCheck::of("store", store), HealthCheck::of("audit", open.log().health().failure)];
+        let waits = || open.has_pending().then(|| "a change waits for its record".to_owned());
+        let audit = open.log().health().failure.or_else(waits);
+        let checks = vec![HealthCheck::of("store", store), HealthCheck::of("audit", audit)];
         Health::new(SealState::Unsealed, checks)
     }
 

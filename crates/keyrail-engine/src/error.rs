@@ -96,7 +96,7 @@ pub enum EngineError {
         found: u64,
     },
     /// Another request under the same idempotency key was different, or its answer cannot be given again.
-    #[error("the idempotency key was used before{}", if *.same { "; the change is made and its answer held a secret that is kept nowhere" } else { " for another request" })]
+    #[error("the idempotency key was used before{}", if *.same { "; the change is made, and its answer is kept nowhere: it held a secret or was too long" } else { " for another request" })]
     IdempotencyConflict {
         /// Whether it was the same request.
         same: bool,
@@ -123,6 +123,20 @@ pub enum EngineError {
     RetireBlocked {
         /// What stands in the way.
         obstacles: Vec<Obstacle>,
+    },
+    /// Something stands in the way of destruction.
+    #[error("the version cannot be destroyed yet: {}", join(.obstacles))]
+    DestroyBlocked {
+        /// What stands in the way.
+        obstacles: Vec<Obstacle>,
+    },
+    /// There are as many as there may be.
+    #[error("there are {max} {what}, and there may be no more")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        max: u64,
     },
     /// The write window of the version is still open, longer than a request may wait.
     #[error("the write window is open for another {seconds_left} s")]
@@ -258,6 +272,7 @@ impl EngineError {
             Self::Contended => "contended",
             Self::Crypto(_) => "crypto_failed",
             Self::Demand(_) => "demand_out_of_range",
+            Self::DestroyBlocked { .. } => "destroy_blocked",
             Self::DestroyWaiting { .. } => "destroy_waiting",
             Self::Exists { .. } => "exists",
             Self::File { .. } => "file_failed",
@@ -281,6 +296,7 @@ impl EngineError {
             Self::ShuttingDown => "shutting_down",
             Self::Store(_) => "store_failed",
             Self::TooLarge { .. } => "too_large",
+            Self::TooMany { .. } => "too_many",
             Self::TooManyFailures => "too_many_failures",
             Self::Unauthenticated => "unauthenticated",
             Self::Unopenable => "unopenable",
@@ -299,13 +315,15 @@ impl EngineError {
             | Self::NotCiphertext
             | Self::OtherKey
             | Self::TooLarge { .. } => Fault::Caller,
-            Self::AlreadyInitialized
+            Self::TooMany { .. }
+            | Self::AlreadyInitialized
             | Self::Changed { .. }
             | Self::Exists { .. }
             | Self::IdempotencyConflict { .. } => Fault::Conflict,
             Self::Bug { .. } => Fault::Bug,
             Self::Key(KeyError::NoSuchVersion { .. }) | Self::NotFound { .. } | Self::NotInitialized => Fault::Absent,
             Self::Campaign(_)
+            | Self::DestroyBlocked { .. }
             | Self::DestroyWaiting { .. }
             | Self::Key(_)
             | Self::Refused { .. }
@@ -334,7 +352,9 @@ impl EngineError {
         let hint = match self {
             Self::Asset { hint, .. } => return Some(hint.clone()),
             Self::Invalid { hint, .. } => hint,
-            Self::RetireBlocked { obstacles } => return obstacles.first().map(Obstacle::hint),
+            Self::RetireBlocked { obstacles } | Self::DestroyBlocked { obstacles } => {
+                return obstacles.first().map(Obstacle::hint);
+            }
             Self::Root(error) => {
                 error.hint().unwrap_or("try again; if it fails again, look at the log of this process")
             }
@@ -377,6 +397,7 @@ impl EngineError {
             }
             Self::Indeterminate => "look the request id up in the log with `keyrail audit show` before trying again",
             Self::Contended => "try again",
+            Self::TooMany { .. } => "give up what is no longer needed, or wait until some of them are over",
             Self::LogOlder { .. } => {
                 "an older copy of the log was put in place; restore log and store from the same backup"
             }

@@ -1,6 +1,7 @@
 //! Idempotency keys: a change that is asked for twice under one key is made once.
 
-use keyrail_core::system::{IDEMPOTENCY_SECONDS, IdempotencyEntry};
+use keyrail_core::id::RequestId;
+use keyrail_core::system::{IDEMPOTENCY_ANSWER_LEN_MAX, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_SECONDS, IdempotencyEntry};
 use keyrail_crypto::digest::sha256;
 use keyrail_store::Change;
 
@@ -14,8 +15,13 @@ pub(crate) const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 
 /// What is known under an idempotency key.
 pub(crate) enum Found<A> {
-    /// The first answer.
-    Answer(A),
+    /// The answer that was given first.
+    Answer {
+        /// It.
+        answer: A,
+        /// The request that got it.
+        first: RequestId,
+    },
     /// Nothing yet; the ticket goes into the change.
     Fresh(Option<Ticket>),
 }
@@ -47,6 +53,9 @@ pub(crate) async fn look_up<Op: Operation>(
     let request_sha256 = sha256(format!("{}\n{}", Op::ACTION, authorized.op().fingerprint()).as_bytes());
     match cx.open.state().idempotency_entry(&key_hash).await? {
         Some(entry) if entry.expires_at > cx.now => repeat::<Op>(&entry, &request_sha256),
+        None if cx.open.state().count::<IdempotencyEntry>(Vec::new()).await? >= IDEMPOTENCY_KEYS_MAX => {
+            Err(EngineError::TooMany { what: "idempotency keys", max: IDEMPOTENCY_KEYS_MAX })
+        }
         former => Ok(Found::Fresh(Some(Ticket {
             entry: IdempotencyEntry {
                 key_hash,
@@ -69,14 +78,16 @@ fn repeat<Op: Operation>(
         return Err(EngineError::IdempotencyConflict { same: false });
     }
     let answer = entry.answer.as_deref().and_then(Op::decode_answer);
-    answer.map(Found::Answer).ok_or(EngineError::IdempotencyConflict { same: true })
+    answer
+        .map(|answer| Found::Answer { answer, first: entry.request })
+        .ok_or(EngineError::IdempotencyConflict { same: true })
 }
 
 impl Ticket {
     /// Puts the row into the change, with the answer if that holds no secret.
     pub(crate) fn remember(mut self, change: &mut Change, answer: Option<Vec<u8>>) {
         if self.replay == Replay::Answer {
-            self.entry.answer = answer;
+            self.entry.answer = answer.filter(|answer| answer.len() <= IDEMPOTENCY_ANSWER_LEN_MAX);
         }
         if self.entry.generation == 1 {
             change.insert(&self.entry)

@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     errors: parking_lot::Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     items: AtomicU64,
     alarms: AtomicU64,
+    overdue: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -26,12 +27,15 @@ pub struct MetricsSnapshot {
     pub items: u64,
     /// Alarms that were raised.
     pub alarms: u64,
+    /// Key versions whose data should have been moved by now, as the last sweep found them.
+    pub campaigns_overdue: u64,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let done = Action::ALL.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { done, errors: parking_lot::Mutex::default(), items: AtomicU64::new(0), alarms: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Self { done, errors: parking_lot::Mutex::default(), items: zero(), alarms: zero(), overdue: zero() }
     }
 }
 
@@ -55,6 +59,10 @@ impl Metrics {
         self.alarms.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn set_overdue(&self, versions: u64) {
+        self.overdue.store(versions, Ordering::Relaxed);
+    }
+
     pub(crate) fn snapshot(&self) -> MetricsSnapshot {
         let done = Action::ALL.iter().zip(&self.done);
         MetricsSnapshot {
@@ -62,6 +70,7 @@ impl Metrics {
             errors: self.errors.lock().iter().map(|((action, code), count)| (*action, *code, *count)).collect(),
             items: self.items.load(Ordering::Relaxed),
             alarms: self.alarms.load(Ordering::Relaxed),
+            campaigns_overdue: self.overdue.load(Ordering::Relaxed),
         }
     }
 }

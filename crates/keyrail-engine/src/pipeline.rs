@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyrail_audit::{AppendError, Epoch};
 use keyrail_core::access::{Action, Principal};
+use keyrail_core::id::RequestId;
 use keyrail_core::name::AppPath;
 use keyrail_core::record::{Detail, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse};
 use keyrail_core::time::Timestamp;
@@ -265,12 +266,13 @@ async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: O
     let loaded = match op.load(open).await {
         Ok(loaded) => loaded,
         Err(error) => {
-            let record = record_of::<Op>(caller, &cx, &principal, "load", None);
+            let record = record_of(Op::ACTION, caller, &cx, &principal, "the state could not be read", None);
+            let record = Record { decision: RecordDecision::Refuse, ..record };
             return Attempt::Ended(Err(fail(open, record, error, cx.generation).await));
         }
     };
     let target = op.target(&loaded);
-    let record = record_of::<Op>(caller, &cx, &principal, "", target.name.clone());
+    let record = record_of(Op::ACTION, caller, &cx, &principal, "", target.name.clone());
     tracing::trace!(action = %Op::ACTION, principal = %record.principal, resource = record.resource, request = %record.id, "deciding");
     let authorized = match authorize(open, op, principal, &target, cx.now) {
         Ok(authorized) => authorized,
@@ -291,7 +293,9 @@ async fn act_and_record<Op: Operation>(
     record: Record,
 ) -> Attempt<Op> {
     let ticket = match idempotency::look_up::<Op>(cx, caller, &authorized).await {
-        Ok(idempotency::Found::Answer(answer)) => return Attempt::Ended(Ok(answer)),
+        Ok(idempotency::Found::Answer { answer, first }) => {
+            return answer_again(authorized, answer, first, cx, record).await;
+        }
         Ok(idempotency::Found::Fresh(ticket)) => ticket,
         Err(error) => return Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
     };
@@ -324,6 +328,22 @@ async fn act_and_record<Op: Operation>(
     }
 }
 
+/// An answer that was given before leaves like any other: with its own record, and under the present state.
+async fn answer_again<Op: Operation>(
+    authorized: Authorized<Op>,
+    answer: Op::Answer,
+    first: RequestId,
+    cx: &Context<'_>,
+    record: Record,
+) -> Attempt<Op> {
+    let detail = vec![Detail { name: "repeats".to_owned(), value: first.to_string() }];
+    match append(cx.open, &Record { detail, ..record }, cx.generation).await {
+        Ok(()) => Attempt::Ended(Ok(answer)),
+        Err(AppendError::Fenced) => Attempt::Fenced(authorized.into_op()),
+        Err(error) => Attempt::Ended(Err(EngineError::AuditUnavailable(error))),
+    }
+}
+
 /// Why a change was not committed.
 pub(crate) enum CommitError {
     /// The state changed since the operation was decided.
@@ -332,7 +352,8 @@ pub(crate) enum CommitError {
     Failed(EngineError),
 }
 
-fn record_of<Op: Operation>(
+pub(crate) fn record_of(
+    action: Action,
     caller: &Caller<'_>,
     cx: &Context<'_>,
     principal: &Principal,
@@ -346,11 +367,11 @@ fn record_of<Op: Operation>(
         kind: RecordKind::Operation,
         principal: principal.label(),
         session: principal.token,
-        action: Op::ACTION,
+        action,
         resource,
         versions: Vec::new(),
         asset: None,
-        origin: caller.origin.clone(),
+        origin: caller.origin.bounded(),
         decision: RecordDecision::Allow,
         reason: reason.to_owned(),
         outcome: Outcome::Done,
@@ -362,7 +383,11 @@ fn record_of<Op: Operation>(
 }
 
 /// Records a refusal or failure, and gives the error back. What stands in the log is the code, not the text.
-async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineError, generation: u64) -> EngineError {
+pub(crate) async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineError, generation: u64) -> EngineError {
+    // The change may be made: the record under this request id is the one in the outbox, or none.
+    if matches!(error, EngineError::Indeterminate) {
+        return error;
+    }
     let outcome = match error.fault() {
         Fault::Absent | Fault::Policy | Fault::Unauthenticated | Fault::Conflict | Fault::Caller => Outcome::Refused,
         Fault::Bug | Fault::Dependency | Fault::Load | Fault::StoredData => Outcome::Failed,

@@ -18,15 +18,28 @@ pub(crate) const AGGREGATE_SECONDS: u64 = 10;
 
 #[derive(Default)]
 pub(crate) struct Refusals {
-    inner: Mutex<Counted>,
+    inner: Mutex<Counting>,
 }
 
 #[derive(Default)]
-struct Counted {
-    first: Option<(Timestamp, Option<String>)>,
-    count: u64,
+struct Counting {
+    counted: Option<Counted>,
     second: i64,
     in_second: u64,
+}
+
+/// Refusals that were counted, and not yet recorded.
+pub(crate) struct Counted {
+    first_at: Timestamp,
+    from: Option<String>,
+    count: u64,
+}
+
+impl Counted {
+    /// The one record of them all.
+    pub(crate) fn record(&self, now: Timestamp) -> Result<Record, EngineError> {
+        Ok(aggregate(RequestId::from_bytes(random::array()?), self.first_at, self.from.clone(), now, self.count))
+    }
 }
 
 impl Refusals {
@@ -35,28 +48,31 @@ impl Refusals {
         if !matches!(error, EngineError::Unauthenticated | EngineError::Refused { .. }) {
             return error;
         }
-        let mut counted = self.inner.lock();
-        counted.first.get_or_insert_with(|| (now, origin.from.clone()));
-        counted.count += 1;
+        let mut inner = self.inner.lock();
+        let from = || origin.bounded().from;
+        inner.counted.get_or_insert_with(|| Counted { first_at: now, from: from(), count: 0 }).count += 1;
         let second = now.as_millis() / 1000;
-        if counted.second != second {
-            counted.second = second;
-            counted.in_second = 0;
+        if inner.second != second {
+            inner.second = second;
+            inner.in_second = 0;
         }
-        counted.in_second += 1;
-        if counted.in_second > FAILURES_PER_SECOND_MAX { EngineError::TooManyFailures } else { error }
+        inner.in_second += 1;
+        if inner.in_second > FAILURES_PER_SECOND_MAX { EngineError::TooManyFailures } else { error }
     }
 
-    /// The record of what was counted, if its time has come.
-    pub(crate) fn take(&self, now: Timestamp, wait: AggregateWait) -> Result<Option<Record>, EngineError> {
-        let mut counted = self.inner.lock();
-        let Some((first_at, from)) = counted.first.clone() else { return Ok(None) };
-        if wait == AggregateWait::Usual && now.seconds_since(first_at) < AGGREGATE_SECONDS {
-            return Ok(None);
-        }
-        let record = aggregate(RequestId::from_bytes(random::array()?), first_at, from, now, counted.count);
-        *counted = Counted::default();
-        Ok(Some(record))
+    /// What was counted, if its time has come.
+    pub(crate) fn take(&self, now: Timestamp, wait: AggregateWait) -> Option<Counted> {
+        let mut inner = self.inner.lock();
+        let first_at = inner.counted.as_ref()?.first_at;
+        let due = wait == AggregateWait::None || now.seconds_since(first_at) >= AGGREGATE_SECONDS || now < first_at;
+        if due { inner.counted.take() } else { None }
+    }
+
+    /// What was taken and could not be recorded counts on.
+    pub(crate) fn put_back(&self, former: Counted) {
+        let mut inner = self.inner.lock();
+        let since = inner.counted.as_ref().map_or(0, |counted| counted.count);
+        inner.counted = Some(Counted { count: former.count + since, ..former });
     }
 }
 

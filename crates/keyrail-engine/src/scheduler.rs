@@ -3,31 +3,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use keyrail_core::id::{DataKeyId, MasterKeyId};
-use keyrail_core::key::{DataKeyVersion, DestroyHalt, DestroyWait, MasterVersion};
+use keyrail_core::campaign;
+use keyrail_core::id::MasterKeyId;
+use keyrail_core::key::{DataKeyVersion, Keyring, MasterVersion};
 use keyrail_core::label::{Demands, Label};
 use keyrail_core::lifecycle::VersionState;
-use keyrail_core::name::{EnvironmentPath, KeyName, KeyVersionName, Name};
-use keyrail_core::rotation::{DataKeyFacts, Due, MasterKeyFacts, sweep};
-use keyrail_core::system::ObservationRow;
-use keyrail_core::time::{Elapsed, elapsed};
+use keyrail_core::name::{EnvironmentPath, KeyName, Name};
+use keyrail_core::rotation::{DataKeyFacts, Due, MasterKeyFacts, RotationReason, sweep};
 use keyrail_store::Change;
 
+use crate::countdown;
 use crate::error::EngineError;
 use crate::ops::key::RotateKey;
 use crate::ops::master::RotateMaster;
-use crate::ops::retire::DestroyVersion;
 use crate::ops::system::Rewrap;
 use crate::pipeline::{append, execute};
 use crate::refusals::AggregateWait;
 use crate::request::Caller;
 use crate::unsealed::Unsealed;
+use crate::unsealed::alarm::AlarmKind;
 
 /// How often the sweep looks for due rotations, in ticks of about a second.
 const SWEEP_TICKS: u64 = 5;
 
 /// How often countdowns to destruction are carried on, in ticks.
-const COUNTDOWN_TICKS: u64 = 10;
+const COUNTDOWN_TICKS: u64 = 60;
 
 /// How often the head is remembered and expired keys are forgotten, in ticks.
 const TIDY_TICKS: u64 = 5;
@@ -38,10 +38,14 @@ const FORGET_MAX: usize = 500;
 /// One step of the background work. Each part is tried, whatever happened to the others.
 pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     let turn = open.next_tick();
+    open.tell_time_passed();
     open.purge(open.now());
-    let mut results = vec![record_refusals(open, AggregateWait::Usual).await];
+    let mut results = vec![open.settle_pending().await, record_refusals(open, AggregateWait::Usual).await];
+    if let Some(off_millis) = open.look_at_clock() {
+        results.push(open.raise_clock_set(off_millis).await);
+    }
     if turn.is_multiple_of(COUNTDOWN_TICKS) {
-        results.push(count_down(open).await);
+        results.push(countdown::tick(open).await);
     }
     if open.take_sweep_wish() || turn.is_multiple_of(SWEEP_TICKS) {
         results.push(open.usage().catch_up(open).await);
@@ -60,15 +64,22 @@ pub(crate) async fn flush(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     if !open.writes() {
         return Ok(());
     }
+    let settled = open.settle_pending().await;
     let recorded = record_refusals(open, AggregateWait::None).await;
+    let carried_on = countdown::tick(open).await;
     let counted = open.usage().catch_up(open).await;
     let remembered = open.remember().await;
-    recorded.and(counted).and(remembered)
+    settled.and(recorded).and(carried_on).and(counted).and(remembered)
 }
 
 async fn record_refusals(open: &Arc<Unsealed>, wait: AggregateWait) -> Result<(), EngineError> {
-    let Some(record) = open.refusals().take(open.now(), wait)? else { return Ok(()) };
-    append(open, &record, open.generation()).await.map_err(EngineError::AuditUnavailable)
+    let Some(counted) = open.refusals().take(open.now(), wait) else { return Ok(()) };
+    let record = counted.record(open.now())?;
+    let recorded = append(open, &record, open.generation()).await;
+    if recorded.is_err() {
+        open.refusals().put_back(counted);
+    }
+    recorded.map_err(EngineError::AuditUnavailable)
 }
 
 async fn forget_expired(open: &Arc<Unsealed>) -> Result<(), EngineError> {
@@ -83,94 +94,106 @@ async fn forget_expired(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     Ok(open.state().commit(change.unrecorded("an idempotency key is over")).await?)
 }
 
-/// Rotates every key whose age, use or label asks for it.
+/// Rotates every key whose age, use or label asks for it, and tells of data that is late. One key that fails does not
+/// hold up the others.
 pub(crate) async fn rotate_due(open: &Arc<Unsealed>) -> Result<(), EngineError> {
-    let known = Known::load(open).await?;
-    let data: Vec<_> = known.data.iter().map(|row| row.facts()).collect();
-    for due in sweep(&data, &known.masters, open.now()) {
-        let caller = Caller::system()?;
-        match due {
-            Due::DataKey(id, reason) => {
-                let Some(name) = known.data.iter().find(|row| row.id == id).map(|row| row.name.clone()) else {
-                    continue;
-                };
-                execute(open, &caller, RotateKey { name, reason }).await?;
+    let labels: HashMap<Name, Label> =
+        open.state().labels().await?.into_iter().map(|label| (label.name.clone(), label)).collect();
+    // The strictest master key age of the labels that are in use in each environment.
+    let mut ages: HashMap<EnvironmentPath, u64> = HashMap::new();
+    let (mut results, mut overdue, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = open.state().keyrings_page(None, after.as_ref(), PAGE_LEN).await?;
+        after = page.last().map(|(name, _)| name.clone());
+        for (name, keyring) in &page {
+            let Some(label) = labels.get(&keyring.key.label) else { continue };
+            if let Some(age) = label.demands.master_key_age_seconds_max {
+                let least = ages.entry(name.app.environment.clone()).or_insert(age);
+                *least = age.min(*least);
             }
-            Due::MasterKey(id, reason) => {
-                let Some(path) = known.places.get(&id).cloned() else { continue };
-                execute(open, &caller, RotateMaster { path, reason }).await?;
+            results.push(rotate_if_due(open, name, keyring, &label.demands).await);
+            match tell_overdue(open, name, keyring, &label.demands).await {
+                Ok(count) => overdue += count,
+                Err(error) => results.push(Err(error)),
             }
         }
-    }
-    Ok(())
-}
-
-/// What the sweep decides from.
-struct Known {
-    data: Vec<KnownKey>,
-    masters: Vec<MasterKeyFacts>,
-    places: HashMap<MasterKeyId, EnvironmentPath>,
-}
-
-struct KnownKey {
-    id: DataKeyId,
-    name: KeyName,
-    demands: Demands,
-    active: DataKeyVersion,
-    uses: u64,
-}
-
-impl KnownKey {
-    fn facts(&self) -> DataKeyFacts<'_> {
-        let activated_at = self.active.activated_at.unwrap_or(self.active.created_at);
-        DataKeyFacts {
-            key: self.id,
-            demands: &self.demands,
-            suite: self.active.suite,
-            activated_at,
-            uses: self.uses,
-            asked: None,
+        results.retain(Result::is_err);
+        results.truncate(1);
+        if page.len() < PAGE_LEN {
+            break;
         }
     }
+    open.metrics().set_overdue(overdue);
+    let (facts, places) = masters(open, &ages).await?;
+    for due in sweep(&[], &facts, open.now()) {
+        if let Due::MasterKey(id, reason) = due
+            && let Some(path) = places.get(&id).cloned()
+        {
+            results.push(execute(open, &Caller::system()?, RotateMaster { path, reason }).await.map(drop));
+        }
+    }
+    results.into_iter().collect()
 }
 
 /// How many keys are read at a time.
 const PAGE_LEN: usize = 500;
 
-impl Known {
-    async fn load(open: &Arc<Unsealed>) -> Result<Self, EngineError> {
-        let labels: HashMap<Name, Label> =
-            open.state().labels().await?.into_iter().map(|label| (label.name.clone(), label)).collect();
-        let mut data: Vec<KnownKey> = Vec::new();
-        // The strictest master key age of the labels that are in use in each environment.
-        let mut ages: HashMap<EnvironmentPath, u64> = HashMap::new();
-        let mut after = None;
-        loop {
-            let page = open.state().keyrings_page(None, after.as_ref(), PAGE_LEN).await?;
-            after = page.last().map(|(name, _)| name.clone());
-            let last = page.len() < PAGE_LEN;
-            for (name, keyring) in page {
-                let Some(label) = labels.get(&keyring.key.label) else { continue };
-                if let Some(age) = label.demands.master_key_age_seconds_max {
-                    ages.entry(name.app.environment.clone())
-                        .and_modify(|least| *least = age.min(*least))
-                        .or_insert(age);
-                }
-                let Some(active) = keyring.active().cloned() else { continue };
-                let uses = if label.demands.data_key_uses_max.is_some() {
-                    open.usage().encryptions(open, &active.kid).await?
-                } else {
-                    0
-                };
-                data.push(KnownKey { id: keyring.key.id, name, demands: label.demands.clone(), active, uses });
-            }
-            if last {
+async fn rotate_if_due(
+    open: &Arc<Unsealed>,
+    name: &KeyName,
+    keyring: &Keyring,
+    demands: &Demands,
+) -> Result<(), EngineError> {
+    let Some(active) = keyring.active() else { return Ok(()) };
+    let facts = facts(open, active, demands, None).await?;
+    for due in sweep(&[facts], &[], open.now()) {
+        if let Due::DataKey(_, reason) = due {
+            // The operation asks once more under its own fence: what somebody else rotated meanwhile is left alone.
+            execute(open, &Caller::system()?, RotateKey { name: name.clone(), reason }).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the sweep decides from. Uses are counted only where the label limits them.
+pub(crate) async fn facts<'a>(
+    open: &Unsealed,
+    active: &DataKeyVersion,
+    demands: &'a Demands,
+    asked: Option<RotationReason>,
+) -> Result<DataKeyFacts<'a>, EngineError> {
+    let uses = match demands.data_key_uses_max {
+        Some(_) => open.usage().encryptions(open, &active.kid).await?,
+        None => 0,
+    };
+    let activated_at = active.activated_at.unwrap_or(active.created_at);
+    Ok(DataKeyFacts { key: active.key, demands, suite: active.suite, activated_at, uses, asked })
+}
+
+/// Raises an alarm about each version whose data should have been moved by now; answers how many there are.
+async fn tell_overdue(
+    open: &Arc<Unsealed>,
+    name: &KeyName,
+    keyring: &Keyring,
+    demands: &Demands,
+) -> Result<u64, EngineError> {
+    let (now, mut overdue) = (open.now(), 0);
+    let late = |version: &&DataKeyVersion| {
+        campaign::due_at(version, demands.campaign_deadline_seconds).is_some_and(|due_at| now >= due_at)
+    };
+    let active = keyring.active().map(|version| &version.kid);
+    for version in keyring.versions.iter().filter(late) {
+        let due_at = campaign::due_at(version, demands.campaign_deadline_seconds);
+        for asset in open.state().assets_of_key(&keyring.key.id).await? {
+            let campaigns = open.state().campaigns_of(&asset.id).await?;
+            if campaign::is_overdue(due_at, active, &campaigns, now) {
+                overdue += 1;
+                open.raise(AlarmKind::Overdue, name, version).await?;
                 break;
             }
         }
-        let (masters, places) = masters(open, &ages).await?;
-        Ok(Self { data, masters, places })
     }
+    Ok(overdue)
 }
 
 async fn masters(
@@ -211,56 +234,4 @@ pub(crate) async fn rewrap(open: &Arc<Unsealed>) -> Result<(), EngineError> {
 
 fn wraps_no_more(row: &MasterVersion) -> bool {
     row.state == VersionState::Deactivated
-}
-
-/// Carries the countdowns to destruction on, by the time that both clocks of the machine saw go by.
-async fn count_down(open: &Arc<Unsealed>) -> Result<(), EngineError> {
-    let waiting = open.state().waiting_for_destruction().await?;
-    let former = open.state().observation().await?;
-    if waiting.is_empty() && former.is_none() {
-        return Ok(());
-    }
-    let observation = open.clock().observe();
-    let row = ObservationRow { observation, generation: former.map_or(1, |row| row.generation + 1) };
-    let passed = former.map(|row| elapsed(row.observation, observation));
-    let mut change = Change::new();
-    if former.is_some() {
-        change.update(&row)
-    } else {
-        change.insert(&row)
-    };
-    let mut over = Vec::new();
-    for version in waiting {
-        let Some(wait) = version.destroy.filter(|wait| wait.halt.is_none()) else { continue };
-        let next = after(wait, passed);
-        if next.is_over() {
-            over.push(version.clone());
-        }
-        if next != wait {
-            change.update(&DataKeyVersion { destroy: Some(next), generation: version.generation + 1, ..version });
-        }
-    }
-    open.commit_bookkeeping(change.unrecorded("time that went by is no operation")).await?;
-    for version in over {
-        destroy(open, &version).await?;
-    }
-    Ok(())
-}
-
-fn after(wait: DestroyWait, passed: Option<Elapsed>) -> DestroyWait {
-    match passed {
-        Some(Elapsed::Observed(seconds)) => DestroyWait {
-            observed_seconds: wait.observed_seconds.saturating_add(seconds).min(wait.wait_seconds),
-            ..wait
-        },
-        Some(Elapsed::ClockJumped { .. }) => DestroyWait { halt: Some(DestroyHalt::ClockJumped), ..wait },
-        Some(Elapsed::Unobserved) | None => wait,
-    }
-}
-
-async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), EngineError> {
-    let Some(key) = open.state().data_key(&version.key).await? else { return Ok(()) };
-    let key = open.state().key_name(&key).await?;
-    let name = KeyVersionName { key, version: version.version };
-    execute(open, &Caller::system()?, DestroyVersion { name }).await.map(drop)
 }

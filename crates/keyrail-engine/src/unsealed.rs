@@ -1,44 +1,47 @@
 //! The opened store: state, log, keys and caches, as long as the service is unsealed.
 
-use std::collections::HashMap;
+pub(crate) mod alarm;
+mod commit;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use keyrail_audit::{AppendError, Checkpoint, Epoch, VerifierKey};
-use keyrail_core::access::{Action, Decision, Principal};
+use keyrail_audit::{Checkpoint, Epoch, VerifierKey};
+use keyrail_core::access::Decision;
 use keyrail_core::id::{MasterVersionId, RequestId};
-use keyrail_core::key::{DataKeyVersion, DecryptPermit, DestroyHalt, DestroyWait, EncryptPermit, Keyring};
+use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Keyring};
 use keyrail_core::label::Demands;
-use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{AppPath, KeyName};
-use keyrail_core::record::{Origin, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse};
-use keyrail_core::system::{LogHeadRow, OutboxEntry};
+use keyrail_core::system::LogHeadRow;
 use keyrail_core::time::{Clock, Timestamp};
 use keyrail_core::token::Token;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_crypto::mac::MacKey;
-use keyrail_crypto::random;
 use keyrail_crypto::secret::{DataKey, MasterKey, RootKey};
-use keyrail_store::{Change, Recorded, State, StoreError};
+use keyrail_store::State;
 use parking_lot::{Mutex, RwLock};
 
 use crate::authorize::DecisionKey;
 use crate::cache::GenerationCache;
+use crate::clock::ClockWatch;
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
-use crate::ops::put_key_change;
-use crate::ops::retire::with_wait;
-use crate::pipeline::{CommitError, Operation, append, encode, execute};
+use crate::pipeline::{Operation, execute};
 use crate::ports::AssetPort;
 use crate::refusals::Refusals;
 use crate::request::Caller;
+use crate::unsealed::alarm::Raised;
+use crate::unsealed::commit::Pending;
 use crate::usage::UsageBook;
 
 /// How many tokens, decisions and keys are kept at hand.
 const CACHE_ENTRIES_MAX: usize = 4_096;
+
+/// How many unwrapped versions of one key are kept at hand: with [`CACHE_ENTRIES_MAX`] keys, 2 MiB in all.
+const MATERIALS_PER_KEY_MAX: usize = 16;
 
 /// How many unwrapped master key versions are kept at hand.
 const MASTERS_MAX: usize = 256;
@@ -75,8 +78,13 @@ pub struct Unsealed {
     /// Set when the sweep must not wait for its turn.
     sweep_wanted: AtomicBool,
     wake: tokio::sync::Notify,
-    /// When the last alarm about each version was raised.
-    alarms: Mutex<HashMap<Kid, Timestamp>>,
+    /// Alarms that were raised already.
+    alarms: Mutex<Raised>,
+    /// The one change whose record the log does not have yet.
+    pending: Mutex<Option<Pending>>,
+    watch: ClockWatch,
+    /// Signalled when time has gone by, for whoever waits for it.
+    ticked: tokio::sync::Notify,
 }
 
 /// What [`Unsealed`] is made of.
@@ -100,6 +108,7 @@ const GENERATION_FIRST: u64 = 1;
 impl Unsealed {
     pub(crate) fn new(parts: Parts) -> Self {
         parts.log.set_epoch(Epoch(GENERATION_FIRST));
+        let watch = ClockWatch::new(parts.clock.observe());
         Self {
             state: parts.state,
             log: parts.log,
@@ -125,6 +134,9 @@ impl Unsealed {
             sweep_wanted: AtomicBool::new(false),
             wake: tokio::sync::Notify::new(),
             alarms: Mutex::default(),
+            pending: Mutex::default(),
+            watch,
+            ticked: tokio::sync::Notify::new(),
         }
     }
 
@@ -231,7 +243,10 @@ impl Unsealed {
         let demands = label.ok_or(EngineError::Bug { what: "a key's label is missing" })?.demands;
         let good_until = now.plus_seconds(demands.cache_seconds_max);
         let key = Arc::new(OpenKey { name: name.clone(), keyring, demands, materials: RwLock::default() });
-        self.keyrings.put(generation, name.clone(), key.clone(), good_until);
+        // With a cache time of zero the material leaves memory with the operation.
+        if good_until > now {
+            self.keyrings.put(generation, name.clone(), key.clone(), good_until);
+        }
         Ok(Some(key))
     }
 
@@ -271,8 +286,7 @@ impl Unsealed {
         }
         let unwrapped = self.unwrap_data_key(version).await?;
         let material = Arc::new(Material { key_id: *version.key.as_bytes(), version: version.clone(), key: unwrapped });
-        key.materials.write().push(material.clone());
-        Ok(material)
+        Ok(key.keep(material))
     }
 
     /// The unwrapped key of a version, for export and rewrapping; no cache is involved.
@@ -298,103 +312,6 @@ impl Unsealed {
         Ok(master)
     }
 
-    /// Commits a change together with its record, fences everything decided before, and makes the record
-    /// durable in the log. `generation` is the one the change was decided under.
-    pub(crate) async fn commit(&self, change: Change, record: &Record, generation: u64) -> Result<(), CommitError> {
-        let _order = self.order.lock().await;
-        if self.generation() != generation {
-            return Err(CommitError::Fenced);
-        }
-        self.write(change, record).await?;
-        let next = generation + 1;
-        self.generation.store(next, Ordering::Release);
-        self.log.set_epoch(Epoch(next));
-        self.forget_before(next);
-        let handed = self.hand_over(record, next).await;
-        if self.sweep_wanted.load(Ordering::Acquire) {
-            self.wake.notify_one();
-        }
-        handed
-    }
-
-    /// Commits a change that no decision depends on (rewrapping, a campaign's progress), with its record but without a fence.
-    ///
-    /// # Errors
-    /// [`EngineError::Store`], [`EngineError::AuditUnavailable`], [`EngineError::Indeterminate`].
-    pub async fn commit_background(&self, change: Change, record: &Record) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        let committed = match self.write(change, record).await {
-            Ok(()) => self.hand_over(record, self.generation()).await,
-            Err(error) => Err(error),
-        };
-        committed.map_err(|error| match error {
-            CommitError::Failed(error) => error,
-            CommitError::Fenced => EngineError::Contended,
-        })
-    }
-
-    async fn write(&self, mut change: Change, record: &Record) -> Result<(), CommitError> {
-        let body = encode(record).map_err(|error| CommitError::Failed(EngineError::AuditUnavailable(error)))?;
-        let outbox = OutboxEntry { request: record.id, log_index_min: self.log.head().size, body };
-        let settled = std::mem::take(&mut *self.settled.lock());
-        change.settle(&settled);
-        let head = self.remember_head(&mut change);
-        match self.state.commit(change.recorded(outbox)).await {
-            Ok(()) => {
-                *self.remembered.lock() = Some(head);
-                Ok(())
-            }
-            Err(error) => {
-                self.settled.lock().extend(settled);
-                self.after_failed_commit(error, record.id).await
-            }
-        }
-    }
-
-    /// A commit that failed for sure is an error; one whose fate is unknown is looked up by its request id.
-    async fn after_failed_commit(&self, error: StoreError, request: RequestId) -> Result<(), CommitError> {
-        if matches!(error, StoreError::Conflict { .. }) {
-            return Err(CommitError::Fenced);
-        }
-        if !matches!(error, StoreError::Indeterminate { .. }) {
-            return Err(CommitError::Failed(error.into()));
-        }
-        match self.state.outbox_has(&request).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(CommitError::Failed(error.into())),
-            Err(_) => Err(CommitError::Failed(EngineError::Indeterminate)),
-        }
-    }
-
-    /// The record is safe in the outbox; now the log gets it. Until it has it, no answer leaves.
-    async fn hand_over(&self, record: &Record, epoch: u64) -> Result<(), CommitError> {
-        let appended = match encode(record) {
-            Ok(body) => self.log.append(body, Epoch(epoch)).await.map(drop),
-            Err(error) => Err(error),
-        };
-        match appended {
-            Ok(()) => {
-                self.settled.lock().push(record.id);
-                Ok(())
-            }
-            // The change is made and its record waits in the outbox: the next start moves it on.
-            Err(AppendError::Fenced | _) => Err(CommitError::Failed(EngineError::Indeterminate)),
-        }
-    }
-
-    fn remember_head(&self, change: &mut Change) -> LogHeadRow {
-        let head = self.log.head();
-        let former = *self.remembered.lock();
-        let row =
-            LogHeadRow { size: head.size, root: head.root, generation: former.map_or(1, |row| row.generation + 1) };
-        if former.is_some() {
-            change.update(&row)
-        } else {
-            change.insert(&row)
-        };
-        row
-    }
-
     /// Runs one operation.
     ///
     /// # Errors
@@ -405,73 +322,6 @@ impl Unsealed {
         op: Op,
     ) -> Result<Op::Answer, EngineError> {
         execute(self, caller, op).await
-    }
-
-    /// Makes a record durable, on condition that the state is still of `generation`.
-    ///
-    /// # Errors
-    /// [`EngineError::Contended`] if the state changed, [`EngineError::AuditUnavailable`].
-    pub async fn append_record(&self, record: &Record, generation: u64) -> Result<(), EngineError> {
-        append(self, record, generation).await.map_err(|error| match error {
-            AppendError::Fenced => EngineError::Contended,
-            other => EngineError::AuditUnavailable(other),
-        })
-    }
-
-    /// Commits rows that no decision reads and no auditor asks about.
-    ///
-    /// # Errors
-    /// [`EngineError::Store`].
-    pub async fn commit_unrecorded(&self, change: Recorded) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        Ok(self.state.commit(change).await?)
-    }
-
-    /// Commits a change of rows that decisions read, without a record: countdowns and the like. Caches are dropped.
-    pub(crate) async fn commit_bookkeeping(&self, change: Recorded) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        self.state.commit(change).await?;
-        let next = self.generation() + 1;
-        self.generation.store(next, Ordering::Release);
-        self.log.set_epoch(Epoch(next));
-        self.forget_before(next);
-        Ok(())
-    }
-
-    /// Somebody asked for data under a retired version: an alarm, and its countdown to destruction stands still.
-    pub(crate) async fn refused_decrypt(&self, key: &OpenKey, version: &DataKeyVersion) -> Result<(), EngineError> {
-        if version.state != VersionState::Retired || !self.writes() {
-            return Ok(());
-        }
-        let now = self.now();
-        let counting = version.destroy.filter(|wait| wait.halt.is_none());
-        let recent = self.alarms.lock().get(&version.kid).is_some_and(|at| now.seconds_since(*at) < ALARM_SECONDS);
-        if recent && counting.is_none() {
-            return Ok(());
-        }
-        let record = alarm(key, version, now)?;
-        match counting {
-            None => append(self, &record, self.generation())
-                .await
-                .or_else(fenced_is_fine)
-                .map_err(EngineError::AuditUnavailable)?,
-            Some(wait) => {
-                let halted = DestroyWait { halt: Some(DestroyHalt::DecryptRefused), ..wait };
-                let mut change = Change::new();
-                put_key_change(&mut change, &with_wait(key, version, halted, now));
-                // Fenced means that the version changed meanwhile; the caller's operation begins anew and comes here again.
-                if let Err(CommitError::Failed(error)) = self.commit(change, &record, self.generation()).await {
-                    return Err(error);
-                }
-            }
-        }
-        self.metrics.count_alarm();
-        let mut alarms = self.alarms.lock();
-        if alarms.len() >= CACHE_ENTRIES_MAX {
-            alarms.clear();
-        }
-        alarms.insert(version.kid, now);
-        Ok(())
     }
 
     /// Publishes the log and ends its writer.
@@ -502,24 +352,43 @@ impl Unsealed {
         self.ticks.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Writes the log's present head and the settled outbox rows into the store, so that an older log is told.
-    pub(crate) async fn remember(&self) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        let known = self.remembered.lock().map(|row| row.size);
-        let settled = std::mem::take(&mut *self.settled.lock());
-        if known == Some(self.log.head().size) && settled.is_empty() {
-            return Ok(());
+    /// Ends when time has gone by, or after `limit` at the latest.
+    pub(crate) async fn time_passes(&self, limit: std::time::Duration) {
+        tokio::select! {
+            () = self.ticked.notified() => {}
+            () = tokio::time::sleep(limit) => {}
         }
-        let mut change = Change::new();
-        change.settle(&settled);
-        let head = self.remember_head(&mut change);
-        self.state.commit(change.unrecorded("the log's head is remembered")).await?;
-        *self.remembered.lock() = Some(head);
-        Ok(())
     }
 
-    pub(crate) fn note_settled(&self, requests: impl IntoIterator<Item = RequestId>) {
-        self.settled.lock().extend(requests);
+    pub(crate) fn tell_time_passed(&self) {
+        self.ticked.notify_waiters();
+    }
+
+    /// When the wall clock was last seen to be set by hand, if it was since the store was opened.
+    pub(crate) fn clock_set_at(&self) -> Option<Timestamp> {
+        self.look_at_clock();
+        self.watch.set_at()
+    }
+
+    /// Looks whether the wall clock was set by hand; by how many milliseconds, if it was. Nothing that was good until
+    /// some time of day is believed any more then.
+    pub(crate) fn look_at_clock(&self) -> Option<i64> {
+        let off_millis = self.watch.look(self.clock.observe())?;
+        self.tokens.clear();
+        self.decisions.clear();
+        self.keyrings.clear();
+        self.masters.clear();
+        Some(off_millis)
+    }
+
+    /// What the caches hold now.
+    pub fn cached(&self) -> Cached {
+        Cached {
+            tokens: self.tokens.len(),
+            decisions: self.decisions.len(),
+            keys: self.keyrings.len(),
+            masters: self.masters.len(),
+        }
     }
 
     fn forget_before(&self, generation: u64) {
@@ -538,35 +407,17 @@ impl Unsealed {
     }
 }
 
-/// How long an alarm about the same version is not repeated, in seconds.
-const ALARM_SECONDS: u64 = 60;
-
-/// An alarm is true under any state.
-fn fenced_is_fine(error: AppendError) -> Result<(), AppendError> {
-    if error == AppendError::Fenced { Ok(()) } else { Err(error) }
-}
-
-fn alarm(key: &OpenKey, version: &DataKeyVersion, now: Timestamp) -> Result<Record, EngineError> {
-    Ok(Record {
-        v: RECORD_FORMAT,
-        id: RequestId::from_bytes(random::array()?),
-        time: now,
-        kind: RecordKind::Alarm,
-        principal: Principal::system().label(),
-        session: None,
-        action: Action::DataDecrypt,
-        resource: Some(format!("{}@{}", key.name, version.version)),
-        versions: vec![VersionUse { version: version.version, kid: version.kid, count: 1 }],
-        asset: None,
-        origin: Origin::default(),
-        decision: RecordDecision::Refuse,
-        reason: "somebody asked for data under a retired version".to_owned(),
-        outcome: Outcome::Refused,
-        code: Some("version_unusable".to_owned()),
-        items: None,
-        failed: None,
-        detail: Vec::new(),
-    })
+/// How many entries each cache holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Cached {
+    /// Tokens that were looked up.
+    pub tokens: usize,
+    /// Decisions.
+    pub decisions: usize,
+    /// Data keys, each with the versions used so far unwrapped.
+    pub keys: usize,
+    /// Unwrapped master key versions.
+    pub masters: usize,
 }
 
 /// A data key that was loaded under one generation, with the material of the versions used so far.
@@ -581,6 +432,19 @@ pub struct OpenKey {
 }
 
 impl OpenKey {
+    /// Keeps a version's material at hand, once; beyond the limit the one that came first goes.
+    fn keep(&self, material: Arc<Material>) -> Arc<Material> {
+        let mut materials = self.materials.write();
+        if let Some(known) = materials.iter().find(|known| known.version.kid == material.version.kid) {
+            return known.clone();
+        }
+        if materials.len() >= MATERIALS_PER_KEY_MAX {
+            materials.remove(0);
+        }
+        materials.push(material.clone());
+        material
+    }
+
     fn material_at_hand(&self, kid: &Kid) -> Option<Arc<Material>> {
         self.materials.read().iter().find(|material| material.version.kid == *kid).cloned()
     }

@@ -53,4 +53,7 @@ fn operations(registry: &mut Registry, snapshot: &MetricsSnapshot) {
     let alarms: Counter<u64, AtomicU64> = Counter::default();
     alarms.inc_by(snapshot.alarms);
     registry.register("alarms", "Alarms raised", alarms);
+    let overdue: Gauge = Gauge::default();
+    overdue.set(i64::try_from(snapshot.campaigns_overdue).unwrap_or(i64::MAX));
+    registry.register("campaigns_overdue", "Key versions whose data should have been moved by now", overdue);
 }

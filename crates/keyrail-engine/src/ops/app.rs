@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::authorize::Authorized;
 use crate::error::EngineError;
 use crate::keys;
+use crate::ops::{APPS_MAX, room_for};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
@@ -75,6 +76,7 @@ impl Operation for CreateApp {
         if loaded.app.is_some() {
             return Err(EngineError::Exists { what: "app", name: path.to_string() });
         }
+        room_for(cx.open.state().count::<App>(Vec::new()).await?, "apps", APPS_MAX)?;
         let mut change = Change::new();
         if loaded.master.is_none() {
             let (key, version) = first_master(&domain, &path, cx)?;

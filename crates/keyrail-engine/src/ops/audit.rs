@@ -44,16 +44,25 @@ pub struct Indexed {
 
 impl Operation for ShowAudit {
     const ACTION: Action = Action::AuditRead;
-    type Loaded = AuditPage;
+    type Loaded = ();
     type Answer = AuditPage;
 
-    async fn load(&self, open: &Arc<Unsealed>) -> Result<AuditPage, EngineError> {
-        let size = open.log().size();
-        let end = self.before.unwrap_or(size).min(size);
-        let limit = self.limit.clamp(1, PAGE_LEN_MAX);
+    async fn load(&self, _: &Arc<Unsealed>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn target(&self, (): &()) -> Target {
+        Target::service("log", None)
+    }
+
+    async fn act(authorized: &Authorized<Self>, (): (), cx: &Context<'_>) -> Result<Acted<AuditPage>, EngineError> {
+        let (op, log) = (authorized.op(), cx.open.log());
+        let size = log.size();
+        let end = op.before.unwrap_or(size).min(size);
+        let limit = op.limit.clamp(1, PAGE_LEN_MAX);
         let first = end.saturating_sub(limit as u64);
         let count = usize::try_from(end - first).unwrap_or(limit);
-        let bodies = open.log().read(first, count)?;
+        let bodies = log.read(first, count)?;
         let mut records = Vec::with_capacity(bodies.len());
         for (body, index) in bodies.iter().zip(first..) {
             let record = serde_json::from_slice(&body.body)
@@ -61,15 +70,7 @@ impl Operation for ShowAudit {
             records.push(Indexed { index, record });
         }
         records.reverse();
-        Ok(AuditPage { size, records, before: (first > 0).then_some(first) })
-    }
-
-    fn target(&self, _: &AuditPage) -> Target {
-        Target::service("log", None)
-    }
-
-    async fn act(_: &Authorized<Self>, page: AuditPage, _: &Context<'_>) -> Result<Acted<AuditPage>, EngineError> {
-        Ok(Acted::new(page))
+        Ok(Acted::new(AuditPage { size, records, before: (first > 0).then_some(first) }))
     }
 }
 

@@ -10,6 +10,7 @@ use keyrail_core::record::VersionUse;
 use keyrail_crypto::envelope::{self, Context as EnvelopeContext, Kid, PLAINTEXT_LEN_MAX};
 use keyrail_crypto::secret::Plaintext;
 use keyrail_crypto::{CryptoError, random};
+use parking_lot::Mutex;
 
 use crate::authorize::Authorized;
 use crate::error::EngineError;
@@ -180,16 +181,23 @@ impl Operation for Reencrypt {
         check_len(op.items.len())?;
         let active = active_material(&key, cx).await?;
         let versions = Versions::of_items(&key, &op.items, cx).await?;
+        let opened = Mutex::new(BTreeMap::<VersionNumber, u64>::new());
         let results = spread(&op.items, |item| {
-            let (plaintext, _) = versions.open(item)?;
+            let (plaintext, from) = versions.open(item)?;
+            *opened.lock().entry(from).or_default() += 1;
             let item = item.as_ref().map_err(repeat)?;
             let ciphertext =
                 envelope::seal_text(&active.key_ref(), &item.context, plaintext.as_bytes()).map_err(seal_error)?;
             Ok(Encrypted { ciphertext, version: active.version.version })
         });
-        Ok(summarize(results, cx, |done: &Encrypted| done.version, &key.keyring.versions))
+        let acted = summarize(results, cx, |done: &Encrypted| done.version, &key.keyring.versions);
+        let opened = opened.into_inner().into_iter().take(OPENED_SHOWN_MAX);
+        Ok(opened.fold(acted, |acted, (from, count)| acted.detail("opened", format!("{count} under version {from}"))))
     }
 }
+
+/// How many former versions one record of a re-encryption lists.
+const OPENED_SHOWN_MAX: usize = 100;
 
 /// Makes a data key for a caller who encrypts by himself: the plain key, and its ciphertext under this key.
 pub struct MakeDataKey {

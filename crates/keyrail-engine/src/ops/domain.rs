@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::error::EngineError;
+use crate::ops::{DOMAINS_MAX, room_for};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
@@ -63,6 +64,7 @@ impl Operation for CreateDomain {
         if loaded.is_some() {
             return Err(EngineError::Exists { what: "domain", name: name.to_string() });
         }
+        room_for(cx.open.state().count::<Domain>(Vec::new()).await?, "domains", DOMAINS_MAX)?;
         let row = Domain { id: DomainId::from_bytes(random::array()?), name, created_at: cx.now, generation: 1 };
         let mut change = Change::new();
         change.insert(&row);

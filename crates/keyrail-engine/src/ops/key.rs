@@ -9,7 +9,7 @@ use keyrail_core::label::Label;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{KeyName, KeyVersionName, Name, VersionNumber};
 use keyrail_core::record::VersionUse;
-use keyrail_core::rotation::RotationReason;
+use keyrail_core::rotation::{RotationReason, due_reason};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::envelope::Kid;
 use keyrail_crypto::random;
@@ -23,6 +23,7 @@ use crate::error::EngineError;
 use crate::keys;
 use crate::ops::{PAGE_LEN_MAX, put_key_change};
 use crate::pipeline::{Acted, Context, Operation, Replay, Target, replay_answer};
+use crate::scheduler::facts;
 use crate::unsealed::{OpenKey, Unsealed};
 
 /// A data key as callers see it.
@@ -231,6 +232,7 @@ pub(crate) fn changed(key: &OpenKey, rows: &KeyChange) -> Acted<KeyView> {
 /// Fresh material for the next version of a key, under the active master key version.
 pub(crate) async fn next_version(
     key: &OpenKey,
+    suite: Suite,
     cx: &Context<'_>,
 ) -> Result<keyrail_core::key::NewVersion, EngineError> {
     let environment = &key.name.app.environment;
@@ -243,7 +245,7 @@ pub(crate) async fn next_version(
     let master = cx.open.state().active_master(&domain.id, &environment.environment).await?;
     let master = master.ok_or(EngineError::Bug { what: "a key without a master key" })?;
     let unwrapped = cx.open.master(master.id).await?;
-    keys::new_data_key(&unwrapped, master.id, key.keyring.next_version()?, key.demands.suite)
+    keys::new_data_key(&unwrapped, master.id, key.keyring.next_version()?, suite)
 }
 
 /// Looks at a key.
@@ -358,8 +360,58 @@ impl Operation for RotateKey {
         let op = authorized.op();
         let key = require(found, &op.name)?;
         cx.check_match(key.keyring.key.generation)?;
-        let rows = key.keyring.rotate(next_version(&key, cx).await?, cx.now)?;
+        let asked = Some(op.reason).filter(|reason| !reason.comes_of_demands());
+        if let Some(active) = key.keyring.active() {
+            let facts = facts(cx.open, active, &key.demands, asked).await?;
+            if due_reason(&facts, cx.now).is_none() {
+                return Ok(Acted::new(KeyView::of(&key.name, &key.keyring)));
+            }
+        }
+        let rows = key.keyring.rotate(next_version(&key, key.demands.suite, cx).await?, cx.now)?;
         Ok(changed(&key, &rows).detail("reason", op.reason))
+    }
+}
+
+/// Gives a key another label. Its next version, made in the same change, is the first that keeps the new demands.
+#[derive(Clone, Debug)]
+pub struct RelabelKey {
+    /// The key.
+    pub name: KeyName,
+    /// The new label.
+    pub label: Name,
+}
+
+impl Operation for RelabelKey {
+    const ACTION: Action = Action::KeyRelabel;
+    type Loaded = (FoundKey, Option<Label>);
+    type Answer = KeyView;
+    replay_answer!();
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
+        Ok((open.key(&self.name).await?, open.state().label_by_name(&self.label).await?))
+    }
+
+    fn target(&self, _: &Self::Loaded) -> Target {
+        key_target(&self.name)
+    }
+
+    async fn act(
+        authorized: &Authorized<Self>,
+        (found, label): Self::Loaded,
+        cx: &Context<'_>,
+    ) -> Result<Acted<KeyView>, EngineError> {
+        let op = authorized.op();
+        let key = require(found, &op.name)?;
+        cx.check_match(key.keyring.key.generation)?;
+        let label = label.ok_or_else(|| EngineError::NotFound { what: "label", name: op.label.to_string() })?;
+        if key.keyring.key.label == label.name {
+            return Ok(Acted::new(KeyView::of(&key.name, &key.keyring)));
+        }
+        let mut keyring = key.keyring.clone();
+        keyring.key.label = label.name.clone();
+        let rows = keyring.rotate(next_version(&key, label.demands.suite, cx).await?, cx.now)?;
+        let acted = changed(&key, &rows).detail("reason", RotationReason::Label);
+        Ok(acted.detail("label", format!("{} instead of {}", label.name, key.keyring.key.label)))
     }
 }
 
@@ -431,7 +483,7 @@ async fn move_version(
         VersionMove::Resume => keyring.resume(name.version, cx.now)?,
         VersionMove::Reinstate => keyring.reinstate(name.version, cx.now)?,
         VersionMove::Compromise if keyring.needs_replacement(name.version) => {
-            keyring.compromise(name.version, Some(next_version(&key, cx).await?), cx.now)?
+            keyring.compromise(name.version, Some(next_version(&key, key.demands.suite, cx).await?), cx.now)?
         }
         VersionMove::Compromise => keyring.compromise(name.version, None, cx.now)?,
     };

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::error::EngineError;
+use crate::ops::{LABELS_MAX, room_for};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
@@ -146,6 +147,7 @@ impl Operation for SetLabel {
                 row
             }
             None => {
+                room_for(labels.len() as u64, "labels", LABELS_MAX)?;
                 let base = labels.iter().find(|label| label.name.as_str() == "internal").or(labels.first());
                 let base = base.ok_or(EngineError::Bug { what: "there is no label to begin with" })?;
                 let demands = patch.apply(&base.demands).checked()?;
@@ -154,6 +156,8 @@ impl Operation for SetLabel {
                 row
             }
         };
+        // What the new demands make due need not wait for the next sweep.
+        cx.open.want_sweep();
         let detail = format!("{:?}", row.demands);
         Ok(Acted::new(row.into()).change(change).detail("demands", detail))
     }

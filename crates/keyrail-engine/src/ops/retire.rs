@@ -7,11 +7,15 @@ use keyrail_core::access::Action;
 use keyrail_core::key::{DataKey, DataKeyVersion, DestroyWait, KeyChange};
 use keyrail_core::lifecycle::{VersionEvent, VersionState, transition};
 use keyrail_core::name::{KeyVersionName, Name};
-use keyrail_core::retirement::{AssetEvidence, Obstacle, OutsideUse, obstacles, outside_use, window_left_seconds};
+use keyrail_core::retirement::{
+    ACKNOWLEDGED_LEN_MAX, ACKNOWLEDGED_MAX, AssetEvidence, Obstacle, OutsideUse, destroy_obstacles, obstacles,
+    outside_use, window_left_seconds,
+};
 use keyrail_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
+use crate::countdown;
 use crate::error::EngineError;
 use crate::ops::key::{FoundKey, KeyView, changed, require};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
@@ -40,6 +44,12 @@ pub struct AssetView {
     pub asset: Name,
     /// Values under the version; `None` if they could not be counted.
     pub left: Option<u64>,
+    /// Of those, values that do not open and were not accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<u64>,
+    /// Whether a campaign on the asset is not finished.
+    #[serde(default)]
+    pub campaign_open: bool,
 }
 
 /// Use of a version outside every asset.
@@ -51,6 +61,8 @@ pub struct OutsideView {
     pub action: Action,
     /// How often.
     pub count: u64,
+    /// When first.
+    pub first_at: Timestamp,
     /// When last.
     pub last_at: Timestamp,
 }
@@ -66,12 +78,17 @@ pub struct ObstacleView {
 
 impl Evidence {
     fn of(assets: &[AssetEvidence], outside: &[OutsideUse], found: &[Obstacle], window_left_seconds: u64) -> Self {
-        let asset =
-            |row: &AssetEvidence| AssetView { asset: row.asset.clone(), left: row.census.ok().map(|count| count.left) };
+        let asset = |row: &AssetEvidence| AssetView {
+            asset: row.asset.clone(),
+            left: row.census.ok().map(|count| count.left),
+            damaged: row.census.ok().map(|count| count.damaged),
+            campaign_open: row.campaign_open,
+        };
         let usage = |row: &OutsideUse| OutsideView {
             principal: row.principal.clone(),
             action: row.action,
             count: row.count.count,
+            first_at: row.count.first_at,
             last_at: row.count.last_at,
         };
         let obstacle = |row: &Obstacle| ObstacleView { problem: row.to_string(), hint: row.hint() };
@@ -84,19 +101,13 @@ impl Evidence {
     }
 }
 
-/// What the evidence is judged by.
-struct Findings {
+/// What is known of a version's use: in assets, and outside them.
+struct Found {
     assets: Vec<AssetEvidence>,
     outside: Vec<OutsideUse>,
-    obstacles: Vec<Obstacle>,
 }
 
-async fn gather(
-    open: &Arc<Unsealed>,
-    key: &OpenKey,
-    version: &DataKeyVersion,
-    acknowledged: &[String],
-) -> Result<Findings, EngineError> {
+async fn gather(open: &Arc<Unsealed>, key: &OpenKey, version: &DataKeyVersion) -> Result<Found, EngineError> {
     open.usage().catch_up(open).await?;
     let usage = open.state().usage_of(&version.kid).await?;
     let outside = outside_use(usage.iter().map(|row| (&row.key, &row.count)));
@@ -105,9 +116,46 @@ async fn gather(
         None if open.state().assets_of_key(&key.keyring.key.id).await?.is_empty() => Vec::new(),
         None => return Err(EngineError::Bug { what: "nobody can count the assets" }),
     };
-    let obstacles = obstacles(version, &assets, &outside, acknowledged);
-    Ok(Findings { assets, outside, obstacles })
+    Ok(Found { assets, outside })
 }
+
+/// Names that somebody answers for come from outside and go into the record.
+fn check_acknowledged(names: &[String]) -> Result<(), EngineError> {
+    if names.len() > ACKNOWLEDGED_MAX {
+        return Err(EngineError::TooLarge {
+            what: "the acknowledgement",
+            len: names.len(),
+            max: ACKNOWLEDGED_MAX,
+            unit: "names",
+        });
+    }
+    match names.iter().map(String::len).find(|len| *len > ACKNOWLEDGED_LEN_MAX) {
+        Some(len) => {
+            Err(EngineError::TooLarge { what: "a principal's name", len, max: ACKNOWLEDGED_LEN_MAX, unit: "bytes" })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Puts what was found, and what somebody answered for, into the record.
+fn with_evidence<A>(mut acted: Acted<A>, found: &Found, acknowledged: &[String]) -> Acted<A> {
+    for row in &found.assets {
+        let left = row.census.map(|count| count.left).unwrap_or_default();
+        acted = acted.detail("census", format!("{}: {left} values left", row.asset));
+    }
+    for row in found.outside.iter().take(OUTSIDE_SHOWN_MAX) {
+        let (count, last_at) = (row.count.count, row.count.last_at);
+        acted =
+            acted.detail("used_outside", format!("{}: {} {count} times, last at {last_at}", row.principal, row.action));
+    }
+    for principal in acknowledged {
+        acted = acted.detail("acknowledged", principal);
+    }
+    acted
+}
+
+/// How many uses outside assets one record lists.
+const OUTSIDE_SHOWN_MAX: usize = 256;
 
 /// Shows what speaks for and against retiring a version, and changes nothing.
 #[derive(Clone, Debug)]
@@ -137,9 +185,10 @@ impl Operation for ShowEvidence {
         let name = &authorized.op().name;
         let key = require(found, &name.key)?;
         let version = key.keyring.version(name.version)?;
-        let found = gather(cx.open, &key, version, &[]).await?;
-        let left = window_left_seconds(version, key.demands.write_window_seconds, cx.open.now(), None);
-        Ok(Acted::new(Evidence::of(&found.assets, &found.outside, &found.obstacles, left)))
+        let found = gather(cx.open, &key, version).await?;
+        let left = window_left(version, &key, cx.open);
+        let in_the_way = obstacles(version, &found.assets, &found.outside, &[]);
+        Ok(Acted::new(Evidence::of(&found.assets, &found.outside, &in_the_way, left)))
     }
 }
 
@@ -187,42 +236,39 @@ impl Operation for RetireVersion {
         let RetireVersion { name, acknowledged } = authorized.op();
         let key = require(found, &name.key)?;
         cx.check_match(key.keyring.key.generation)?;
+        check_acknowledged(acknowledged)?;
         let version = key.keyring.version(name.version)?;
-        let before = gather(cx.open, &key, version, acknowledged).await?;
-        refuse_if_blocked(before.obstacles)?;
+        let blocked = |found: &Found| obstacles(version, &found.assets, &found.outside, acknowledged);
+        refuse_if_blocked(blocked(&gather(cx.open, &key, version).await?))?;
         // The version stopped encrypting when it was deactivated: that was the fence. What was handed out
         // before may still be stored until the window closes.
-        wait_out_window(version, key.demands.write_window_seconds, cx.open).await?;
-        let after = gather(cx.open, &key, version, acknowledged).await?;
-        let evidence = Evidence::of(&after.assets, &after.outside, &after.obstacles, 0);
-        refuse_if_blocked(after.obstacles)?;
+        wait_out_window(version, &key, cx.open).await?;
+        let found = gather(cx.open, &key, version).await?;
+        refuse_if_blocked(blocked(&found))?;
         let rows = key.keyring.retire(name.version, cx.open.now())?;
-        let mut acted = changed(&key, &rows);
-        for row in &evidence.assets {
-            acted = acted.detail("census", format!("{}: {} values left", row.asset, row.left.unwrap_or_default()));
-        }
-        for principal in acknowledged {
-            acted = acted.detail("acknowledged", principal);
-        }
+        let evidence = Evidence::of(&found.assets, &found.outside, &[], 0);
+        let acted = with_evidence(changed(&key, &rows), &found, acknowledged);
         Ok(acted.map(|key| Retired { key, evidence }))
     }
 }
 
-fn refuse_if_blocked(found: Vec<Obstacle>) -> Result<(), EngineError> {
-    if found.is_empty() { Ok(()) } else { Err(EngineError::RetireBlocked { obstacles: found }) }
+fn refuse_if_blocked(obstacles: Vec<Obstacle>) -> Result<(), EngineError> {
+    if obstacles.is_empty() { Ok(()) } else { Err(EngineError::RetireBlocked { obstacles }) }
 }
 
-async fn wait_out_window(
-    version: &DataKeyVersion,
-    write_window_seconds: u64,
-    open: &Unsealed,
-) -> Result<(), EngineError> {
+fn window_left(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 {
+    let set_at = open.clock_set_at();
+    window_left_seconds(version, key.demands.write_window_seconds, open.now(), set_at)
+}
+
+async fn wait_out_window(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> Result<(), EngineError> {
     loop {
-        let left = window_left_seconds(version, write_window_seconds, open.now(), None);
-        match left {
+        match window_left(version, key, open) {
             0 => return Ok(()),
-            1..=WINDOW_WAIT_SECONDS_MAX => tokio::time::sleep(Duration::from_secs(left).min(WINDOW_STEP)).await,
-            _ => return Err(EngineError::WriteWindowOpen { seconds_left: left }),
+            left @ 1..=WINDOW_WAIT_SECONDS_MAX => {
+                open.time_passes(Duration::from_secs(left).min(WINDOW_STEP)).await;
+            }
+            left => return Err(EngineError::WriteWindowOpen { seconds_left: left }),
         }
     }
 }
@@ -235,6 +281,8 @@ const WINDOW_STEP: Duration = Duration::from_secs(1);
 pub struct DestroyVersion {
     /// The version.
     pub name: KeyVersionName,
+    /// Principals whose use outside assets somebody answers for; asked for only of a version that never was retired.
+    pub acknowledged: Vec<String>,
 }
 
 /// How far a destruction is.
@@ -269,37 +317,67 @@ impl Operation for DestroyVersion {
         found: FoundKey,
         cx: &Context<'_>,
     ) -> Result<Acted<Destruction>, EngineError> {
-        let name = &authorized.op().name;
+        let DestroyVersion { name, acknowledged } = authorized.op();
         let key = require(found, &name.key)?;
         cx.check_match(key.keyring.key.generation)?;
+        check_acknowledged(acknowledged)?;
         let version = key.keyring.version(name.version)?;
         transition(version.state, VersionEvent::Destroy).map_err(keyrail_core::key::KeyError::from)?;
-        let wait_seconds = key.demands.destroy_wait_seconds;
-        match version.destroy {
-            Some(wait) if wait.is_over() => finish(&key, version, cx).await,
-            None if wait_seconds == 0 => finish(&key, version, cx).await,
-            Some(wait) if wait.halt.is_none() => {
-                let seconds_left = wait.wait_seconds.saturating_sub(wait.observed_seconds);
-                let view = KeyView::of(&key.name, &key.keyring);
-                Ok(Acted::new(Destruction { key: view, destroyed: false, seconds_left, receipt: Vec::new() }))
-            }
-            // A countdown that was halted begins anew: somebody looked at why.
-            _ => Ok(begin(&key, version, DestroyWait { wait_seconds, observed_seconds: 0, halt: None }, cx)),
+        if let Some(wait) = version.destroy.filter(|wait| wait.halt.is_none() && !wait.is_over()) {
+            let seconds_left = wait.wait_seconds.saturating_sub(wait.observed_seconds);
+            let view = KeyView::of(&key.name, &key.keyring);
+            return Ok(Acted::new(Destruction { key: view, destroyed: false, seconds_left, receipt: Vec::new() }));
         }
+        let found = still_needed(version, gather(cx.open, &key, version).await?, cx.now);
+        let obstacles = destroy_obstacles(version, &found.assets, &found.outside, acknowledged);
+        if !obstacles.is_empty() {
+            return Err(EngineError::DestroyBlocked { obstacles });
+        }
+        let wait_seconds = key.demands.destroy_wait_seconds;
+        let over = version.destroy.map_or(wait_seconds == 0, |wait| wait.is_over());
+        let acted = if over {
+            finish(&key, version, cx).await?
+        } else {
+            // A countdown that was halted begins anew: somebody looked at why.
+            begin(&key, version, DestroyWait { wait_seconds, observed_seconds: 0, halt: None }, cx).await?
+        };
+        Ok(with_evidence(acted, &found, acknowledged))
     }
 }
 
-/// The rows of a version whose countdown changes.
-pub(crate) fn with_wait(key: &OpenKey, version: &DataKeyVersion, wait: DestroyWait, now: Timestamp) -> KeyChange {
-    let row = DataKeyVersion { destroy: Some(wait), generation: version.generation + 1, ..version.clone() };
+/// Use from before a countdown was answered for when it began; what matters at its end is use meanwhile.
+fn still_needed(version: &DataKeyVersion, found: Found, now: Timestamp) -> Found {
+    let Some(wait) = version.destroy.filter(DestroyWait::is_over) else { return found };
+    let meanwhile = |row: &OutsideUse| row.count.last_at.plus_seconds(wait.wait_seconds) > now;
+    Found { outside: found.outside.into_iter().filter(meanwhile).collect(), ..found }
+}
+
+/// The key's row and the version's, with another countdown or none.
+pub(crate) fn with_wait(
+    key: &OpenKey,
+    version: &DataKeyVersion,
+    wait: Option<DestroyWait>,
+    now: Timestamp,
+) -> KeyChange {
+    let row = DataKeyVersion { destroy: wait, generation: version.generation + 1, ..version.clone() };
     let former = &key.keyring.key;
     let key = DataKey { updated_at: now, generation: former.generation + 1, ..former.clone() };
     KeyChange { key, added: None, changed: vec![row] }
 }
 
-fn begin(key: &OpenKey, version: &DataKeyVersion, wait: DestroyWait, cx: &Context<'_>) -> Acted<Destruction> {
-    let acted = changed(key, &with_wait(key, version, wait, cx.now)).detail("waits_seconds", wait.wait_seconds);
-    acted.map(|key| Destruction { key, destroyed: false, seconds_left: wait.wait_seconds, receipt: Vec::new() })
+async fn begin(
+    key: &OpenKey,
+    version: &DataKeyVersion,
+    wait: DestroyWait,
+    cx: &Context<'_>,
+) -> Result<Acted<Destruction>, EngineError> {
+    let mut acted = changed(key, &with_wait(key, version, Some(wait), cx.now));
+    if let Some(change) = acted.change.as_mut() {
+        // The look at the clocks from which it counts; what went by until now counts for the others alone.
+        countdown::carry_on(cx.open, change, Some(version.kid)).await?;
+    }
+    let acted = acted.detail("waits_seconds", wait.wait_seconds);
+    Ok(acted.map(|key| Destruction { key, destroyed: false, seconds_left: wait.wait_seconds, receipt: Vec::new() }))
 }
 
 async fn finish(key: &OpenKey, version: &DataKeyVersion, cx: &Context<'_>) -> Result<Acted<Destruction>, EngineError> {

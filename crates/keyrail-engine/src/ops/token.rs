@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::authenticate::TOKEN_PREFIX;
 use crate::authorize::Authorized;
 use crate::error::EngineError;
+use crate::ops::{TOKENS_MAX, room_for};
 use crate::pipeline::{Acted, Context, Operation, Replay, Scope, Target, replay_answer};
 use crate::unsealed::Unsealed;
 
@@ -140,6 +141,7 @@ impl Operation for CreateToken {
                 hint: "choose another --ttl",
             });
         }
+        room_for(cx.open.state().count::<Token>(Vec::new()).await?, "tokens", TOKENS_MAX)?;
         let (row, text) = new_token(|text| cx.open.token_hash(text), op, cx.now)?;
         let mut change = Change::new();
         change.insert(&row);

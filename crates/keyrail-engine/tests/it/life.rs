@@ -103,32 +103,32 @@ async fn destruction_waits_out_observed_time_and_stops_at_a_refused_decrypt() {
     clock.pass(61);
     let version = || "acme/prod/crm/pii@1".parse().unwrap();
     run(&engine, RetireVersion { name: version(), acknowledged: vec!["local-operator".to_owned()] }).await.unwrap();
-    let started = run(&engine, DestroyVersion { name: version() }).await.unwrap();
+    let started = run(&engine, DestroyVersion { name: version(), acknowledged: Vec::new() }).await.unwrap();
     assert!(!started.destroyed && started.seconds_left == 7 * 86_400);
-    tick(&engine, 20).await;
+    tick(&engine, 60).await;
     clock.pass(86_400);
-    tick(&engine, 20).await;
+    tick(&engine, 60).await;
     let shown = run(&engine, ShowKey { name: name() }).await.unwrap();
     assert_eq!(shown.versions[0].destroy.as_ref().unwrap().observed_seconds, 86_400);
 
     // Somebody still asks for data under it: an alarm, and the countdown stands still.
     assert!(decrypt(&engine, &first).await.is_err());
     clock.pass(7 * 86_400);
-    tick(&engine, 20).await;
+    tick(&engine, 60).await;
     let shown = run(&engine, ShowKey { name: name() }).await.unwrap();
     assert_eq!(shown.versions[0].state, VersionState::Retired);
     assert!(shown.versions[0].destroy.as_ref().unwrap().halted.is_some());
 
     // Asked for again it begins anew; a clock set by hand halts it, too.
-    run(&engine, DestroyVersion { name: version() }).await.unwrap();
+    run(&engine, DestroyVersion { name: version(), acknowledged: Vec::new() }).await.unwrap();
     clock.jump(8 * 86_400);
-    tick(&engine, 20).await;
+    tick(&engine, 60).await;
     let shown = run(&engine, ShowKey { name: name() }).await.unwrap();
     assert!(shown.versions[0].destroy.as_ref().unwrap().halted.is_some());
 
-    run(&engine, DestroyVersion { name: version() }).await.unwrap();
+    run(&engine, DestroyVersion { name: version(), acknowledged: Vec::new() }).await.unwrap();
     clock.pass(7 * 86_400 + 1);
-    tick(&engine, 20).await;
+    tick(&engine, 60).await;
     let shown = run(&engine, ShowKey { name: name() }).await.unwrap();
     assert_eq!(shown.versions[0].state, VersionState::Destroyed);
 }

@@ -9,5 +9,12 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod caches;
+mod fence;
+mod idempotency;
 mod life;
+mod retire;
+mod rotate;
+mod sealed;
 mod support;
+mod tokens;

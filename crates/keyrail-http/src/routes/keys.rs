@@ -62,7 +62,7 @@ fn version_routes(api: Api<Shared>) -> Api<Shared> {
         .once_if_match(),
         post(retire),
     )
-    .route::<Nothing, Destruction>(
+    .route::<RetireRequest, Destruction>(
         About::post(
             "/v1/keys/{domain}/{environment}/{app}/{name}/versions/{version}/destroy",
             "destroyVersion",
@@ -157,7 +157,7 @@ async fn evidence(State(service): State<Shared>, call: Call, VersionInPath(name)
     run(&service, &call, ShowEvidence { name }).await
 }
 
-/// How a version is retired.
+/// How a version is retired, or destroyed without that.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RetireRequest {
@@ -181,8 +181,11 @@ async fn destroy(
     State(service): State<Shared>,
     call: Call,
     VersionInPath(name): VersionInPath,
+    Json(body): Json<RetireRequest>,
 ) -> Answered<Destruction> {
-    Ok(run(&service, &call, DestroyVersion { name }).await?.etag(|done| done.key.generation))
+    Ok(run(&service, &call, DestroyVersion { name, acknowledged: body.acknowledge })
+        .await?
+        .etag(|done| done.key.generation))
 }
 
 /// Exported key material.

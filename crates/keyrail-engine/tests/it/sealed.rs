@@ -1,0 +1,137 @@
+//! Sealed, unsealing and wrong-secret states.
+
+use std::sync::Arc;
+
+use keyrail_core::access::{Action, Role};
+use keyrail_engine::ops::key::{RotateKey, ShowKey};
+use keyrail_engine::{Access, Caller, Credential, Engine, EngineOptions};
+
+use crate::support::{TestClock, encrypt, key_name, records_of, run, run_as, tick, token, with_key};
+
+fn take_hold(dir: &std::path::Path, clock: &Arc<TestClock>) -> Engine {
+    let options = EngineOptions { data_dir: dir.to_owned(), access: Access::Write, clock: clock.clone(), assets: None };
+    Engine::open(options).unwrap()
+}
+
+/// Everything is refused with the state's own word, and health says the same.
+async fn refuses(engine: &Engine, state: &str) {
+    let refused = run(engine, ShowKey { name: key_name() }).await.unwrap_err();
+    assert_eq!(refused.code(), "sealed");
+    assert_eq!(refused.to_string(), engine.seal_state().sentence());
+    assert_eq!(engine.seal_state().as_str(), state);
+    let change = RotateKey { name: key_name(), reason: keyrail_core::rotation::RotationReason::Demand };
+    assert_eq!(run(engine, change).await.unwrap_err().code(), "sealed");
+    let anonymous = Caller::new(Credential::None).unwrap();
+    assert_eq!(engine.allow(&anonymous, Action::SystemRead).await.unwrap_err().code(), "sealed");
+    let health = engine.health().await;
+    assert!(!health.ready && health.checks.is_empty());
+    assert_eq!(health.seal, state);
+    assert!(health.hint.is_some_and(|hint| !hint.is_empty()));
+    tick(engine, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealing_forgets_the_keys_and_refuses_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let (_, auditor) = token(&engine, Role::Auditor, None).await;
+    encrypt(&engine, "one").await;
+    assert!(engine.health().await.ready);
+    let refused = engine.seal_for(&Caller::new(Credential::Token(&auditor)).unwrap()).await.unwrap_err();
+    assert_eq!(refused.code(), "refused");
+    assert!(run(&engine, ShowKey { name: key_name() }).await.is_ok());
+
+    let open = Arc::downgrade(&engine.unsealed().unwrap());
+    engine.seal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
+    assert!(open.upgrade().is_none(), "root key and caches go with the opened store");
+    refuses(&engine, "sealed").await;
+
+    // Whoever may not unseal leaves it sealed.
+    let refused = engine.unseal_for(&Caller::new(Credential::Token(&auditor)).unwrap()).await.unwrap_err();
+    assert_eq!(refused.code(), "refused");
+    refuses(&engine, "sealed").await;
+    engine.unseal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
+    assert!(engine.health().await.ready);
+    assert!(run_as(&engine, &auditor, ShowKey { name: key_name() }).await.is_ok());
+    let codes: Vec<_> = records_of(&engine, Action::SystemUnseal).into_iter().map(|record| record.code).collect();
+    assert_eq!(codes, [Some("refused".to_owned()), None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_after_sealing_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = Arc::new(with_key(dir.path(), &clock, "internal").await);
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                let mut done = 0_u64;
+                loop {
+                    match run(&engine, ShowKey { name: key_name() }).await {
+                        Ok(_) => done += 1,
+                        Err(error) => return (done, error.code()),
+                    }
+                }
+            })
+        })
+        .collect();
+    while engine.metrics().done.iter().all(|(action, count)| *action != "key.read" || *count < 40) {
+        tokio::task::yield_now().await;
+    }
+    engine.seal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
+    assert_eq!(run(&engine, ShowKey { name: key_name() }).await.unwrap_err().code(), "sealed");
+    let mut answered = 0;
+    for worker in workers {
+        let (done, code) = worker.await.unwrap();
+        assert!(matches!(code, "sealed" | "audit_unavailable"), "{code}");
+        answered += done;
+    }
+    engine.unseal().await.unwrap();
+    let recorded = records_of(&engine, Action::KeyRead).iter().filter(|record| record.code.is_none()).count();
+    assert!(recorded as u64 >= answered, "{recorded} records of {answered} answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_is_told_from_a_missing_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    engine.close().await.unwrap();
+    drop(engine);
+    let engine = take_hold(dir.path(), &clock);
+    refuses(&engine, "sealed").await;
+
+    let (file, away) = (dir.path().join("root.key"), dir.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    assert_eq!(engine.unseal().await.unwrap_err().code(), "root_failed");
+    assert_eq!(engine.seal_state().as_str(), "root-unavailable");
+    assert_eq!(engine.health().await.seal, "root-unavailable");
+
+    let other = tempfile::tempdir().unwrap();
+    Engine::init(other.path().to_owned(), None, clock.as_ref()).await.unwrap();
+    std::fs::rename(other.path().join("root.key"), &file).unwrap();
+    assert_eq!(engine.unseal().await.unwrap_err().code(), "root_failed");
+    refuses(&engine, "wrong-secret").await;
+
+    // A root that comes back opens the store, by hand or, after it was missing, by itself.
+    std::fs::remove_file(&file).unwrap();
+    assert!(engine.unseal().await.is_err());
+    std::fs::rename(&away, &file).unwrap();
+    tick(&engine, 1).await;
+    assert!(engine.health().await.ready);
+    assert!(run(&engine, ShowKey { name: key_name() }).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_store_before_init_and_none_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let options =
+        EngineOptions { data_dir: dir.path().to_owned(), access: Access::Write, clock: clock.clone(), assets: None };
+    assert_eq!(Engine::open(options).err().unwrap().code(), "not_initialized");
+    Engine::init(dir.path().to_owned(), None, clock.as_ref()).await.unwrap();
+    let again = Engine::init(dir.path().to_owned(), None, clock.as_ref()).await;
+    assert_eq!(again.err().unwrap().code(), "already_initialized");
+}
