@@ -31,6 +31,10 @@ fn escaped(text: &str) -> String {
 /// Runs a command.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
+    // The parser sees this only where both stand at the same place of the line.
+    if global.data_dir.is_some() && global.server.is_some() {
+        return Err(Failure::caller("`--data-dir` and `--server` exclude each other", "name the one that is meant"));
+    }
     let global = global.with_environment();
     let output = Output { json: global.json };
     match command {

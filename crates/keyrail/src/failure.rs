@@ -151,6 +151,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_fault_has_its_exit_code() {
+        let of = |error: EngineError| Failure::from(error).exit as u8;
+        assert_eq!(of(EngineError::BadContext), 2);
+        assert_eq!(of(EngineError::Refused { reason: "no rule" }), 3);
+        assert_eq!(of(EngineError::Unauthenticated), 3);
+        assert_eq!(of(EngineError::NotInitialized), 4);
+        assert_eq!(of(EngineError::Unopenable), 5);
+        assert_eq!(of(EngineError::InUse), 6);
+        assert_eq!(of(EngineError::Bug { what: "it" }), 70);
+        assert_eq!(Failure::bug("it").exit as u8, 70);
+    }
+
+    #[test]
     fn a_misread_line_is_an_error_with_a_hint() {
         let missing = "error: the following required arguments were not provided:\n  --label <LABEL>\n  <NAME>\n\nUsage: keyrail key create --label <LABEL> <NAME>\n\nFor more information, try '--help'.\n";
         let failure = Failure::usage(missing);
