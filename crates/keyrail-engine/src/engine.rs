@@ -149,7 +149,8 @@ impl Engine {
 
     async fn try_open(&self) -> Result<Arc<Unsealed>, EngineError> {
         self.set_phase(SealState::Unsealing, None);
-        let opened = match self.provider() {
+        // A passphrase may come through a pipe, whose writer takes its time.
+        let opened = match tokio::task::block_in_place(|| self.provider()) {
             Ok(provider) => {
                 let options = &self.options;
                 bootstrap::unseal(
