@@ -41,9 +41,29 @@ pub enum LogError {
     /// The checkpoint on disk is not the one of this log.
     #[error("the checkpoint on disk does not match the journal")]
     Mismatch,
+    /// The log is shorter than the head that is remembered of it.
+    #[error("the log has {found} records, and had {remembered} before")]
+    Older {
+        /// Records in the log.
+        found: u64,
+        /// Records that are remembered.
+        remembered: u64,
+    },
+    /// The log differs from the head that is remembered of it.
+    #[error("the log differs from the one of {size} records that is remembered")]
+    Fork {
+        /// The size at which it was remembered.
+        size: u64,
+    },
     /// The checkpoint cannot be read.
     #[error("the checkpoint is not usable")]
     Checkpoint(#[source] NoteError),
+    /// The disk lost writes of the evidence. The journal has everything; the next start writes it anew.
+    #[error("the disk lost writes below `{path}`")]
+    LostWrites {
+        /// The log's directory.
+        path: PathBuf,
+    },
     /// There is no journal, so nothing tells where the log ends.
     #[error("`{path}` holds no journal")]
     NoJournal {
@@ -62,7 +82,7 @@ pub enum AppendError {
     /// The state changed since the operation was decided; nothing was recorded.
     #[error("the operation was decided under an older state")]
     Fenced,
-    /// It is not known whether the record is durable.
+    /// It is not known whether the record is durable: a write failed half-way, or the disk did not answer in time.
     #[error("it is not known whether the record is durable")]
     Indeterminate,
     /// Too many records wait already; nothing was recorded.
@@ -74,7 +94,7 @@ pub enum AppendError {
         /// The limit in bytes.
         max: usize,
     },
-    /// The disk takes no records; nothing was acknowledged.
+    /// The disk takes no records; nothing was recorded.
     #[error("the log cannot be written")]
     Unavailable,
 }
@@ -113,6 +133,10 @@ pub enum VerifyProblem {
     /// The records are consistent, and are not the ones that were signed.
     #[error("the records are not the ones that the checkpoint signs")]
     Root,
+    /// There is a file that the checkpoint does not cover: it was added, or a writer was stopped before it could
+    /// sign or remove it. Starting the writer once settles the latter.
+    #[error("a file is not covered by the checkpoint")]
+    Uncovered,
     /// The log is shorter than somebody remembers.
     #[error("the log has {found} records, and had {remembered} before")]
     Older {
@@ -130,6 +154,13 @@ pub enum VerifyProblem {
     /// A file cannot be read.
     #[error("a file cannot be read")]
     Unreadable(#[source] std::io::Error),
+}
+
+impl VerifyProblem {
+    /// Whether a writer that runs just now can look like this for a moment.
+    pub(crate) fn may_be_a_running_writer(&self) -> bool {
+        matches!(self, Self::Older { .. } | Self::Uncovered)
+    }
 }
 
 fn place(file: &Option<PathBuf>, record: &Option<u64>) -> String {

@@ -1,9 +1,11 @@
-//! The file operations of the log, in one place: the next step of hardening injects faults here.
+//! The file operations of the log, in one place: the tests put faults in here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::error::LogError;
 
@@ -12,53 +14,124 @@ pub(crate) fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io
     move |source| LogError::File { action, path: path.to_owned(), source }
 }
 
+/// A kind of operation, for the fault table of the tests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    Append,
+    Create,
+    MakeDir,
+    Remove,
+    Rename,
+    Sync,
+    SyncDir,
+    SyncFileSystem,
+    Write,
+}
+
+/// Does a step. In tests it may fail instead of being done, or be done and reported as failed.
+fn step<T>(kind: Step, path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    #[cfg(test)]
+    return faults::around(kind, path, work);
+    #[cfg(not(test))]
+    {
+        let _ = (kind, path);
+        work()
+    }
+}
+
 /// Makes a directory of the owner's alone, parents included.
 pub(crate) fn make_dir(path: &Path) -> Result<(), LogError> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
+    let make = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    step(Step::MakeDir, path, make).map_err(failed("make", path))
+}
+
+/// Makes a file that is only appended to, and that is not there yet.
+pub(crate) fn create_append(path: &Path) -> Result<File, LogError> {
+    let mut options = OpenOptions::new();
+    options.append(true).create_new(true).mode(0o600);
+    step(Step::Create, path, || options.open(path)).map_err(failed("create", path))
+}
+
+/// Appends to a file and makes it durable.
+pub(crate) fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), LogError> {
+    let written = step(Step::Append, path, || file.write_all(bytes));
+    written.and_then(|()| step(Step::Sync, path, || file.sync_data())).map_err(failed("write", path))
 }
 
 /// Writes a file under a temporary name outside the evidence, and moves it into place.
 pub(crate) fn replace(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), LogError> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let written = options.open(temporary).and_then(|mut file| file.write_all(content));
-    written.map_err(failed("write", temporary))?;
-    match std::fs::rename(temporary, path) {
+    let write = || options.open(temporary).and_then(|mut file| file.write_all(content));
+    step(Step::Write, temporary, write).map_err(failed("write", temporary))?;
+    let rename = || step(Step::Rename, path, || std::fs::rename(temporary, path));
+    match rename() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_dir(path.parent().unwrap_or(Path::new(".")))?;
-            std::fs::rename(temporary, path).map_err(failed("write", path))
+            rename().map_err(failed("write", path))
         }
         moved => moved.map_err(failed("write", path)),
     }
 }
 
-/// Makes everything written to the file system of `dir` durable, with one call instead of one per file.
-pub(crate) fn sync_file_system(dir: &Path) -> Result<(), LogError> {
-    let file = File::open(dir).map_err(failed("open", dir))?;
-    rustix::fs::syncfs(&file).map_err(|error| failed("sync", dir)(error.into()))
+/// A handle to a file system, opened before anything is written: it is told of every write that fails later.
+pub(crate) struct FileSystem {
+    dir: File,
+    path: std::path::PathBuf,
+}
+
+impl FileSystem {
+    /// The file system that a directory is on.
+    pub(crate) fn of(path: &Path) -> Result<Self, LogError> {
+        Ok(Self { dir: File::open(path).map_err(failed("open", path))?, path: path.to_owned() })
+    }
+
+    /// Makes everything written to it durable, with one call instead of one per file.
+    pub(crate) fn sync(&self) -> Result<(), LogError> {
+        let sync = || rustix::fs::syncfs(&self.dir).map_err(io::Error::from);
+        step(Step::SyncFileSystem, &self.path, sync).map_err(failed("sync", &self.path))
+    }
 }
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), LogError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(failed("sync", dir))
+    let sync = || File::open(dir).and_then(|dir| dir.sync_all());
+    step(Step::SyncDir, dir, sync).map_err(failed("sync", dir))
 }
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<(), LogError> {
-    match std::fs::remove_file(path) {
+    match step(Step::Remove, path, || std::fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
 }
 
-/// The content of a file that may be absent, if it is at most `len_max` bytes long.
+/// The content of a file that may be absent. An error of kind `FileTooLarge` if it is longer than `len_max`
+/// bytes, and of kind `InvalidInput` if it is not a plain file: a link could lead anywhere, a pipe never ends.
 pub(crate) fn read_optional(path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > len_max => {
-            Err(io::Error::new(io::ErrorKind::FileTooLarge, "file is longer than any of its kind"))
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
         }
-        Ok(_) => std::fs::read(path).map(Some),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a link"));
+        }
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
     }
+    let mut content = Vec::new();
+    file.take(len_max.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() as u64 > len_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "file is longer than any of its kind"));
+    }
+    Ok(Some(content))
 }
+
+#[cfg(test)]
+pub(crate) mod faults;

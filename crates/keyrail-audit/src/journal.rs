@@ -5,8 +5,6 @@
 //! before: a torn tail, which was never acknowledged, is told from tampering.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use keyrail_crypto::mac::MacKey;
@@ -28,6 +26,9 @@ const MAC_LEN: usize = 32;
 
 /// Kind, payload length, first index.
 const HEAD_LEN: usize = 1 + 4 + 8;
+
+/// The head's own guard: only a length that was not altered tells a frame that was not finished.
+const CHECK_LEN: usize = 16;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,12 +52,8 @@ pub(crate) struct JournalFile {
 impl JournalFile {
     /// Begins a file with the right edge, durable before this returns.
     pub(crate) fn create(dir: &Path, sequence: u64, edge: &RightEdge, key: &MacKey) -> Result<Self, LogError> {
-        let path = dir.join(format!("journal-{sequence:020}"));
-        // A file of this name can only be one that was begun and never used.
-        files::remove(&path)?;
-        let mut options = OpenOptions::new();
-        options.append(true).create_new(true).mode(0o600);
-        let file = options.open(&path).map_err(failed("create", &path))?;
+        let path = Self::path_in(dir, sequence);
+        let file = files::create_append(&path)?;
         let mut journal = Self { path, file, chain: start_of_chain(key, sequence), len: 0 };
         let mut bytes = MAGIC.to_vec();
         bytes.extend(frame(FrameKind::Edge, edge.size(), &edge.encode(), &mut journal.chain, key));
@@ -74,12 +71,18 @@ impl JournalFile {
         Ok(Self { path: path.to_owned(), file, chain: replayed.chain, len: replayed.len })
     }
 
+    /// Where the file of this number is.
+    pub(crate) fn path_in(dir: &Path, sequence: u64) -> PathBuf {
+        dir.join(format!("journal-{sequence:020}"))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.len >= JOURNAL_LEN_MAX
+    /// The file's length, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
     }
 
     /// Appends one frame of records that begin at `first`, and makes it durable. After an error the state of
@@ -96,7 +99,7 @@ impl JournalFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        self.file.write_all(bytes).and_then(|()| self.file.sync_data()).map_err(failed("write", &self.path))?;
+        files::append(&mut self.file, &self.path, bytes)?;
         self.len += bytes.len() as u64;
         Ok(())
     }
@@ -133,13 +136,21 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
 pub(crate) fn replay(path: &Path, sequence: u64, key: &MacKey) -> Result<Option<Replayed>, LogError> {
     let bytes = std::fs::read(path).map_err(failed("read", path))?;
     let altered = |offset: usize| LogError::JournalAltered { path: path.to_owned(), offset: offset as u64 };
-    let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else { return Ok(None) };
+    let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
+        return if is_begun(&bytes) { Ok(None) } else { Err(altered(0)) };
+    };
     let mut chain = start_of_chain(key, sequence);
     let mut replayed: Option<Replayed> = None;
     loop {
         let offset = bytes.len() - rest.len();
-        let Some(found) = parse_frame(rest).filter(|found| found.is_whole(&chain, key)) else {
-            return end_of_journal(replayed, rest, offset, chain).map_err(|Altered| altered(offset));
+        let found = match next_frame(rest, &chain, key) {
+            Next::Frame(found) => found,
+            Next::Altered => return Err(altered(offset)),
+            // A torn tail was never acknowledged, so what is clean before it stays clean.
+            Next::End => {
+                let torn_len = rest.len() as u64;
+                return Ok(replayed.map(|state| Replayed { torn_len, chain, len: offset as u64, ..state }));
+            }
         };
         chain = found.mac;
         rest = found.rest;
@@ -160,22 +171,39 @@ pub(crate) fn replay(path: &Path, sequence: u64, key: &MacKey) -> Result<Option<
     }
 }
 
-struct Altered;
+/// Whether a file without the magic is one whose first write was not finished.
+fn is_begun(bytes: &[u8]) -> bool {
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes.get(..written).is_some_and(|written| MAGIC.starts_with(written))
+}
 
-/// What stands behind the last good frame is torn if it is the file's end, and altered if another frame follows.
-fn end_of_journal(
-    replayed: Option<Replayed>,
-    rest: &[u8],
-    offset: usize,
-    chain: [u8; MAC_LEN],
-) -> Result<Option<Replayed>, Altered> {
-    let followed = parse_frame(rest).is_some_and(|frame| !frame.rest.is_empty());
-    if followed {
-        return Err(Altered);
+/// What stands at a place of a journal file.
+enum Next<'a> {
+    Frame(Frame<'a>),
+    /// The end, or a frame that was not finished.
+    End,
+    Altered,
+}
+
+/// A frame is torn if the file ends before it does, or if it is the last one and its content is not whole: a
+/// power cut can do both. Its head is guarded by itself, so that no altered length makes later frames look like
+/// the rest of a torn one.
+fn next_frame<'a>(bytes: &'a [u8], chain: &[u8; MAC_LEN], key: &MacKey) -> Next<'a> {
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN).filter(|_| written >= HEAD_LEN + CHECK_LEN) else {
+        // A head that is not whole, with nothing or with zeros behind it.
+        return Next::End;
+    };
+    let check = head_check(key, chain, head);
+    if rest.get(..CHECK_LEN) != Some(check.as_slice()) {
+        return Next::Altered;
     }
-    let torn_len = rest.len() as u64;
-    // A torn tail was never acknowledged, so what is clean before it stays clean.
-    Ok(replayed.map(|state| Replayed { torn_len, chain, len: offset as u64, ..state }))
+    match parse_frame(bytes) {
+        None => Next::End,
+        Some(frame) if frame.is_whole(chain, key) => Next::Frame(frame),
+        Some(frame) if frame.rest.is_empty() => Next::End,
+        Some(_) => Next::Altered,
+    }
 }
 
 /// A frame, as far as its lengths tell; its MAC is not checked yet.
@@ -201,18 +229,21 @@ pub fn parse_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let (kind, numbers) = head.split_first()?;
     let (len, first) = numbers.split_first_chunk::<4>()?;
     let len = usize::try_from(u32::from_be_bytes(*len)).ok().filter(|len| *len <= FRAME_LEN_MAX + BODY_LEN_MAX + 64)?;
+    let (_check, rest) = rest.split_at_checked(CHECK_LEN)?;
     let (payload, rest) = rest.split_at_checked(len)?;
     let (mac, rest) = rest.split_first_chunk::<MAC_LEN>()?;
     Some(Frame { kind: *kind, first: u64::from_be_bytes(first.try_into().ok()?), head, payload, mac: *mac, rest })
 }
 
 fn frame(kind: FrameKind, first: u64, payload: &[u8], chain: &mut [u8; MAC_LEN], key: &MacKey) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD_LEN + payload.len() + MAC_LEN);
+    let mut out = Vec::with_capacity(HEAD_LEN + CHECK_LEN + payload.len() + MAC_LEN);
     out.push(kind as u8);
     out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
     out.extend_from_slice(&first.to_be_bytes());
-    let (head, _) = out.split_at(HEAD_LEN);
-    *chain = key.tag(&[chain, head, payload]);
+    let check = head_check(key, chain, &out);
+    let next = key.tag(&[chain, &out, payload]);
+    *chain = next;
+    out.extend_from_slice(&check);
     out.extend_from_slice(payload);
     out.extend_from_slice(chain);
     out
@@ -220,4 +251,11 @@ fn frame(kind: FrameKind, first: u64, payload: &[u8], chain: &mut [u8; MAC_LEN],
 
 fn start_of_chain(key: &MacKey, sequence: u64) -> [u8; MAC_LEN] {
     key.tag(&[MAGIC, &sequence.to_be_bytes()])
+}
+
+/// The first bytes of the tag of the head alone; two parts, where a frame's tag has three.
+fn head_check(key: &MacKey, chain: &[u8; MAC_LEN], head: &[u8]) -> [u8; CHECK_LEN] {
+    let mut check = [0; CHECK_LEN];
+    check.iter_mut().zip(key.tag(&[chain, head])).for_each(|(to, from)| *to = from);
+    check
 }

@@ -3,6 +3,9 @@
 //! The crate knows bytes, not what records mean. `D/audit` holds only evidence; records that are durable and
 //! not there yet lie in `D/journal`. `spec/audit-log.md` has the layout.
 
+#[cfg(test)]
+extern crate self as keyrail_audit;
+
 mod body;
 mod error;
 mod files;

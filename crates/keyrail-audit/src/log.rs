@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 
 use crate::body::{BODY_LEN_MAX, Record};
 use crate::error::{AppendError, LogError};
-use crate::files::{self, failed};
-use crate::journal::{self, JournalFile, Replayed};
+use crate::files::{self, FileSystem, failed};
+use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile, Replayed};
 use crate::note::{Checkpoint, VerifierKey};
 use crate::publish::{Logged, Publisher, RightEdge};
 use crate::reader::Reader;
@@ -32,14 +32,32 @@ pub struct LogOptions {
     pub origin: String,
     /// How many records may wait to become durable.
     pub queue_len_max: usize,
+    /// How many bytes of records may wait to become durable.
+    pub queue_bytes_max: usize,
     /// How long a durable record may wait to be published.
     pub publish_interval: Duration,
+    /// How long an appender waits for the disk. After that the record's fate is open.
+    pub append_wait_max: Duration,
+    /// A journal file is followed by a new one when it has grown to this size, in bytes.
+    pub journal_len_max: u64,
+    /// The head that the store remembers: a log that is older or another one is not opened, and left as it is.
+    pub remembered: Option<Head>,
 }
 
 impl LogOptions {
     /// The usual limits.
     pub fn new(audit_dir: PathBuf, journal_dir: PathBuf, origin: String) -> Self {
-        Self { audit_dir, journal_dir, origin, queue_len_max: 65_536, publish_interval: Duration::from_millis(250) }
+        Self {
+            audit_dir,
+            journal_dir,
+            origin,
+            queue_len_max: 65_536,
+            queue_bytes_max: 64 * 1024 * 1024,
+            publish_interval: Duration::from_millis(250),
+            append_wait_max: Duration::from_secs(30),
+            journal_len_max: JOURNAL_LEN_MAX,
+            remembered: None,
+        }
     }
 }
 
@@ -119,7 +137,7 @@ impl Log {
         let mut publisher = Publisher::new(options.audit_dir.clone(), &options.journal_dir, edge.clone());
         publisher.checkpoint(&keys.seed, &key)?;
         let mut file = JournalFile::create(&options.journal_dir, 1, &edge, &keys.journal)?;
-        files::sync_file_system(&options.audit_dir)?;
+        FileSystem::of(&options.audit_dir)?.sync()?;
         file.mark_clean(0, &keys.journal)?;
         Ok(key)
     }
@@ -127,19 +145,21 @@ impl Log {
     /// Opens the log: what is durable and not published yet is published, what was never acknowledged is cut off.
     ///
     /// # Errors
-    /// [`LogError::JournalAltered`], [`LogError::Mismatch`] when the evidence is not the journal's, [`LogError::File`].
+    /// [`LogError::JournalAltered`]; [`LogError::Mismatch`] when the evidence is not the journal's;
+    /// [`LogError::Older`] and [`LogError::Fork`] against what is remembered; [`LogError::File`]. What such a log
+    /// holds is left as it is.
     pub fn open(options: LogOptions, keys: Keys) -> Result<(Self, Recovered), LogError> {
         let key = verifier_key(&options.origin, &keys.seed)?;
+        let file_system = FileSystem::of(&options.audit_dir)?;
         let mut replay = Replay::read(&options, &keys.journal)?;
         let recovered = replay.recovered();
+        replay.require_consistent(&options, &key)?;
         let mut publisher = Publisher::new(options.audit_dir.clone(), &options.journal_dir, replay.edge.clone());
-        if !recovered.clean {
-            publisher.forget_partials();
-        }
-        publisher.add(&replay.records)?;
         if recovered.clean {
-            require_checkpoint(&options.audit_dir, publisher.edge(), &key)?;
+            publisher.resume(&replay.records);
         } else {
+            publisher.forget_partials();
+            publisher.add(&replay.records)?;
             publisher.checkpoint(&keys.seed, &key)?;
             publisher.sweep_stale()?;
         }
@@ -154,6 +174,9 @@ impl Log {
             former: std::mem::take(&mut replay.former),
             sequence: replay.sequence,
             publish_interval: options.publish_interval,
+            journal_len_max: options.journal_len_max,
+            file_system,
+            lost_writes: false,
         };
         let spawned = std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || sequencer.run());
         let thread = Mutex::new(Some(spawned.map_err(failed("start the writer of", &options.journal_dir))?));
@@ -170,7 +193,9 @@ impl Log {
     /// # Errors
     /// [`AppendError::Fenced`] when the epoch is older than the log's: then nothing was recorded.
     pub async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
-        self.enqueue(body, epoch)?.await.unwrap_or(Err(AppendError::Indeterminate))
+        let receiver = self.enqueue(body, epoch)?;
+        let answer = tokio::time::timeout(self.0.shared.append_wait_max, receiver).await;
+        answer.ok().and_then(Result::ok).unwrap_or(Err(AppendError::Indeterminate))
     }
 
     /// [`Log::append`] for threads outside the async runtime.
@@ -196,7 +221,9 @@ impl Log {
         Ok(receiver)
     }
 
-    /// From the moment this returns no append under an older epoch is accepted any more.
+    /// From the moment this returns no append under an older epoch is accepted any more, and whatever is
+    /// appended afterwards stands behind every record of an older one. What was being written at that moment
+    /// still becomes durable, before any later record does.
     pub fn set_epoch(&self, epoch: Epoch) {
         self.0.shared.queue.lock().epoch = epoch;
     }
@@ -224,7 +251,8 @@ impl Log {
     pub async fn publish(&self) -> Result<Head, LogError> {
         let (answer, receiver) = oneshot::channel();
         self.0.shared.push_publish(answer)?;
-        receiver.await.ok().and_then(Result::ok).ok_or(LogError::Closed)
+        let answer = tokio::time::timeout(self.0.shared.append_wait_max, receiver).await;
+        answer.ok().and_then(Result::ok).and_then(Result::ok).ok_or(LogError::Closed)
     }
 
     /// Records from `first` on, at most `count`, published or not.
@@ -245,7 +273,10 @@ impl Log {
     /// How the log is.
     pub fn health(&self) -> LogHealth {
         let (queue_len, state) = (self.0.shared.queue.lock().waiting.len(), self.0.shared.state.lock());
-        LogHealth { failure: state.failure.clone(), queue_len, unpublished_len: state.unpublished.len() }
+        let stuck = state.committing_since.map(|since| since.elapsed()).filter(|took| *took >= STUCK_AFTER);
+        let stuck = stuck.map(|took| format!("the disk has not answered for {} seconds", took.as_secs()));
+        let failure = stuck.or_else(|| state.append_failure.clone()).or_else(|| state.publish_failure.clone());
+        LogHealth { failure, queue_len, unpublished_len: state.unpublished.len() }
     }
 
     /// Publishes everything, makes it durable and ends the writer. Later appends are refused.
@@ -275,14 +306,6 @@ fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogErro
     VerifierKey::new(origin, seed.public_key()?).map_err(LogError::Checkpoint)
 }
 
-/// After a clean end the evidence must be the journal's; otherwise somebody changed it meanwhile.
-fn require_checkpoint(audit_dir: &Path, edge: &RightEdge, key: &VerifierKey) -> Result<(), LogError> {
-    let path = audit_dir.join("checkpoint");
-    let note = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
-    let checkpoint = Checkpoint::verify(&note, key).map_err(LogError::Checkpoint)?;
-    if checkpoint.size == edge.size() && checkpoint.root == edge.root() { Ok(()) } else { Err(LogError::Mismatch) }
-}
-
 /// What the journal files say together.
 struct Replay {
     edge: RightEdge,
@@ -297,27 +320,72 @@ impl Replay {
     fn read(options: &LogOptions, key: &MacKey) -> Result<Self, LogError> {
         let mut found: Option<Self> = None;
         let mut former = Vec::new();
+        let mut sequence_max = 0;
         for (sequence, path) in journal::list(&options.journal_dir)? {
+            sequence_max = sequence;
             let Some(mut last) = journal::replay(&path, sequence, key)? else {
                 former.push(path);
                 continue;
             };
             let records = std::mem::take(&mut last.records);
-            let mut next = match found.take() {
-                None => Self { edge: last.edge.clone(), records: Vec::new(), last, path, sequence, former: Vec::new() },
-                Some(mut earlier) => {
-                    former.push(earlier.path);
+            let mut next =
+                Self { edge: last.edge.clone(), records: Vec::new(), last, path, sequence, former: Vec::new() };
+            if let Some(earlier) = found.take() {
+                let keep = next.last.edge.size().saturating_sub(earlier.edge.size());
+                let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+                // An earlier file that ends before this one begins is left over from one that was removed: then
+                // everything before this edge is published and durable.
+                if earlier.records.len() >= keep {
+                    next.edge = earlier.edge;
+                    next.records = earlier.records;
                     // What an earlier file holds beyond this one's edge was never acknowledged.
-                    let keep = last.edge.size().saturating_sub(earlier.edge.size());
-                    earlier.records.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
-                    Self { edge: earlier.edge, records: earlier.records, last, path, sequence, former: Vec::new() }
+                    next.records.truncate(keep);
                 }
-            };
+                former.push(earlier.path);
+            }
             next.records.extend(records.into_iter().map(Logged::from));
             found = Some(next);
         }
-        let replay = found.ok_or_else(|| LogError::NoJournal { path: options.journal_dir.clone() })?;
-        Ok(Self { former, ..replay })
+        let Some(replay) = found else {
+            return Err(match former.pop() {
+                Some(path) => LogError::JournalAltered { path, offset: 0 },
+                None => LogError::NoJournal { path: options.journal_dir.clone() },
+            });
+        };
+        // No number is used twice: a file that was begun and never used still has to be removed under its own.
+        Ok(Self { former, sequence: sequence_max, ..replay })
+    }
+
+    /// Nothing is written before the log is known to be the one that was signed and the one that is remembered.
+    fn require_consistent(&self, options: &LogOptions, key: &VerifierKey) -> Result<(), LogError> {
+        let clean = self.recovered().clean;
+        let path = options.audit_dir.join("checkpoint");
+        let signed = std::fs::read_to_string(&path).map_err(failed("read", &path));
+        let signed = signed.and_then(|note| Checkpoint::verify(&note, key).map_err(LogError::Checkpoint));
+        let size = self.edge.size() + self.records.len() as u64;
+        let signed = match signed {
+            Ok(signed) if signed.size > size || (clean && signed.size < size) => return Err(LogError::Mismatch),
+            Ok(signed) => Some(Head { size: signed.size, root: signed.root }),
+            Err(error) if clean => return Err(error),
+            // A power cut can leave half a checkpoint; the journal makes it again.
+            Err(_) => None,
+        };
+        if let Some(head) = options.remembered.filter(|head| head.size > size) {
+            return Err(LogError::Older { found: size, remembered: head.size });
+        }
+        let leaves = self.records.iter().map(|logged| leaf_hash(&logged.entry));
+        let mut tree = self.edge.tree().clone();
+        for leaf in leaves.map(Some).chain([None]) {
+            let differs = |head: &Head| head.size == tree.size() && head.root != tree.root();
+            if signed.is_some_and(|head| differs(&head)) {
+                return Err(LogError::Mismatch);
+            }
+            if options.remembered.is_some_and(|head| differs(&head)) {
+                return Err(LogError::Fork { size: tree.size() });
+            }
+            leaf.into_iter().for_each(|leaf| drop(tree.push(leaf)));
+        }
+        Ok(())
     }
 
     fn recovered(&self) -> Recovered {
@@ -355,6 +423,8 @@ pub(crate) struct Shared {
     audit_dir: PathBuf,
     journal_dir: PathBuf,
     queue_len_max: usize,
+    queue_bytes_max: usize,
+    append_wait_max: Duration,
     queue: Mutex<Queue>,
     /// Signalled when there is work and the sequencer waits for it.
     work: Condvar,
@@ -366,6 +436,8 @@ pub(crate) struct Shared {
 
 struct Queue {
     waiting: Vec<Waiting>,
+    /// Bytes of the records that wait.
+    bytes: usize,
     publish: Vec<PublishAnswer>,
     epoch: Epoch,
     closing: bool,
@@ -377,7 +449,12 @@ struct State {
     /// No more is published in the background.
     ended: bool,
     published: Head,
-    failure: Option<String>,
+    /// Why records are not taken.
+    append_failure: Option<String>,
+    /// Why records do not become evidence.
+    publish_failure: Option<String>,
+    /// Since when the disk is asked to make records durable.
+    committing_since: Option<Instant>,
     closed: Option<Result<Head, LogError>>,
 }
 
@@ -388,7 +465,15 @@ impl Shared {
             audit_dir: options.audit_dir.clone(),
             journal_dir: options.journal_dir.clone(),
             queue_len_max: options.queue_len_max,
-            queue: Mutex::new(Queue { waiting: Vec::new(), publish: Vec::new(), epoch: Epoch(0), closing: false }),
+            queue_bytes_max: options.queue_bytes_max,
+            append_wait_max: options.append_wait_max,
+            queue: Mutex::new(Queue {
+                waiting: Vec::new(),
+                bytes: 0,
+                publish: Vec::new(),
+                epoch: Epoch(0),
+                closing: false,
+            }),
             work: Condvar::new(),
             due: Condvar::new(),
             state: Mutex::new(State {
@@ -396,7 +481,9 @@ impl Shared {
                 unpublished: Vec::new(),
                 ended: false,
                 published,
-                failure: None,
+                append_failure: None,
+                publish_failure: None,
+                committing_since: None,
                 closed: None,
             }),
             size: AtomicU64::new(edge.size()),
@@ -423,9 +510,11 @@ impl Shared {
         if waiting.epoch < queue.epoch {
             return Err(AppendError::Fenced);
         }
-        if queue.waiting.len() >= self.queue_len_max {
+        let bytes = queue.bytes + waiting.logged.record.encoded_len();
+        if queue.waiting.len() >= self.queue_len_max || bytes > self.queue_bytes_max {
             return Err(AppendError::QueueFull);
         }
+        queue.bytes = bytes;
         queue.waiting.push(waiting);
         self.work.notify_one();
         Ok(())
@@ -447,20 +536,39 @@ impl Shared {
     }
 
     /// Waits for work. The epoch is read together with the batch: that is what makes an append conditional on it.
+    /// Who wants everything published comes first: there are few, and a busy log would make them wait for ever.
     pub(crate) fn take_work(&self) -> Work {
         let mut queue = self.queue.lock();
         loop {
-            if !queue.waiting.is_empty() {
-                return Work::Append { batch: std::mem::take(&mut queue.waiting), epoch: queue.epoch };
-            }
             if !queue.publish.is_empty() {
                 return Work::Publish(std::mem::take(&mut queue.publish));
+            }
+            if !queue.waiting.is_empty() {
+                queue.bytes = 0;
+                return Work::Append { batch: std::mem::take(&mut queue.waiting), epoch: queue.epoch };
             }
             if queue.closing {
                 return Work::Close;
             }
             self.work.wait(&mut queue);
         }
+    }
+
+    /// Nobody takes work any more: who waits is told, and who comes is refused.
+    pub(crate) fn end_work(&self) {
+        let (waiting, publish) = {
+            let mut queue = self.queue.lock();
+            queue.closing = true;
+            (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.publish))
+        };
+        // Dropped senders tell their receivers.
+        drop(publish);
+        waiting.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));
+    }
+
+    /// Notes that the disk is asked to make records durable, or has answered.
+    pub(crate) fn committing(&self, since: Option<Instant>) {
+        self.state.lock().committing_since = since;
     }
 
     /// Takes durable records in.
@@ -527,19 +635,28 @@ impl Shared {
         (state.published.size, recent.collect())
     }
 
-    pub(crate) fn failed(&self, error: &LogError) {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        self.state.lock().failure = Some(format!("{error}{cause}"));
+    /// Notes whether records can be made durable.
+    pub(crate) fn note_append(&self, result: Result<(), &LogError>) {
+        self.state.lock().append_failure = result.err().map(told);
     }
 
-    pub(crate) fn recovered(&self) {
-        let mut state = self.state.lock();
-        if state.failure.is_some() {
-            state.failure = None;
-        }
+    /// Notes whether records become evidence.
+    pub(crate) fn note_publish(&self, result: Result<(), &LogError>) {
+        self.state.lock().publish_failure = result.err().map(told);
     }
 
     pub(crate) fn closed(&self, result: Result<Head, LogError>) {
         self.state.lock().closed = Some(result);
     }
 }
+
+fn told(error: &LogError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+/// After this time without an answer of the disk the log is not healthy.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

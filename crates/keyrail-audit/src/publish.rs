@@ -133,16 +133,28 @@ pub(crate) struct Publisher {
     unwritten: VecDeque<(Tile, Vec<u8>)>,
     /// Partial files of the last checkpoint, to be removed once another one stands.
     partials: HashSet<Tile>,
+    /// Partial files that were begun since; they are stale if their checkpoint did not come about.
+    begun: HashSet<Tile>,
 }
 
 impl Publisher {
     pub(crate) fn new(audit_dir: PathBuf, journal_dir: &Path, edge: RightEdge) -> Self {
         let partials = edge.partial().into_iter().map(|(tile, _)| tile).collect();
-        Self { audit_dir, temporary: journal_dir.join("publishing"), edge, unwritten: VecDeque::new(), partials }
+        let temporary = journal_dir.join("publishing");
+        Self { audit_dir, temporary, edge, unwritten: VecDeque::new(), partials, begun: HashSet::new() }
     }
 
     pub(crate) fn edge(&self) -> &RightEdge {
         &self.edge
+    }
+
+    /// Takes over what is published already, and writes nothing: what somebody changed meanwhile stays as it is,
+    /// for who verifies.
+    pub(crate) fn resume(&mut self, records: &[Logged]) {
+        for logged in records {
+            self.edge.push(logged);
+        }
+        self.partials = self.edge.partial().into_iter().map(|(tile, _)| tile).collect();
     }
 
     /// Takes records over and writes what became full. The checkpoint follows with [`Self::checkpoint`].
@@ -161,17 +173,19 @@ impl Publisher {
     pub(crate) fn checkpoint(&mut self, seed: &SigningSeed, key: &VerifierKey) -> Result<(), LogError> {
         let mut partials = HashSet::new();
         for (tile, content) in self.edge.partial() {
+            partials.insert(tile);
             if !self.partials.contains(&tile) {
+                self.begun.insert(tile);
                 self.write(&tile, &content)?;
             }
-            partials.insert(tile);
         }
         let checkpoint = Checkpoint { origin: key.name().to_owned(), size: self.edge.size(), root: self.edge.root() };
         files::replace(&self.temporary, &self.audit_dir.join("checkpoint"), checkpoint.sign(seed, key)?.as_bytes())?;
-        for stale in self.partials.difference(&partials) {
+        for stale in self.partials.union(&self.begun).filter(|tile| !partials.contains(tile)) {
             remove_partial(&self.audit_dir.join(stale.path()))?;
         }
         self.partials = partials;
+        self.begun.clear();
         Ok(())
     }
 
@@ -181,18 +195,25 @@ impl Publisher {
         self.partials.clear();
     }
 
-    /// Removes partial tiles that no checkpoint of this log needs any more.
+    /// Removes partial tiles that no checkpoint of this log needs any more, and directories without a file.
     pub(crate) fn sweep_stale(&mut self) -> Result<(), LogError> {
-        let mut stale = Vec::new();
-        walk(&self.audit_dir, Path::new(""), &mut |relative| {
-            if let Some(tile) = Tile::at(relative)
-                && tile.width < TILE_WIDTH
-                && !self.partials.contains(&tile)
-            {
-                stale.push(relative.to_owned());
-            }
-        })?;
-        stale.iter().try_for_each(|relative| remove_partial(&self.audit_dir.join(relative)))
+        let (mut stale, mut empty) = (Vec::new(), Vec::new());
+        let walked = walk(&self.audit_dir, Path::new(""), &mut |relative, found| match found {
+            Found::File if self.is_stale(relative) => stale.push(relative.to_owned()),
+            Found::EmptyDir => empty.push(relative.to_owned()),
+            _ => {}
+        });
+        walked.map_err(|(path, error)| files::failed("list", &self.audit_dir.join(path))(error))?;
+        stale.iter().try_for_each(|relative| remove_partial(&self.audit_dir.join(relative)))?;
+        empty.iter().for_each(|relative| {
+            // What is left of it is seen by who verifies.
+            let _kept = std::fs::remove_dir(self.audit_dir.join(relative));
+        });
+        Ok(())
+    }
+
+    fn is_stale(&self, relative: &Path) -> bool {
+        Tile::at(relative).is_some_and(|tile| tile.width < TILE_WIDTH && !self.partials.contains(&tile))
     }
 
     fn write(&self, tile: &Tile, content: &[u8]) -> Result<(), LogError> {
@@ -210,14 +231,46 @@ fn remove_partial(path: &Path) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Calls `visit` with the path of every file below `root`, relative to it.
-pub(crate) fn walk(root: &Path, relative: &Path, visit: &mut dyn FnMut(&Path)) -> Result<(), LogError> {
-    let dir = root.join(relative);
-    for entry in std::fs::read_dir(&dir).map_err(files::failed("list", &dir))? {
-        let entry = entry.map_err(files::failed("list", &dir))?;
+/// What a walk finds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Found {
+    /// A directory with something in it.
+    Dir,
+    /// A directory with nothing in it.
+    EmptyDir,
+    /// A plain file.
+    File,
+    /// Neither: a link, a pipe, a socket, a device.
+    Other,
+}
+
+/// Calls `visit` for everything below `root`, with the path relative to it.
+pub(crate) fn walk(
+    root: &Path,
+    relative: &Path,
+    visit: &mut dyn FnMut(&Path, Found),
+) -> Result<(), (PathBuf, std::io::Error)> {
+    let failed = |error| (relative.to_owned(), error);
+    let entries = match std::fs::read_dir(root.join(relative)) {
+        Ok(entries) => entries,
+        // A running writer removes directories.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && relative != Path::new("") => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut is_empty = true;
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        is_empty = false;
         let below = relative.join(entry.file_name());
-        let kind = entry.file_type().map_err(files::failed("list", &dir))?;
-        if kind.is_dir() { walk(root, &below, visit)? } else { visit(&below) }
+        let kind = entry.file_type().map_err(failed)?;
+        if kind.is_dir() {
+            walk(root, &below, visit)?;
+        } else {
+            visit(&below, if kind.is_file() { Found::File } else { Found::Other });
+        }
+    }
+    if relative != Path::new("") {
+        visit(relative, if is_empty { Found::EmptyDir } else { Found::Dir });
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! The one writer of the log: takes what waits, makes it durable together, and publishes when there is time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::SigningSeed;
 use parking_lot::Mutex;
 
 use crate::error::{AppendError, LogError};
-use crate::files::{self, failed};
+use crate::files::{self, FileSystem, failed};
 use crate::journal::{FRAME_LEN_MAX, JournalFile};
 use crate::log::{Epoch, Head, Position, Shared, Waiting, Work};
 use crate::note::VerifierKey;
@@ -31,11 +31,27 @@ pub(crate) struct Sequencer {
     pub(crate) former: Vec<std::path::PathBuf>,
     pub(crate) sequence: u64,
     pub(crate) publish_interval: Duration,
+    pub(crate) journal_len_max: u64,
+    /// Opened before the first write, so that no failed one is missed.
+    pub(crate) file_system: FileSystem,
+    /// Whether a sync of the evidence failed. What was lost then is not lost again by a later sync that works, so
+    /// every journal file is kept until a start has written the evidence anew from them.
+    pub(crate) lost_writes: bool,
+}
+
+/// Ends the queue however the writer ends, so that nobody waits for one that is gone.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end_work();
+    }
 }
 
 impl Sequencer {
     /// Works until the log is closed.
     pub(crate) fn run(mut self) {
+        let _ending = Ending(self.shared.clone());
         let publisher = self.start_publisher();
         loop {
             match self.shared.take_work() {
@@ -66,9 +82,8 @@ impl Sequencer {
         let work = move || {
             while shared.await_due(interval) {
                 let published = publishing.lock().publish(&shared);
-                if let Err(error) = published {
+                if published.is_err() {
                     // Tried again after another interval: the records are safe in the journal meanwhile.
-                    shared.failed(&error);
                     shared.pause_publishing(interval);
                 }
             }
@@ -76,7 +91,8 @@ impl Sequencer {
         let spawned = std::thread::Builder::new().name("audit-publish".to_owned()).spawn(work);
         spawned
             .inspect_err(|source| {
-                self.shared.failed(&failed("start the publisher of", self.shared.audit_dir())(source.kind().into()))
+                let error = failed("start the publisher of", self.shared.audit_dir())(source.kind().into());
+                self.shared.note_publish(Err(&error));
             })
             .ok()
     }
@@ -103,7 +119,10 @@ impl Sequencer {
         let first = self.shared.size();
         let mut payload = Vec::with_capacity(batch.iter().map(|waiting| waiting.logged.record.encoded_len()).sum());
         batch.iter().for_each(|waiting| waiting.logged.record.encode(&mut payload));
-        if let Err(refusal) = self.write(first, &payload) {
+        self.shared.committing(Some(Instant::now()));
+        let written = self.write(first, &payload);
+        self.shared.committing(None);
+        if let Err(refusal) = written {
             batch.into_iter().for_each(|waiting| waiting.answer(Err(refusal)));
             return;
         }
@@ -124,23 +143,19 @@ impl Sequencer {
         if self.journal.is_none()
             && let Err(error) = self.begin_journal()
         {
-            self.shared.failed(&error);
+            self.shared.note_append(Err(&error));
             return Err(AppendError::Unavailable);
         }
         let Some(journal) = &mut self.journal else { return Err(AppendError::Unavailable) };
-        match journal.append(first, payload, &self.mac) {
-            Ok(()) => {
-                self.shared.recovered();
-                Ok(())
-            }
-            Err(error) => {
-                // After a failed sync nobody knows what is on the disk: the file is closed for good. What it
-                // may hold beyond the acknowledged records is superseded by the next file's edge.
-                self.shared.failed(&error);
-                self.former.extend(self.journal.take().map(|journal| journal.path().to_owned()));
-                Err(AppendError::Unavailable)
-            }
+        let appended = journal.append(first, payload, &self.mac);
+        self.shared.note_append(appended.as_ref().map(drop));
+        if appended.is_ok() {
+            return Ok(());
         }
+        // After a failed sync nobody knows what is on the disk: the file is closed for good. What it may hold
+        // beyond the acknowledged records is superseded by the next file's edge, and open until that is durable.
+        self.former.extend(self.journal.take().map(|journal| journal.path().to_owned()));
+        Err(if self.begin_journal().is_ok() { AppendError::Unavailable } else { AppendError::Indeterminate })
     }
 
     /// Begins another journal file. It starts from the published edge, so everything before must be published first.
@@ -149,8 +164,19 @@ impl Sequencer {
         self.sequence += 1;
         let dir = self.shared.journal_dir();
         let edge = self.publishing.lock().publisher.edge().clone();
-        self.journal = Some(JournalFile::create(dir, self.sequence, &edge, &self.mac)?);
-        self.drop_former()
+        match JournalFile::create(dir, self.sequence, &edge, &self.mac) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => {
+                // It may be there, begun or whole, and nothing is ever written to it.
+                self.former.push(JournalFile::path_in(dir, self.sequence));
+                return Err(error);
+            }
+        }
+        if let Err(error) = self.drop_former() {
+            // They are only kept longer than they must.
+            self.shared.note_publish(Err(&error));
+        }
+        Ok(())
     }
 
     /// Makes what was published from former journal files durable, and removes them.
@@ -158,21 +184,29 @@ impl Sequencer {
         if self.former.is_empty() {
             return Ok(());
         }
-        files::sync_file_system(self.shared.audit_dir())?;
-        for path in std::mem::take(&mut self.former) {
-            files::remove(&path)?;
+        self.sync_evidence()?;
+        while let Some(path) = self.former.first() {
+            files::remove(path)?;
+            self.former.remove(0);
         }
         Ok(())
     }
 
+    fn sync_evidence(&mut self) -> Result<(), LogError> {
+        if self.lost_writes {
+            return Err(LogError::LostWrites { path: self.shared.audit_dir().to_owned() });
+        }
+        self.file_system.sync().inspect_err(|_| self.lost_writes = true)
+    }
+
     /// Bounds what waits to be published, and the journal.
     fn keep_up(&mut self) {
-        if self.shared.unpublished_len() >= UNPUBLISHED_MAX
-            && let Err(error) = self.publish()
-        {
-            self.shared.failed(&error);
+        if self.shared.unpublished_len() >= UNPUBLISHED_MAX {
+            // The publisher tells what failed. The journal's limit bounds what waits meanwhile: a new file begins
+            // only once everything before it is published.
+            let _tried_again_later = self.publish();
         }
-        if self.journal.as_ref().is_some_and(JournalFile::is_full) {
+        if self.journal.as_ref().is_some_and(|journal| journal.len() >= self.journal_len_max) {
             self.rotate_journal();
         }
     }
@@ -181,7 +215,7 @@ impl Sequencer {
         let former = self.journal.take().map(|journal| journal.path().to_owned());
         self.former.extend(former);
         if let Err(error) = self.begin_journal() {
-            self.shared.failed(&error);
+            self.shared.note_append(Err(&error));
         }
     }
 
@@ -191,12 +225,14 @@ impl Sequencer {
 
     fn close(&mut self) -> Result<Head, LogError> {
         let head = self.publish()?;
-        files::sync_file_system(self.shared.audit_dir())?;
+        if self.journal.is_none() {
+            // Without a journal nothing would tell where the log ends.
+            self.begin_journal()?;
+        }
+        self.sync_evidence()?;
+        self.drop_former()?;
         if let Some(journal) = &mut self.journal {
             journal.mark_clean(head.size, &self.mac)?;
-        }
-        for path in std::mem::take(&mut self.former) {
-            files::remove(&path)?;
         }
         Ok(head)
     }
@@ -211,6 +247,12 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     fn publish(&mut self, shared: &Shared) -> Result<Head, LogError> {
+        let published = self.try_publish(shared);
+        shared.note_publish(published.as_ref().map(drop));
+        published
+    }
+
+    fn try_publish(&mut self, shared: &Shared) -> Result<Head, LogError> {
         let records = shared.unpublished(self.publisher.edge().size());
         self.publisher.add(&records)?;
         self.publisher.checkpoint(&self.seed, &self.key)?;

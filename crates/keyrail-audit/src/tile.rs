@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::tree::TILE_WIDTH;
+use crate::tree::{LEVELS_MAX, TILE_WIDTH};
 
 /// A kind of tile file.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -81,6 +81,25 @@ impl Tile {
         let tile = Self { kind, index, width };
         (tile.path() == path && (1..=TILE_WIDTH).contains(&width)).then_some(tile)
     }
+
+    /// How many elements the tile of this kind and number has in a log of `size` records; 0 if there is none.
+    pub(crate) fn width_at(&self, size: u64) -> usize {
+        let level = if let TileKind::Hashes(level) = self.kind { level } else { 0 };
+        let elements = if level < LEVELS_MAX { size >> (8 * level) } else { 0 };
+        let before = self.index.saturating_mul(TILE_WIDTH as u64);
+        usize::try_from(elements.saturating_sub(before)).unwrap_or(TILE_WIDTH).min(TILE_WIDTH)
+    }
+}
+
+/// The tiles that are not full in a log of `size` records.
+pub(crate) fn partial_tiles(size: u64) -> Vec<Tile> {
+    let kinds = [TileKind::Bodies, TileKind::Entries].into_iter().chain((0..LEVELS_MAX).map(TileKind::Hashes));
+    let last = kinds.map(|kind| {
+        let level = if let TileKind::Hashes(level) = kind { level } else { 0 };
+        let elements = size >> (8 * level);
+        Tile { kind, index: elements / TILE_WIDTH as u64, width: (elements % TILE_WIDTH as u64) as usize }
+    });
+    last.filter(|tile| tile.width > 0).collect()
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ impl Edge {
     /// The edge with these unfull tiles, lowest level first; `None` if they do not fit the size.
     pub(crate) fn from_levels(size: u64, levels: Vec<Vec<Hash>>) -> Option<Self> {
         let edge = Self { size, levels };
-        let fits = (0..MAX_LEVELS).all(|level| edge.level(level).len() as u64 == edge.width(level));
-        (fits && edge.levels.len() <= MAX_LEVELS).then_some(edge)
+        let fits = (0..LEVELS_MAX).all(|level| edge.level(level).len() as u64 == edge.width(level));
+        (fits && edge.levels.len() <= LEVELS_MAX).then_some(edge)
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -91,7 +91,7 @@ impl Edge {
 }
 
 /// More levels than a log of 2^64 records has.
-const MAX_LEVELS: usize = 8;
+pub(crate) const LEVELS_MAX: usize = 8;
 
 /// The tree over hashes of equal subtrees, of which the last may be smaller. Its shape is the one of RFC 6962:
 /// the left part of a split is the largest power of two below the number of leaves.

@@ -1,20 +1,32 @@
 //! Offline verification: the files and a public key, nothing else.
 
+mod listing;
+
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::body::{ENTRY_LEN, encode_entry, parse_bodies};
 use crate::error::{VerifyFailure, VerifyProblem};
 use crate::files::read_optional;
 use crate::note::{Checkpoint, NoteError, VerifierKey};
-use crate::publish::{BODY_FILE_LEN_MAX, walk};
-use crate::tile::{Tile, TileKind};
+use crate::publish::BODY_FILE_LEN_MAX;
+use crate::tile::{Tile, TileKind, partial_tiles};
 use crate::tree::{Edge, FullTile, Hash, TILE_WIDTH, leaf_hash};
+use listing::Listing;
 
-/// How often verification begins anew because the log grew meanwhile.
-const ATTEMPTS_MAX: usize = 16;
+/// How often verification goes on with a newer checkpoint because the log grew meanwhile.
+const ATTEMPTS_MAX: usize = 256;
+
+/// How long a running writer may take to put a file and its checkpoint in place, in milliseconds.
+const WRITER_MILLIS_MAX: u64 = 1_000;
+
+/// How long to wait between two looks at what a running writer does, in milliseconds.
+const LOOK_MILLIS: u64 = 5;
 
 /// The longest checkpoint file, in bytes.
 const CHECKPOINT_LEN_MAX: u64 = 4096;
+
+const CHECKPOINT: &str = "checkpoint";
 
 /// A head of the log that somebody remembers from before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,177 +57,214 @@ pub struct Report {
 /// Verifies a log: every byte of every file under `audit_dir`, against the checkpoint that `key` signed and
 /// the heads that are remembered. Read-only. A log that grows meanwhile is verified at its newer size.
 ///
+/// Nothing may lie there beside the files that the checkpoint demands. A writer that was stopped the hard way
+/// can leave such files; its next start puts them right.
+///
 /// # Errors
 /// [`VerifyFailure`] with the first bad record or file.
 pub fn verify(audit_dir: &Path, key: &VerifierKey, remembered: &[Remembered]) -> Result<Report, VerifyFailure> {
-    for _ in 1..ATTEMPTS_MAX {
-        let note = read_checkpoint(audit_dir)?;
-        let verified = verify_at(audit_dir, key, remembered, &note);
-        if verified.is_ok() || read_checkpoint(audit_dir)? == note {
-            return verified;
+    let mut verification = Verification { audit_dir, key, remembered, full: Edge::default(), listing: None };
+    let mut waiting_since = Instant::now();
+    let mut attempts = 0;
+    loop {
+        let note = read(audit_dir, Path::new(CHECKPOINT), CHECKPOINT_LEN_MAX)?;
+        let failure = match verification.attempt(&note) {
+            Ok(report) => return Ok(report),
+            Err(failure) => failure,
+        };
+        attempts += 1;
+        let grew = read(audit_dir, Path::new(CHECKPOINT), CHECKPOINT_LEN_MAX)? != note;
+        let waits = failure.problem.may_be_a_running_writer()
+            && waiting_since.elapsed() < Duration::from_millis(WRITER_MILLIS_MAX);
+        if grew && attempts < ATTEMPTS_MAX {
+            waiting_since = Instant::now();
+        } else if waits {
+            // The writer has no way to tell another process, so this looks again until the limit.
+            std::thread::park_timeout(Duration::from_millis(LOOK_MILLIS));
+        } else {
+            return Err(failure);
         }
     }
-    verify_at(audit_dir, key, remembered, &read_checkpoint(audit_dir)?)
 }
 
-fn read_checkpoint(audit_dir: &Path) -> Result<Vec<u8>, VerifyFailure> {
-    read(audit_dir, Path::new(CHECKPOINT), CHECKPOINT_LEN_MAX)
-}
-
-const CHECKPOINT: &str = "checkpoint";
-
-fn verify_at(
-    audit_dir: &Path,
-    key: &VerifierKey,
-    remembered: &[Remembered],
-    note: &[u8],
-) -> Result<Report, VerifyFailure> {
-    let invalid = |error| VerifyFailure {
-        problem: VerifyProblem::Checkpoint(error),
-        file: Some(CHECKPOINT.into()),
-        record: None,
-    };
-    let note = std::str::from_utf8(note).map_err(|_| invalid(NoteError::Form))?;
-    let checkpoint = Checkpoint::verify(note, key).map_err(invalid)?;
-    if let Some(newer) = remembered.iter().find(|head| head.size > checkpoint.size) {
-        let problem = VerifyProblem::Older { found: checkpoint.size, remembered: newer.size };
-        return Err(VerifyFailure { problem, file: None, record: None });
-    }
-    let mut walker = Walker { audit_dir, edge: Edge::default(), remembered };
-    walker.check_remembered()?;
-    let bundles = checkpoint.size.div_ceil(TILE_WIDTH as u64);
-    for index in 0..bundles {
-        let left = usize::try_from(checkpoint.size - index * TILE_WIDTH as u64).unwrap_or(TILE_WIDTH);
-        walker.bundle(index, left.min(TILE_WIDTH))?;
-    }
-    walker.partial_tiles()?;
-    if walker.edge.root() != checkpoint.root {
-        return Err(VerifyFailure { problem: VerifyProblem::Root, file: Some(CHECKPOINT.into()), record: None });
-    }
-    walker.stray_files(checkpoint.size)?;
-    Ok(Report { origin: checkpoint.origin, records: checkpoint.size, root: checkpoint.root })
-}
-
-struct Walker<'a> {
+struct Verification<'a> {
     audit_dir: &'a Path,
-    edge: Edge,
+    key: &'a VerifierKey,
     remembered: &'a [Remembered],
+    /// The tree of the full bundles that were verified: their files never change again.
+    full: Edge,
+    /// What was found in the directory when it was listed.
+    listing: Option<Listing>,
 }
 
-impl Walker<'_> {
-    /// One bundle of records: bodies against entries, entries against hashes.
-    fn bundle(&mut self, index: u64, width: usize) -> Result<(), VerifyFailure> {
-        let first = index * TILE_WIDTH as u64;
-        let path = Tile { kind: TileKind::Bodies, index, width }.path();
-        let bodies = read(self.audit_dir, &path, BODY_FILE_LEN_MAX)?;
-        let records = parse_bodies(&bodies).filter(|records| records.len() == width);
-        let records = records.ok_or_else(|| failure(VerifyProblem::FileAltered, path.clone()))?;
-        let entries_path = Tile { kind: TileKind::Entries, index, width }.path();
-        let entries = read(self.audit_dir, &entries_path, (ENTRY_LEN * TILE_WIDTH) as u64)?;
-        let mut expected = Vec::with_capacity(ENTRY_LEN * width);
-        for (record, position) in records.iter().zip(first..) {
-            let start = expected.len();
+impl Verification<'_> {
+    fn attempt(&mut self, note: &[u8]) -> Result<Report, VerifyFailure> {
+        let checkpoint = self.checkpoint(note)?;
+        // First, because a running writer replaces them.
+        let partials = Partials::read(self.audit_dir, checkpoint.size)?;
+        if self.full.size() > checkpoint.size {
+            (self.full, self.listing) = (Edge::default(), None);
+        }
+        self.check_remembered(&self.full)?;
+        let bundles = checkpoint.size / TILE_WIDTH as u64;
+        for index in self.full.size() / TILE_WIDTH as u64..bundles {
+            self.full = self.full_bundle(index)?;
+        }
+        let edge = self.partial_bundle(&partials)?;
+        if edge.root() != checkpoint.root {
+            return Err(VerifyFailure { problem: VerifyProblem::Root, file: Some(CHECKPOINT.into()), record: None });
+        }
+        let listing = match &mut self.listing {
+            Some(listing) => listing,
+            none => none.insert(Listing::read(self.audit_dir)?),
+        };
+        listing.check(self.audit_dir, checkpoint.size)?;
+        Ok(Report { origin: checkpoint.origin, records: checkpoint.size, root: checkpoint.root })
+    }
+
+    fn checkpoint(&self, note: &[u8]) -> Result<Checkpoint, VerifyFailure> {
+        let invalid = |error| VerifyFailure {
+            problem: VerifyProblem::Checkpoint(error),
+            file: Some(CHECKPOINT.into()),
+            record: None,
+        };
+        let note = std::str::from_utf8(note).map_err(|_| invalid(NoteError::Form))?;
+        let checkpoint = Checkpoint::verify(note, self.key).map_err(invalid)?;
+        match self.remembered.iter().find(|head| head.size > checkpoint.size) {
+            Some(newer) => {
+                let problem = VerifyProblem::Older { found: checkpoint.size, remembered: newer.size };
+                Err(VerifyFailure { problem, file: None, record: None })
+            }
+            None => Ok(checkpoint),
+        }
+    }
+
+    fn full_bundle(&self, index: u64) -> Result<Edge, VerifyFailure> {
+        let tile = |kind| Tile::full(kind, index);
+        let bundle = Bundle {
+            bodies: (tile(TileKind::Bodies), read_tile(self.audit_dir, &tile(TileKind::Bodies))?),
+            entries: (tile(TileKind::Entries), read_tile(self.audit_dir, &tile(TileKind::Entries))?),
+            hashes: (tile(TileKind::Hashes(0)), read_tile(self.audit_dir, &tile(TileKind::Hashes(0)))?),
+        };
+        let mut edge = self.full.clone();
+        for full in self.bundle(&mut edge, &bundle)? {
+            let tile = Tile::full(TileKind::Hashes(full.level), full.index);
+            compare(&tile, &read_tile(self.audit_dir, &tile)?, &full.hashes)?;
+        }
+        Ok(edge)
+    }
+
+    fn partial_bundle(&self, partials: &Partials) -> Result<Edge, VerifyFailure> {
+        let mut edge = self.full.clone();
+        if let Some(bundle) = &partials.bundle {
+            self.bundle(&mut edge, bundle)?;
+        }
+        for (tile, content) in &partials.hashes {
+            let level = if let TileKind::Hashes(level) = tile.kind { level } else { 0 };
+            compare(tile, content, edge.levels().get(level).map(Vec::as_slice).unwrap_or_default())?;
+        }
+        Ok(edge)
+    }
+
+    /// One bundle of records: bodies against entries, entries against hashes. Gives the tiles that became full.
+    fn bundle(&self, edge: &mut Edge, bundle: &Bundle) -> Result<Vec<FullTile>, VerifyFailure> {
+        let width = bundle.bodies.0.width;
+        let records = parse_bodies(&bundle.bodies.1).filter(|records| records.len() == width);
+        let records = records.ok_or_else(|| failure(VerifyProblem::FileAltered, bundle.bodies.0.path()))?;
+        for ((tile, content), len) in [(&bundle.entries, ENTRY_LEN), (&bundle.hashes, 32)] {
+            if content.len() != len * width {
+                return Err(failure(VerifyProblem::FileAltered, tile.path()));
+            }
+        }
+        let places = bundle.entries.1.chunks_exact(ENTRY_LEN).zip(bundle.hashes.1.chunks_exact(32));
+        let mut full = Vec::new();
+        for (record, (entry, hash)) in records.iter().zip(places) {
+            let leaf = leaf_hash(&record.entry());
+            let mut expected = Vec::with_capacity(ENTRY_LEN);
             encode_entry(&record.entry(), &mut expected);
-            if entries.get(start..start + ENTRY_LEN) != expected.get(start..) {
-                return Err(VerifyFailure {
-                    problem: VerifyProblem::Altered,
-                    file: Some(path),
-                    record: Some(position),
-                });
+            let culprit = match (entry == expected, hash == leaf) {
+                (true, true) => None,
+                (true, false) => Some(&bundle.hashes.0),
+                (false, true) => Some(&bundle.entries.0),
+                (false, false) => Some(&bundle.bodies.0),
+            };
+            if let Some(tile) = culprit {
+                let record = Some(edge.size());
+                return Err(VerifyFailure { problem: VerifyProblem::Altered, file: Some(tile.path()), record });
             }
-            for full in self.edge.push(leaf_hash(&record.entry())) {
-                self.full_tile(&full)?;
-            }
-            self.check_remembered()?;
+            full.extend(edge.push(leaf));
+            self.check_remembered(edge)?;
         }
-        if entries != expected { Err(failure(VerifyProblem::FileAltered, entries_path)) } else { Ok(()) }
+        Ok(full)
     }
 
-    fn full_tile(&self, full: &FullTile) -> Result<(), VerifyFailure> {
-        self.hashes(Tile::full(TileKind::Hashes(full.level), full.index), &full.hashes)
-    }
-
-    fn partial_tiles(&self) -> Result<(), VerifyFailure> {
-        for (level, hashes) in self.edge.levels().iter().enumerate().filter(|(_, hashes)| !hashes.is_empty()) {
-            let index = self.edge.size() >> (8 * (level + 1));
-            self.hashes(Tile { kind: TileKind::Hashes(level), index, width: hashes.len() }, hashes)?;
-        }
-        Ok(())
-    }
-
-    fn hashes(&self, tile: Tile, hashes: &[Hash]) -> Result<(), VerifyFailure> {
-        let path = tile.path();
-        let found = read(self.audit_dir, &path, (32 * TILE_WIDTH) as u64)?;
-        if found == hashes.concat() { Ok(()) } else { Err(failure(VerifyProblem::FileAltered, path)) }
-    }
-
-    fn check_remembered(&self) -> Result<(), VerifyFailure> {
-        let size = self.edge.size();
-        let forked = self.remembered.iter().any(|head| head.size == size && head.root != self.edge.root());
+    fn check_remembered(&self, edge: &Edge) -> Result<(), VerifyFailure> {
+        let size = edge.size();
+        let forked = self.remembered.iter().any(|head| head.size == size && head.root != edge.root());
         if forked {
             Err(VerifyFailure { problem: VerifyProblem::Fork { size }, file: None, record: None })
         } else {
             Ok(())
         }
     }
+}
 
-    /// Every file must be one that the size demands, or an older partial tile that is a true prefix of one.
-    fn stray_files(&self, size: u64) -> Result<(), VerifyFailure> {
-        let mut files = Vec::new();
-        let unreadable = |_| failure(VerifyProblem::Stray, PathBuf::new());
-        walk(self.audit_dir, Path::new(""), &mut |path| files.push(path.to_owned())).map_err(unreadable)?;
-        files.sort();
-        for path in files.iter().filter(|path| path.as_path() != Path::new(CHECKPOINT)) {
-            let tile = Tile::at(path).ok_or_else(|| failure(VerifyProblem::Stray, path.clone()))?;
-            let width = width_at(&tile, size);
-            if width == 0 || tile.width > width {
-                return Err(failure(VerifyProblem::Stray, path.clone()));
-            }
-            if tile.width < width {
-                self.prefix(&tile, width, path)?;
+/// The files of one bundle of records.
+struct Bundle {
+    bodies: (Tile, Vec<u8>),
+    entries: (Tile, Vec<u8>),
+    hashes: (Tile, Vec<u8>),
+}
+
+/// The files that the next checkpoint replaces.
+struct Partials {
+    bundle: Option<Bundle>,
+    /// Hashes of all levels.
+    hashes: Vec<(Tile, Vec<u8>)>,
+}
+
+impl Partials {
+    fn read(audit_dir: &Path, size: u64) -> Result<Self, VerifyFailure> {
+        let (mut bodies, mut entries, mut hashes) = (None, None, Vec::new());
+        for tile in partial_tiles(size) {
+            let content = read_tile(audit_dir, &tile)?;
+            match tile.kind {
+                TileKind::Bodies => bodies = Some((tile, content)),
+                TileKind::Entries => entries = Some((tile, content)),
+                TileKind::Hashes(_) => hashes.push((tile, content)),
             }
         }
-        Ok(())
-    }
-
-    fn prefix(&self, tile: &Tile, width: usize, path: &Path) -> Result<(), VerifyFailure> {
-        let whole = read(self.audit_dir, &Tile { width, ..*tile }.path(), BODY_FILE_LEN_MAX)?;
-        let part = read(self.audit_dir, path, BODY_FILE_LEN_MAX)?;
-        let len = match tile.kind {
-            TileKind::Hashes(_) => 32 * tile.width,
-            TileKind::Entries => ENTRY_LEN * tile.width,
-            TileKind::Bodies => parse_bodies(&whole)
-                .unwrap_or_default()
-                .iter()
-                .take(tile.width)
-                .map(|record| record.encoded_len())
-                .sum(),
+        let lowest = hashes.iter().find(|(tile, _)| tile.kind == TileKind::Hashes(0)).cloned();
+        let bundle = match (bodies, entries, lowest) {
+            (Some(bodies), Some(entries), Some(hashes)) => Some(Bundle { bodies, entries, hashes }),
+            _ => None,
         };
-        if whole.get(..len) == Some(part.as_slice()) {
-            Ok(())
-        } else {
-            Err(failure(VerifyProblem::FileAltered, path.to_owned()))
-        }
+        Ok(Self { bundle, hashes })
     }
 }
 
-/// How many elements the tile of this kind and index has in a log of this size.
-fn width_at(tile: &Tile, size: u64) -> usize {
-    let level = if let TileKind::Hashes(level) = tile.kind { level } else { 0 };
-    let elements = if level < 8 { size >> (8 * level) } else { 0 };
-    let before = tile.index.saturating_mul(TILE_WIDTH as u64);
-    usize::try_from(elements.saturating_sub(before)).unwrap_or(TILE_WIDTH).min(TILE_WIDTH)
+fn compare(tile: &Tile, content: &[u8], hashes: &[Hash]) -> Result<(), VerifyFailure> {
+    if content == hashes.concat() { Ok(()) } else { Err(failure(VerifyProblem::FileAltered, tile.path())) }
+}
+
+fn read_tile(audit_dir: &Path, tile: &Tile) -> Result<Vec<u8>, VerifyFailure> {
+    let len_max = match tile.kind {
+        TileKind::Bodies => BODY_FILE_LEN_MAX,
+        TileKind::Entries => (ENTRY_LEN * TILE_WIDTH) as u64,
+        TileKind::Hashes(_) => (32 * TILE_WIDTH) as u64,
+    };
+    read(audit_dir, &tile.path(), len_max)
 }
 
 fn read(audit_dir: &Path, relative: &Path, len_max: u64) -> Result<Vec<u8>, VerifyFailure> {
-    match read_optional(&audit_dir.join(relative), len_max) {
-        Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(failure(VerifyProblem::Missing, relative.to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-            Err(failure(VerifyProblem::FileAltered, relative.to_owned()))
-        }
-        Err(error) => Err(failure(VerifyProblem::Unreadable(error), relative.to_owned())),
-    }
+    let problem = match read_optional(&audit_dir.join(relative), len_max) {
+        Ok(Some(bytes)) => return Ok(bytes),
+        Ok(None) => VerifyProblem::Missing,
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => VerifyProblem::FileAltered,
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => VerifyProblem::Stray,
+        Err(error) => VerifyProblem::Unreadable(error),
+    };
+    Err(failure(problem, relative.to_owned()))
 }
 
 fn failure(problem: VerifyProblem, file: PathBuf) -> VerifyFailure {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyrail_audit::{Keys, Log, LogOptions, Reader, VerifierKey};
+use keyrail_audit::{Head, Keys, Log, LogError, LogOptions, Reader, VerifierKey};
 use keyrail_core::access::{Action, Role};
 use keyrail_core::id::RequestId;
 use keyrail_core::label::default_labels;
@@ -265,9 +265,14 @@ pub(crate) async fn unseal(
     let remembered = state.log_head().await?;
     let log = match access {
         Access::Write => {
-            let options = LogOptions::new(paths.audit(), paths.journal(), origin);
+            let mut options = LogOptions::new(paths.audit(), paths.journal(), origin);
+            options.remembered = remembered.map(|head| Head { size: head.size, root: head.root });
             let keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
-            Journal::Write(Log::open(options, keys)?.0)
+            let opened = Log::open(options, keys).map_err(|error| match error {
+                LogError::Older { found, remembered } => EngineError::LogOlder { found, remembered },
+                other => other.into(),
+            });
+            Journal::Write(opened?.0)
         }
         Access::Read => Journal::Read(Reader::open(&paths.audit())?),
     };
@@ -288,17 +293,7 @@ pub(crate) async fn unseal(
     };
     let open = Arc::new(Unsealed::new(parts));
     if access == Access::Write {
-        require_whole_log(&open, remembered)?;
         crate::outbox::replay(&open).await?;
     }
     Ok(open)
-}
-
-/// A log that has fewer records than the store remembers is not the store's: nothing is added to it.
-fn require_whole_log(open: &Unsealed, remembered: Option<keyrail_core::system::LogHeadRow>) -> Result<(), EngineError> {
-    let found = open.log().size();
-    match remembered {
-        Some(head) if head.size > found => Err(EngineError::LogOlder { found, remembered: head.size }),
-        _ => Ok(()),
-    }
 }

@@ -9,5 +9,8 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod fence;
+mod journal;
 mod life;
 mod support;
+mod tamper;

@@ -1,0 +1,208 @@
+//! The fault table: every step that writes fails, not done or done and reported as failed, once, a few times and
+//! for long.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::*;
+use crate::files::Step;
+use crate::files::faults::{Fault, Faults, Plan};
+use support::{TestLog, body};
+
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../../tests/it/support.rs"]
+mod support;
+
+const STEPS: [Step; 9] = [
+    Step::Append,
+    Step::Create,
+    Step::MakeDir,
+    Step::Remove,
+    Step::Rename,
+    Step::Sync,
+    Step::SyncDir,
+    Step::SyncFileSystem,
+    Step::Write,
+];
+
+const RECORDS: usize = 40;
+
+fn options(test: &TestLog) -> LogOptions {
+    LogOptions { journal_len_max: 1_500, publish_interval: Duration::from_millis(1), ..test.options() }
+}
+
+/// The log has what was acknowledged, each at its place, in the order of the appends and nothing twice.
+fn require_whole(log: &Log, acknowledged: &[(u64, usize)], tried: usize, what: &str) {
+    let records = log.read(0, usize::MAX).unwrap();
+    assert_eq!(records.len() as u64, log.size(), "{what}");
+    let found: Vec<&[u8]> = records.iter().map(|record| record.body.as_slice()).collect();
+    for (index, number) in acknowledged {
+        assert_eq!(found[usize::try_from(*index).unwrap()], body(*number), "{what}: record {index}");
+    }
+    let all: Vec<Vec<u8>> = (0..tried).map(body).collect();
+    let mut rest = all.iter();
+    for record in found {
+        assert!(rest.any(|body| body == record), "{what}: a record stands twice, or at another place");
+    }
+}
+
+fn live_through(kind: Step, fault: Fault, skip: usize, count: usize, error: Errno) -> usize {
+    let what = format!("{kind:?} {fault:?} after {skip}, {count} times, {error}");
+    let test = TestLog::create();
+    let (log, _) = test.open_with(options(&test)).unwrap();
+    let faults = Faults::plan(test.dir.path(), Plan { kind, fault, skip, count, error });
+    let (mut acknowledged, mut refused, mut open) = (Vec::new(), 0, 0);
+    for number in 0..RECORDS {
+        match log.append_blocking(body(number), Epoch(0)) {
+            Ok(position) => acknowledged.push((position.index, number)),
+            Err(AppendError::Unavailable) => refused += 1,
+            Err(AppendError::Indeterminate) => open += 1,
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+    let at_fault = test.copied();
+    let hit = faults.hit();
+    drop(faults);
+    // The disk works again, and so does the log, without a restart.
+    acknowledged.push((log.append_blocking(body(RECORDS), Epoch(0)).unwrap().index, RECORDS));
+    require_whole(&log, &acknowledged, RECORDS + 1, &what);
+    assert_eq!(log.size(), acknowledged.len() as u64, "{what}: what was refused is not there");
+    assert!(count < 100 || hit == 0 || refused + open + acknowledged.len() == RECORDS + 1);
+    let closed = log.close();
+    drop(log);
+    // Killed at the fault, or ended after it: nothing that was acknowledged is lost.
+    let (log, _) = at_fault.open_with(options(&at_fault)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    require_whole(&log, &acknowledged[..acknowledged.len() - 1], RECORDS, &what);
+    log.close().unwrap();
+    at_fault.verify().unwrap_or_else(|failure| panic!("{what}: {failure}"));
+    if closed.is_ok() {
+        test.verify().unwrap_or_else(|failure| panic!("{what}: {failure}"));
+    }
+    let (log, recovered) = test.open_with(options(&test)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(recovered.clean, closed.is_ok(), "{what}");
+    require_whole(&log, &acknowledged, RECORDS + 1, &what);
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, acknowledged.len() as u64, "{what}");
+    hit
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whatever_step_fails() {
+    for kind in STEPS {
+        let mut hit = 0;
+        for fault in [Fault::NotStored, Fault::StoredButFailed] {
+            for (skip, count) in [(0, 1), (1, 1), (3, 2), (0, 1_000), (5, 1_000)] {
+                hit += live_through(kind, fault, skip, count, Errno::IO);
+            }
+        }
+        hit += live_through(kind, Fault::NotStored, 2, 1_000, Errno::NOSPC);
+        assert!(hit > 0, "{kind:?} never failed");
+    }
+}
+
+/// After a failed sync the file is closed for good: no later record is trusted to it.
+#[test]
+fn a_file_whose_sync_failed_is_never_written_again() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    log.append_blocking(body(0), Epoch(0)).unwrap();
+    let former = test.journal_files().remove(0);
+    let plan = Plan { kind: Step::Sync, fault: Fault::StoredButFailed, skip: 0, count: 1, error: Errno::IO };
+    let faults = Faults::plan(test.dir.path(), plan);
+    assert_eq!(log.append_blocking(body(1), Epoch(0)), Err(AppendError::Unavailable));
+    assert_eq!(faults.hit(), 1);
+    assert!(test.journal_files().iter().all(|path| *path != former), "{former:?}");
+    assert_eq!(log.append_blocking(body(2), Epoch(0)).unwrap().index, 1);
+    assert_eq!(log.health().failure, None);
+}
+
+/// As long as the next file cannot begin, nobody knows what the last one holds.
+#[test]
+fn a_record_whose_fate_is_open_is_called_so() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    log.append_blocking(body(0), Epoch(0)).unwrap();
+    let plan = Plan { kind: Step::Sync, fault: Fault::StoredButFailed, skip: 0, count: 1, error: Errno::IO };
+    let faults = Faults::plan(test.dir.path(), plan.clone());
+    let _next = Faults::plan(test.dir.path(), Plan { kind: Step::Create, fault: Fault::NotStored, ..plan });
+    assert_eq!(log.append_blocking(body(1), Epoch(0)), Err(AppendError::Indeterminate));
+    assert!(log.health().failure.unwrap().contains("os error 5"));
+    let killed = test.copied();
+    drop(faults);
+    // Killed now, the record is there, which is one of the two things that may be.
+    assert_eq!(killed.open().0.size(), 2);
+    assert_eq!(log.append_blocking(body(2), Epoch(0)).unwrap().index, 1);
+    assert_eq!(log.size(), 2);
+}
+
+/// Evidence that the disk lost is written anew by the next start: until then its journal files stay.
+#[test]
+fn evidence_that_was_lost_is_written_anew() {
+    let test = TestLog::create();
+    let (log, _) = test.open_with(options(&test)).unwrap();
+    let plan = Plan { kind: Step::SyncFileSystem, fault: Fault::NotStored, skip: 0, count: 1, error: Errno::IO };
+    let faults = Faults::plan(test.dir.path(), plan);
+    for number in 0..RECORDS * 3 {
+        log.append_blocking(body(number), Epoch(0)).unwrap();
+    }
+    assert_eq!(faults.hit(), 1);
+    assert!(log.health().failure.is_some());
+    assert!(log.close().is_err());
+    drop(log);
+    assert!(test.journal_files().len() > 2);
+    std::fs::remove_dir_all(test.audit().join("tile")).unwrap();
+    let (log, _) = test.open_with(options(&test)).unwrap();
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, RECORDS as u64 * 3);
+    assert_eq!(test.journal_files().len(), 1);
+}
+
+#[test]
+fn a_directory_that_is_gone_refuses_and_comes_back() {
+    let test = TestLog::create();
+    let (log, _) = test.open_with(options(&test)).unwrap();
+    log.append_blocking(body(0), Epoch(0)).unwrap();
+    let (journal, aside) = (test.journal(), test.dir.path().join("aside"));
+    std::fs::rename(&journal, &aside).unwrap();
+    // The open file takes records until it is full; then there is no place for the next one.
+    let mut refused = 0;
+    for number in 1..60 {
+        refused += usize::from(log.append_blocking(body(number), Epoch(0)).is_err());
+    }
+    assert!(refused > 0);
+    assert!(log.health().failure.is_some());
+    std::fs::rename(&aside, &journal).unwrap();
+    log.append_blocking(body(60), Epoch(0)).unwrap();
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, 61 - refused as u64);
+}
+
+/// An appender whose disk does not answer gets an answer all the same.
+#[test]
+fn an_appender_is_not_left_waiting_for_the_disk() {
+    let test = TestLog::create();
+    let (log, _) = test.open_with(LogOptions { append_wait_max: Duration::from_millis(1), ..test.options() }).unwrap();
+    // The writer cannot report while somebody holds what it reports to.
+    let held = log.0.shared.state.lock();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    assert_eq!(runtime.block_on(log.append(body(0), Epoch(0))), Err(AppendError::Indeterminate));
+    drop(held);
+    log.close().unwrap();
+}
+
+/// Who waits when the writer ends is told so, and who comes later is refused.
+#[test]
+fn nobody_waits_for_a_writer_that_is_gone() {
+    let test = TestLog::create();
+    let shared = Shared::new(&test.options(), &RightEdge::default());
+    let (answer, receiver) = oneshot::channel();
+    let record = Record { salt: [0; 16], body: body(0) };
+    shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }).unwrap();
+    shared.end_work();
+    assert_eq!(receiver.blocking_recv().unwrap(), Err(AppendError::Unavailable));
+    let (answer, _receiver) = oneshot::channel();
+    let record = Record { salt: [0; 16], body: body(0) };
+    let late = shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer });
+    assert_eq!(late, Err(AppendError::Unavailable));
+}
