@@ -19,6 +19,7 @@ use crate::adapter::{AssetAdapter, AssetSpec, BeforeCommit, Fit, Page, Row, RowU
 use crate::error::AssetError;
 use crate::value::{RowIdentity, Sql};
 pub use copy::copy_database;
+pub use scrub::BEYOND;
 use table::{KeyColumn, Table, quoted};
 
 /// How long a lock of another connection may last before that is an error, in milliseconds.

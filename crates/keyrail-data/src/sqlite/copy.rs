@@ -1,5 +1,6 @@
 //! A copy of a live database, its write-ahead log included.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,13 +39,33 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
     }
 }
 
-/// A database in a directory that may not be written opens only if nothing is in a write-ahead log.
+/// Opens a database that is only read. A database in WAL mode wants files beside it even then; where none can be made,
+/// and no log waits to be read, the file is taken as it is.
 fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
     let tried = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    match tried {
+    match tried.map_err(classify) {
         Ok(_) => Ok(connection),
-        Err(error) => Err(classify(error)),
+        Err(AssetError::Open(_) | AssetError::ReadOnly(_)) if !has_log(path) => {
+            let uri = format!("file:{}?immutable=1", escaped(path));
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(uri, flags).map_err(|error| AssetError::Open(error.into()))
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// Whether a write-ahead log with something in it lies beside the database.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).is_ok_and(|found| found.len() > 0)
+}
+
+/// A path as it stands in a URI.
+fn escaped(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.');
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes.map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What no database can scrub.
-pub(super) const BEYOND: &str = "copies, backups and snapshots of the file, and blocks that the file system has freed: \
+pub const BEYOND: &str = "copies, backups and snapshots of the file, and blocks that the file system has freed: \
                                  what they hold of former values stays there";
 
 /// Rewrites the file without free pages and empties its logs.

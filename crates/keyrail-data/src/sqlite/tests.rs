@@ -157,3 +157,29 @@ fn what_is_no_database_is_called_so() {
     assert!(!dir.path().join("absent.sqlite").exists(), "nothing is made");
     assert!(matches!(copy_database(&path, &dir.path().join("copy.sqlite")), Err(AssetError::Open(_))));
 }
+
+#[test]
+fn a_database_where_nothing_can_be_made_is_copied_with_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("100% theirs?.sqlite"), dir.path().join("copy.sqlite"));
+    let app = Connection::open(&path).unwrap();
+    app.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (v); INSERT INTO t VALUES (7)").unwrap();
+    drop(app);
+    // A directory stands where the shared memory would be made, as in a directory that may not be written.
+    std::fs::create_dir(dir.path().join("100% theirs?.sqlite-shm")).unwrap();
+    copy_database(&path, &copy).unwrap();
+    let found: i64 = Connection::open(&copy).unwrap().query_row("SELECT v FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, 7);
+
+    // Rows that only the log holds are not left out.
+    let app = Connection::open(dir.path().join("busy.sqlite")).unwrap();
+    app.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (v); INSERT INTO t VALUES (8)").unwrap();
+    let (away, copy) = (dir.path().join("away"), dir.path().join("other.sqlite"));
+    std::fs::create_dir_all(away.join("busy.sqlite-shm")).unwrap();
+    for name in ["busy.sqlite", "busy.sqlite-wal"] {
+        std::fs::copy(dir.path().join(name), away.join(name)).unwrap();
+    }
+    copy_database(&away.join("busy.sqlite"), &copy).unwrap();
+    let found: i64 = Connection::open(&copy).unwrap().query_row("SELECT v FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, 8);
+}

@@ -2,13 +2,14 @@
 
 use keyrail_core::access::Role;
 use keyrail_core::campaign::CampaignState;
+use keyrail_core::lifecycle::VersionState;
 use keyrail_crypto::envelope::Context;
 use keyrail_crypto::secret::Plaintext;
 use keyrail_data::ops::asset::{AcceptDamaged, IdentityChoice};
 use keyrail_data::ops::campaign::{Plan, Protect, Reencrypt, Resume, Rollback, Unprotect};
 use keyrail_engine::ops::data::{Encrypt, EncryptItem};
-use keyrail_engine::ops::key::{CompromiseVersion, CreateKey};
-use keyrail_engine::ops::retire::RetireVersion;
+use keyrail_engine::ops::key::{CompromiseVersion, CreateKey, ShowKey};
+use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion};
 
 use crate::support::{World, key, start, version};
 
@@ -64,6 +65,33 @@ async fn every_altered_byte_is_damage_and_stays() {
     assert_eq!(left.code(), "retire_blocked");
     let unfinished = world.run(Unprotect(start())).await.unwrap_err();
     assert_eq!(unfinished.code(), "exists");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_under_the_active_version_is_seen_too() {
+    let table = "CREATE TABLE people (id INTEGER PRIMARY KEY, v); INSERT INTO people VALUES (1, 'one'), (2, 'two')";
+    let (world, app) = world(table, &["v"]).await;
+    world.protect().await;
+    app.execute_batch("UPDATE people SET v = (SELECT v FROM people WHERE id = 1) WHERE id = 2").unwrap();
+    let second = || cell(&app, "SELECT v FROM people WHERE id = 2");
+    let copied = second();
+    let id = world.run(Reencrypt(start())).await.unwrap().id;
+    assert_eq!(world.walk(id).await.unwrap().campaign.state, CampaignState::Incomplete);
+    assert_eq!(second(), copied);
+    world.run(accept("i2")).await.unwrap();
+    world.run(Resume { id }).await.unwrap();
+    world.complete(id).await;
+    let damaged = |census: keyrail_data::ops::asset::CensusView| (census.damaged, census.accepted_damaged);
+    app.execute_batch("UPDATE people SET v = replace(v, substr(v, 100, 4), 'AAAA') WHERE id = 2").unwrap();
+    assert_eq!(damaged(world.census().await), (1, 0), "other bytes count again");
+    app.execute("UPDATE people SET v = ? WHERE id = 2", [copied.trim_matches('\'')]).unwrap();
+    assert_eq!(damaged(world.census().await), (0, 1), "the same bytes are the same damage");
+
+    app.execute_batch("UPDATE people SET v = replace(v, substr(v, 100, 4), 'BBBB') WHERE id = 2").unwrap();
+    let altered = second();
+    let id = world.run(Unprotect(start())).await.unwrap().id;
+    assert_eq!(world.walk(id).await.unwrap().campaign.state, CampaignState::Incomplete);
+    assert_eq!((cell(&app, "SELECT v FROM people WHERE id = 1"), second()), ("'one'".to_owned(), altered));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,6 +165,13 @@ async fn rollback_is_refused_to_a_version_that_may_not_come_back() {
     world.clock.pass(61);
     world.run(RetireVersion { name: version(2), acknowledged: vec![] }).await.unwrap();
     assert_eq!(world.run(Rollback { id: moved }).await.unwrap_err().code(), "key_state", "retired");
+
+    world.run(DestroyVersion { name: version(2), acknowledged: vec![] }).await.unwrap();
+    world.clock.pass(15 * 86_400);
+    world.engine.tick().await.unwrap();
+    let destroyed = world.run(ShowKey { name: key() }).await.unwrap();
+    assert_eq!(destroyed.versions[1].state, VersionState::Destroyed);
+    assert_eq!(world.run(Rollback { id: moved }).await.unwrap_err().code(), "key_state", "destroyed");
 
     world.rotate().await;
     world.reencrypt().await;

@@ -25,6 +25,7 @@ const TABLES: &[(&str, &[&str])] = &[
         &["id", "rowid", "_rowid_"],
     ),
     ("CREATE TABLE people (id ANY PRIMARY KEY, v ANY) STRICT", &["id"]),
+    ("PRAGMA encoding = 'UTF-16le'; CREATE TABLE people (id TEXT PRIMARY KEY, v)", &["id"]),
 ];
 
 /// One value of each kind for the protected column, as SQL.

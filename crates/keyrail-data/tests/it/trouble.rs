@@ -77,6 +77,23 @@ async fn a_campaign_hears_of_a_pause_by_somebody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_was_taken_back_leaves_no_trace() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let (engine, runtime) = (world.engine.unsealed().unwrap(), tokio::runtime::Handle::current());
+    let outcome = world
+        .walk_with(id, Stop::default(), move || {
+            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            runtime.block_on(engine.execute(&caller, Pause { id })).unwrap();
+            runtime.block_on(engine.execute(&caller, Resume { id })).unwrap();
+        })
+        .await
+        .unwrap();
+    let counts = outcome.campaign.counts;
+    assert_eq!((outcome.campaign.state, counts.cells_moved), (CampaignState::Completed, ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_is_kept() {
     let world = world().await;
     let asset = "people".parse().unwrap();

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use http::Method;
-use keyrail_core::campaign::CampaignState;
+use keyrail_core::campaign::{CampaignKind, CampaignState};
 use keyrail_core::id::CampaignId;
 use keyrail_data::ops::campaign::CampaignView;
+use keyrail_data::sqlite::BEYOND;
 use keyrail_data::{Run, Stop};
 use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
@@ -157,10 +158,15 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
         listener.abort();
     }
     let shown = api.call::<CampaignView>(Method::GET, &format!("/v1/campaigns/{}", started.id), &Value::Null).await;
+    let remote = matches!(api, Api::Remote(_));
     let closed = api.close().await;
     ran?;
     let shown = shown?;
     closed?;
+    if matches!((&shown.kind, shown.state, remote), (CampaignKind::Protect, CampaignState::Completed, true)) {
+        note(&format!("warning: not scrubbed: {BEYOND}"));
+        note("hint: `keyrail audit show` lists as `not-scrubbed` what else the server could not scrub");
+    }
     output.print(&serde_json::to_value(&shown).unwrap_or_default());
     ended(&shown)
 }
