@@ -58,7 +58,7 @@ impl Failure {
         Self {
             title: format!("cannot {action} `{}`: {error}", path.display()),
             code: "file_failed".to_owned(),
-            hint: None,
+            hint: Some("check that the path is there and that this user may use it".to_owned()),
             exit,
         }
     }

@@ -121,7 +121,7 @@ pub(super) async fn decrypt(global: &Global, args: DataArgs) -> Result<(), Failu
     written.map_err(|error| Failure {
         title: format!("cannot write standard output: {error}"),
         code: "output_failed".to_owned(),
-        hint: None,
+        hint: Some("check the disk or the program that reads; the data can be decrypted again".to_owned()),
         exit: Exit::Dependency,
     })
 }

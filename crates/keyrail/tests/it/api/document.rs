@@ -53,6 +53,72 @@ fn the_document_is_one_and_describes_every_route() {
     }
 }
 
+/// The name or kind of a schema.
+fn kind(schema: &Value) -> String {
+    if schema.is_null() {
+        return "nothing".to_owned();
+    }
+    if let Some(name) = schema["$ref"].as_str() {
+        return name.rsplit('/').next().unwrap().to_owned();
+    }
+    for choice in ["oneOf", "anyOf", "allOf"] {
+        if let Some(of) = schema[choice].as_array() {
+            return of.iter().map(kind).collect::<Vec<_>>().join(if choice == "allOf" { " & " } else { " | " });
+        }
+    }
+    match &schema["type"] {
+        Value::String(word) if word == "array" => format!("[{}]", kind(&schema["items"])),
+        Value::String(word) if word == "object" && schema["properties"].is_object() => {
+            format!("{{ {} }}", fields(schema))
+        }
+        Value::String(word) => word.clone(),
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" | "),
+        _ => "anything".to_owned(),
+    }
+}
+
+/// The fields of an object; those that need not be there end with `?`.
+fn fields(schema: &Value) -> String {
+    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    let shown = fields.map(|(name, of)| {
+        let mark = if required.contains(&name.as_str()) { "" } else { "?" };
+        format!("{name}{mark}: {}", kind(of))
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// The document in few lines: each route with what it takes and gives, each type with its fields.
+#[test]
+fn routes_and_types_are_those_of_the_golden_file() {
+    let document = crate::place::Place::new().run("openapi").json();
+    let mut lines = String::new();
+    for route in routes(&document) {
+        let (method, path) = route.split_once(' ').unwrap();
+        let operation = &document["paths"][path][method.to_lowercase()];
+        let names = |place: &str| -> Vec<&str> {
+            let all = operation["parameters"].as_array().into_iter().flatten();
+            all.filter(|row| row["in"] == place).filter_map(|row| row["name"].as_str()).collect()
+        };
+        let body = kind(&operation["requestBody"]["content"]["application/json"]["schema"]);
+        let answer = kind(&operation["responses"]["200"]["content"]["application/json"]["schema"]);
+        let open = if operation["security"].is_array() { " (no token)" } else { "" };
+        lines.push_str(&format!(
+            "{method} {path}{open}\n    query {:?}, headers {:?}\n    {body} -> {answer}\n",
+            names("query"),
+            names("header")
+        ));
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        lines.push_str(&format!("{name}: {}\n", kind(schema)));
+    }
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/api/document.golden");
+    if std::env::var_os("KEYRAIL_BLESS").is_some() {
+        std::fs::write(golden, &lines).unwrap();
+    }
+    assert_eq!(lines, std::fs::read_to_string(golden).unwrap(), "KEYRAIL_BLESS=1 writes the file anew");
+}
+
 #[test]
 fn the_document_is_valid_by_another_programs_judgement() {
     let api = Api::new();
