@@ -129,7 +129,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::unseal`], and what the pipeline refuses with.
     pub async fn unseal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
-        let _turn = self.turning.lock().await;
+        // Who asks is known only once the store is open, and opening may take a second of computing: attempts do not queue.
+        let _turn = self.turning.try_lock().map_err(|_| EngineError::Sealed { state: SealState::Unsealing })?;
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }

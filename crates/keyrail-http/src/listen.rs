@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -302,11 +303,27 @@ async fn serve_stream<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: I,
     peer: SocketAddr,
 ) {
-    let served = shared.clone();
-    let service = hyper::service::service_fn(move |request| answer(served.clone(), peer, request));
+    let (served, heard) = (shared.clone(), Arc::new(AtomicBool::new(false)));
+    let hears = heard.clone();
+    let service = hyper::service::service_fn(move |request| {
+        hears.store(true, Ordering::Relaxed);
+        answer(served.clone(), peer, request)
+    });
     let connection = shared.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(error = %error, "a connection ended early");
+    // hyper limits how long a head may take, but not how long it may take to say which version of HTTP it is of.
+    let silence = async {
+        tokio::time::sleep(Duration::from_secs(shared.limits.header_seconds_max)).await;
+        if heard.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        ended = watcher.watch(connection) => {
+            if let Err(error) = ended {
+                tracing::debug!(error = %error, "a connection ended early");
+            }
+        }
+        () = silence => tracing::debug!("a connection without a request was closed"),
     }
 }
 

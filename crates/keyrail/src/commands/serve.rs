@@ -3,6 +3,7 @@
 use keyrail_engine::Access;
 use keyrail_http::{Listener, Service, Tls};
 use keyrail_seal::SealState;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal as listen};
 use tokio::sync::watch;
@@ -30,10 +31,24 @@ pub(super) fn signal() -> impl Future<Output = ()> + Send {
     }
 }
 
+/// Raises the soft limit of open files as far as the system lets it: each connection is one.
+fn allow_connections() {
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = limits.maximum.map_or(FILES_WANTED, |hard| hard.min(FILES_WANTED));
+    if limits.current.is_some_and(|soft| soft < wanted) {
+        // Where it cannot be raised, fewer connections are held.
+        let _kept = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limits.maximum });
+    }
+}
+
+/// Open files that a server can use: its connections, and what the store and the assets need.
+const FILES_WANTED: u64 = 16_384;
+
 pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<(), Failure> {
     if global.server.is_some() {
         return Err(Failure::caller("a server serves a data directory", "leave --server out and name --data-dir"));
     }
+    allow_connections();
     let tls = args.tls_cert.zip(args.tls_key).map(|(certificates, key)| Tls { certificates, key });
     let options = keyrail_engine::EngineOptions {
         data_dir: data_dir(global)?,
