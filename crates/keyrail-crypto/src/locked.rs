@@ -164,6 +164,8 @@ fn map(flags: libc::c_int, fd: libc::c_int) -> Option<NonNull<u8>> {
 mod tests {
     use super::*;
 
+    static_assertions::assert_not_impl_any!(LockedBytes: std::fmt::Debug, Clone, Copy, PartialEq, AsRef<[u8]>, std::ops::Deref);
+
     /// One test, because all tests of a process share the arena.
     #[test]
     fn slots_do_not_overlap_and_are_wiped_before_they_are_given_out_again() {

@@ -2,9 +2,15 @@
 
 use coset::{CborSerializable, CoseEncryptBuilder, CoseRecipientBuilder, HeaderBuilder, TaggedCborSerializable, iana};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::parse::{Parts, parse_any, parse_own};
 use super::*;
+
+fn config() -> ProptestConfig {
+    let cases = keyrail_testkit::scale(10_240).try_into().unwrap();
+    ProptestConfig { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(9_052), ..ProptestConfig::default() }
+}
 
 fn suites() -> impl Strategy<Value = Suite> {
     proptest::sample::select(Suite::all().collect::<Vec<_>>())
@@ -27,7 +33,7 @@ fn same(one: &Parts<'_>, two: &Parts<'_>) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+    #![proptest_config(config())]
 
     #[test]
     fn what_our_reader_accepts_the_general_one_reads_alike(

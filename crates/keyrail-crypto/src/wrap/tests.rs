@@ -1,6 +1,7 @@
 //! Wrapping, by the vectors that other code made, and by every way to get it wrong.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::Value;
 
 use super::*;
@@ -101,7 +102,12 @@ fn the_same_key_is_never_wrapped_to_the_same_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+    #![proptest_config(ProptestConfig {
+        cases: keyrail_testkit::scale(2_560).try_into().unwrap(),
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(5_869),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_wrapped_key_is_bound_to_each_part_of_its_place(

@@ -8,11 +8,11 @@ use keyrail_crypto::envelope::{
 use keyrail_crypto::secret::DataKey;
 use keyrail_crypto::suite::Suite;
 use proptest::prelude::*;
-
-const CASES: u32 = 256;
+use proptest::test_runner::RngSeed;
 
 fn config() -> ProptestConfig {
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) }
+    let cases = keyrail_testkit::scale(5_120).try_into().unwrap();
+    ProptestConfig { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(31_791), ..ProptestConfig::default() }
 }
 
 fn suites() -> impl Strategy<Value = Suite> {

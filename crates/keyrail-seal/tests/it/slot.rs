@@ -2,11 +2,17 @@
 
 use keyrail_seal::{KeyFile, RootSlot, RootSpec, SealError};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::place::{Place, protected_by};
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+    #![proptest_config(ProptestConfig {
+        cases: keyrail_testkit::scale(40_000).try_into().unwrap(),
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(9_106),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_bytes_are_a_slot_or_damage(start in prop::sample::select(vec![0_u8, 1, 2]), kind in 0..4_u8, rest in prop::collection::vec(any::<u8>(), 0..140)) {
