@@ -25,6 +25,13 @@ fn task() -> Option<String> {
     std::env::var(TASK).ok()
 }
 
+/// The flags of each mapping of this process (proc(5): `lo` locked, `dd` not dumped, `wf` wiped on fork).
+fn page_flags() -> Vec<Vec<String>> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let flags = maps.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+    flags.map(|flags| flags.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
 /// Makes keys, uses them and checks that they are what they were.
 fn use_keys(count: usize) {
     let keys: Vec<_> = (0..count).map(|_| DataKey::generate().unwrap()).collect();
@@ -52,6 +59,12 @@ fn keys_work_where_no_memory_may_be_locked() {
     let limit = task.parse().unwrap();
     setrlimit(Resource::Memlock, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
     use_keys(5_000);
+    if protection() == Protection::Unlocked {
+        let flags = page_flags();
+        let ours = flags.iter().find(|flags| flags.contains(&"wf".to_owned())).expect("pages that a fork wipes");
+        assert!(ours.contains(&"dd".to_owned()), "left out of dumps: {ours:?}");
+        assert!(!ours.contains(&"lo".to_owned()), "not locked: {ours:?}");
+    }
     println!("{:?}, task done", protection());
 }
 
@@ -62,16 +75,11 @@ fn the_pages_are_locked_and_not_dumped() {
         return;
     }
     let key = DataKey::generate().unwrap();
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let flags: Vec<_> = maps.lines().filter(|line| line.starts_with("VmFlags:")).collect();
-    let has = |line: &str, flag: &str| line.split(' ').any(|word| word == flag);
-    match protection() {
-        // Locked, and in no dump.
-        Protection::SecretMemory | Protection::Locked => {
-            assert!(flags.iter().any(|line| has(line, "lo") && has(line, "dd")), "{maps}")
-        }
-        Protection::Unlocked => assert!(flags.iter().any(|line| has(line, "dd")), "{maps}"),
-    }
+    let flags = page_flags();
+    let has = |flags: &Vec<String>, flag: &str| flags.iter().any(|word| word == flag);
+    // Left out of dumps, and locked as far as the machine allows it.
+    let locked = protection() != Protection::Unlocked;
+    assert!(flags.iter().any(|flags| has(flags, "dd") && has(flags, if locked { "lo" } else { "wf" })), "{flags:?}");
     assert!(key.ct_eq(&key));
     println!("task done");
 }
