@@ -52,6 +52,20 @@ impl FromStr for Timestamp {
 
 serde_as_text!(Timestamp);
 
+/// Seconds of a text like `90d`, `12h`, `30m`, `45s` or `60`; `None` for any other and for more than `u64` holds.
+pub fn seconds_from_text(text: &str) -> Option<u64> {
+    let (digits, factor) = match text.char_indices().next_back()? {
+        (at, 's') => (text.get(..at)?, 1),
+        (at, 'm') => (text.get(..at)?, 60),
+        (at, 'h') => (text.get(..at)?, 3_600),
+        (at, 'd') => (text.get(..at)?, 86_400),
+        _ => (text, 1),
+    };
+    let number: u64 =
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok()? } else { return None };
+    number.checked_mul(factor)
+}
+
 /// A text is not a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a time is written as RFC 3339, like 2026-11-24T09:30:00.000Z")]

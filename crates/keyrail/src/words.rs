@@ -5,19 +5,7 @@ use crate::failure::Failure;
 /// Seconds of a text like `90d`, `12h`, `30m`, `45s` or `60`.
 pub(crate) fn seconds(text: &str) -> Result<u64, Failure> {
     let wrong = || Failure::caller(format!("`{text}` is not a time"), "write it like 90d, 12h, 30m or 45s");
-    let (digits, unit) = match text.char_indices().next_back() {
-        Some((at, unit)) if unit.is_ascii_alphabetic() => (text.get(..at).unwrap_or_default(), unit),
-        _ => (text, 's'),
-    };
-    let factor = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).ok_or_else(wrong)
+    keyrail_core::time::seconds_from_text(text).ok_or_else(wrong)
 }
 
 /// The same, where `none` means no limit.
@@ -47,7 +35,7 @@ mod tests {
         for (text, want) in [("45", 45), ("45s", 45), ("30m", 1_800), ("12h", 43_200), ("90d", 7_776_000)] {
             assert_eq!(seconds(text).unwrap(), want, "{text}");
         }
-        for bad in ["", "d", "1w", "-1", "1.5h", "99999999999999999999d", "1ü"] {
+        for bad in ["", "d", "1w", "-1", "1.5h", "+1s", "99999999999999999999d", "1ü"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
         assert_eq!(seconds_or_none("none").unwrap(), None);
