@@ -2,6 +2,7 @@
 
 mod cargo;
 mod console;
+mod hygiene;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -20,6 +21,7 @@ struct Step {
 /// In this order: the quickest answer first, steps that share compiled code side by side.
 const STEPS: &[Step] = &[
     Step { name: "fmt", about: "the sources are formatted", run: cargo::fmt },
+    Step { name: "hygiene", about: "files, sizes, records and crate order are as agreed", run: hygiene::hygiene },
     Step { name: "clippy", about: "no lint fires in any target", run: cargo::clippy },
     Step { name: "test", about: "unit, integration and documentation tests", run: cargo::test },
     Step { name: "console", about: "the commands in the documentation do what it says", run: console::console },

@@ -38,12 +38,13 @@ impl CargoTool {
         said.is_ok_and(|said| said.split_whitespace().any(|word| word == self.version))
     }
 
-    /// Installed unoptimised: building such a tool takes longer than running it.
+    /// Installed unoptimised and without debugging information: building such a tool takes longer than running it.
     fn install(&self, workspace: &Workspace, root: &Path) -> anyhow::Result<()> {
         let build = root.join("build");
         let place = ["--root".as_ref(), root.as_os_str(), "--target-dir".as_ref(), build.as_os_str()];
         let install = ["install", self.name, "--version", self.version, "--locked", "--debug", "--force"];
-        workspace.cargo(&install).args(self.install_args).args(place).run()
+        let install = workspace.cargo(&install).args(self.install_args).args(place);
+        install.env("CARGO_PROFILE_DEV_DEBUG", "0").run()
     }
 }
 

@@ -83,10 +83,14 @@ impl Workspace {
         Cmd::new("cargo").args(args).dir(&self.root).limit(self.scale.command_limit())
     }
 
+    /// A command of git at the root; a checkout of another user is trusted, as it is by cargo.
+    pub(crate) fn git(&self, args: &[&str]) -> Cmd {
+        Cmd::new("git").args(["-c", "safe.directory=*"]).args(args).dir(&self.root)
+    }
+
     /// Every file that git tracks or would track, relative to the root, in order.
     pub(crate) fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-        let listed = Cmd::new("git").args(list).dir(&self.root).output()?;
+        let listed = self.git(&["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).output()?;
         let mut files: Vec<_> = listed.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
         files.retain(|file| self.join(file).is_file());
         files.sort();
