@@ -103,6 +103,17 @@ impl Cmd {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Runs it quietly with both outputs written to a file.
+    ///
+    /// # Errors
+    /// It cannot be started or hangs, or the file cannot be made. A failure is not an error: the status says so.
+    pub(crate) fn log_to(mut self, file: &Path) -> anyhow::Result<ExitStatus> {
+        let log = std::fs::File::create(file).with_context(|| format!("`{}` cannot be made", file.display()))?;
+        self.command.stdout(log.try_clone()?).stderr(log);
+        let child = self.spawn()?;
+        wait(child, self.limit)
+    }
+
     fn succeeded(&self, status: ExitStatus) -> anyhow::Result<()> {
         if !status.success() {
             bail!("`{}` failed ({status})", self.shown());

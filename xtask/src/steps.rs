@@ -2,6 +2,7 @@
 
 mod cargo;
 mod console;
+mod fuzz;
 mod hygiene;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ const STEPS: &[Step] = &[
     Step { name: "console", about: "the commands in the documentation do what it says", run: console::console },
     Step { name: "doc", about: "the documentation builds without warnings", run: cargo::doc },
     Step { name: "deny", about: "dependencies: bans, licences, sources", run: cargo::deny },
+    Step { name: "fuzz", about: "every parser of outside bytes, and a planted bug", run: fuzz::fuzz },
 ];
 
 /// Prints the steps.

@@ -134,10 +134,19 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
 
 /// Reads a journal file. `None` if it was begun and its edge is not whole, so that nothing can be in it.
 pub(crate) fn replay(path: &Path, sequence: u64, key: &MacKey) -> Result<Option<Replayed>, LogError> {
-    let bytes = std::fs::read(path).map_err(failed("read", path))?;
+    replay_bytes(&std::fs::read(path).map_err(failed("read", path))?, path, sequence, key)
+}
+
+/// Reads what a journal file holds; `path` is for errors.
+pub(crate) fn replay_bytes(
+    bytes: &[u8],
+    path: &Path,
+    sequence: u64,
+    key: &MacKey,
+) -> Result<Option<Replayed>, LogError> {
     let altered = |offset: usize| LogError::JournalAltered { path: path.to_owned(), offset: offset as u64 };
     let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
-        return if is_begun(&bytes) { Ok(None) } else { Err(altered(0)) };
+        return if is_begun(bytes) { Ok(None) } else { Err(altered(0)) };
     };
     let mut chain = start_of_chain(key, sequence);
     let mut replayed: Option<Replayed> = None;
@@ -235,9 +244,23 @@ pub fn parse_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { kind: *kind, first: u64::from_be_bytes(first.try_into().ok()?), head, payload, mac: *mac, rest })
 }
 
+/// A whole file of frames of any kind.
+pub(crate) fn assemble(frames: &[(u8, u64, &[u8])], sequence: u64, key: &MacKey) -> Vec<u8> {
+    let mut chain = start_of_chain(key, sequence);
+    let mut bytes = MAGIC.to_vec();
+    for (kind, first, payload) in frames {
+        bytes.extend(raw_frame(*kind, *first, payload, &mut chain, key));
+    }
+    bytes
+}
+
 fn frame(kind: FrameKind, first: u64, payload: &[u8], chain: &mut [u8; MAC_LEN], key: &MacKey) -> Vec<u8> {
+    raw_frame(kind as u8, first, payload, chain, key)
+}
+
+fn raw_frame(kind: u8, first: u64, payload: &[u8], chain: &mut [u8; MAC_LEN], key: &MacKey) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD_LEN + CHECK_LEN + payload.len() + MAC_LEN);
-    out.push(kind as u8);
+    out.push(kind);
     out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
     out.extend_from_slice(&first.to_be_bytes());
     let check = head_check(key, chain, &out);

@@ -9,6 +9,8 @@ extern crate self as keyrail_audit;
 mod body;
 mod error;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 mod log;
 mod note;

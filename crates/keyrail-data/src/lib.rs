@@ -6,6 +6,8 @@ pub mod cells;
 pub mod census;
 mod cursor;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod json;
 mod keyset;
 pub mod mover;

@@ -9,6 +9,8 @@ mod driver;
 mod error;
 mod field;
 mod finders;
+#[doc(hidden)]
+pub mod fuzz;
 mod row;
 mod rows;
 mod seal;
