@@ -521,7 +521,12 @@ fn end_record(
 }
 
 /// Stores that a campaign stopped and why, so that it can be resumed where it was.
-fn store_failure(open: &Unsealed, handle: &Handle, campaign: Campaign, error: &EngineError) -> Result<(), EngineError> {
+fn store_failure(
+    open: &Arc<Unsealed>,
+    handle: &Handle,
+    campaign: Campaign,
+    error: &EngineError,
+) -> Result<(), EngineError> {
     let now = open.now();
     let stored = handle.block_on(open.state().campaign(&campaign.id))?.unwrap_or_else(|| campaign.clone());
     let Ok(state) = transition(stored.state, CampaignEvent::Fail) else { return Ok(()) };

@@ -34,6 +34,14 @@ impl Journal {
         }
     }
 
+    /// The head that the audit files show; for a reader only its size is known.
+    pub(crate) fn published(&self) -> Head {
+        match self {
+            Self::Write(log) => log.published(),
+            Self::Read(reader) => Head { size: reader.size(), root: [0; 32] },
+        }
+    }
+
     /// Records in the log.
     pub fn size(&self) -> u64 {
         match self {

@@ -8,6 +8,7 @@ use keyrail_core::id::RequestId;
 use keyrail_core::record::Record;
 
 use crate::error::EngineError;
+use crate::journal::Journal;
 use crate::unsealed::Unsealed;
 
 /// How many records are looked at in one step.
@@ -18,7 +19,7 @@ pub(crate) async fn replay(open: &Arc<Unsealed>) -> Result<usize, EngineError> {
     let mut pending = open.state().pending_outbox().await?;
     let Some(first) = pending.iter().map(|entry| entry.log_index_min).min() else { return Ok(0) };
     pending.sort_by_key(|entry| entry.log_index_min);
-    let known = requests_since(open, first)?;
+    let known = requests_since(open.log(), first)?;
     let mut moved = 0;
     for entry in pending.iter().filter(|entry| !known.contains(&entry.request)) {
         open.log().append(entry.body.clone(), Epoch(open.generation())).await.map_err(EngineError::AuditUnavailable)?;
@@ -28,11 +29,12 @@ pub(crate) async fn replay(open: &Arc<Unsealed>) -> Result<usize, EngineError> {
     Ok(moved)
 }
 
-fn requests_since(open: &Unsealed, first: u64) -> Result<BTreeSet<RequestId>, EngineError> {
+/// The requests that have a record from `first` on.
+pub(crate) fn requests_since(log: &Journal, first: u64) -> Result<BTreeSet<RequestId>, EngineError> {
     let mut known = BTreeSet::new();
-    let (mut next, end) = (first, open.log().size());
+    let (mut next, end) = (first, log.size());
     while next < end {
-        let bodies = open.log().read(next, STEP_LEN)?;
+        let bodies = log.read(next, STEP_LEN)?;
         if bodies.is_empty() {
             return Err(EngineError::Bug { what: "the log is shorter than its size" });
         }

@@ -1,6 +1,7 @@
 //! Alarms: records that somebody should look at.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use keyrail_audit::AppendError;
 use keyrail_core::access::{Action, Principal};
@@ -78,7 +79,11 @@ impl AlarmKind {
 
 impl Unsealed {
     /// Somebody asked for data under a retired version: an alarm, and its countdown to destruction stands still.
-    pub(crate) async fn refused_decrypt(&self, key: &OpenKey, version: &DataKeyVersion) -> Result<(), EngineError> {
+    pub(crate) async fn refused_decrypt(
+        self: &Arc<Self>,
+        key: &OpenKey,
+        version: &DataKeyVersion,
+    ) -> Result<(), EngineError> {
         if version.state != VersionState::Retired || !self.writes() {
             return Ok(());
         }

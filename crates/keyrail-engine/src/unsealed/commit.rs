@@ -1,5 +1,6 @@
 //! Commits: a change with its record, fenced, in the order of the changes.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use keyrail_audit::{AppendError, Epoch};
@@ -9,6 +10,7 @@ use keyrail_core::system::{LogHeadRow, OutboxEntry};
 use keyrail_store::{Change, Recorded, StoreError};
 
 use crate::error::EngineError;
+use crate::outbox::requests_since;
 use crate::pipeline::{CommitError, append, encode};
 use crate::unsealed::Unsealed;
 
@@ -17,6 +19,10 @@ use crate::unsealed::Unsealed;
 pub(crate) struct Pending {
     request: RequestId,
     body: Vec<u8>,
+    /// The log had so many records before.
+    log_index_min: u64,
+    /// The head that the commit remembers.
+    head: LogHeadRow,
     fate: Fate,
 }
 
@@ -29,22 +35,39 @@ enum Fate {
     Unknown,
 }
 
+/// Runs `work` to its end, also when whoever waits for it goes away: a caller that hangs up between a commit and
+/// its fence must not leave the one without the other.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, EngineError> {
+    tokio::spawn(work).await.map_err(|_| EngineError::Bug { what: "a commit ended by a panic" })
+}
+
 impl Unsealed {
     /// Commits a change together with its record, fences everything decided before, and makes the record
     /// durable in the log. `generation` is the one the change was decided under.
-    pub(crate) async fn commit(&self, change: Change, record: &Record, generation: u64) -> Result<(), CommitError> {
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        change: Change,
+        record: &Record,
+        generation: u64,
+    ) -> Result<(), CommitError> {
+        let (open, record) = (self.clone(), record.clone());
+        let ended = to_its_end(async move { open.commit_fenced(change, &record, generation).await }).await;
+        ended.map_err(CommitError::Failed)?
+    }
+
+    async fn commit_fenced(&self, change: Change, record: &Record, generation: u64) -> Result<(), CommitError> {
         let _order = self.order.lock().await;
         self.settle().await.map_err(CommitError::Failed)?;
         if self.generation() != generation {
             return Err(CommitError::Fenced);
         }
-        let written = self.write(change, record).await;
+        let log_index_min = self.log.head().size;
+        let written = self.write(change, record, log_index_min).await;
         // Whoever does not know whether the state changed acts as if it had: nothing decided before is answered.
-        if matches!(written, Ok(()) | Err(CommitError::Failed(EngineError::Indeterminate))) {
+        if matches!(written, Ok(_) | Err(CommitError::Failed(EngineError::Indeterminate))) {
             self.fence();
         }
-        written?;
-        let handed = self.hand_over(record, self.generation()).await;
+        let handed = self.hand_over(written?).await;
         if self.sweep_wanted.load(Ordering::Acquire) {
             self.wake.notify_one();
         }
@@ -55,14 +78,16 @@ impl Unsealed {
     ///
     /// # Errors
     /// [`EngineError::Store`], [`EngineError::AuditUnavailable`], [`EngineError::Indeterminate`].
-    pub async fn commit_background(&self, change: Change, record: &Record) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        self.settle().await?;
-        let committed = match self.write(change, record).await {
-            Ok(()) => self.hand_over(record, self.generation()).await,
-            Err(error) => Err(error),
-        };
-        committed.map_err(|error| match error {
+    pub async fn commit_background(self: &Arc<Self>, change: Change, record: &Record) -> Result<(), EngineError> {
+        let (open, record) = (self.clone(), record.clone());
+        let committed = to_its_end(async move {
+            let _order = open.order.lock().await;
+            open.settle().await.map_err(CommitError::Failed)?;
+            let log_index_min = open.log.head().size;
+            let written = open.write(change, &record, log_index_min).await?;
+            open.hand_over(written).await
+        });
+        committed.await?.map_err(|error| match error {
             CommitError::Failed(error) => error,
             CommitError::Fenced => EngineError::Contended,
         })
@@ -76,18 +101,16 @@ impl Unsealed {
         self.forget_before(next);
     }
 
-    async fn write(&self, mut change: Change, record: &Record) -> Result<(), CommitError> {
+    /// Commits the rows with the record in the outbox; what comes back is to be handed over to the log.
+    async fn write(&self, mut change: Change, record: &Record, log_index_min: u64) -> Result<Pending, CommitError> {
         let body = encode(record).map_err(|error| CommitError::Failed(EngineError::AuditUnavailable(error)))?;
-        let outbox = OutboxEntry { request: record.id, log_index_min: self.log.head().size, body };
+        let outbox = OutboxEntry { request: record.id, log_index_min, body: body.clone() };
         let settled = std::mem::take(&mut *self.settled.lock());
         change.settle(&settled);
         let head = self.remember_head(&mut change);
-        let pending = Pending { request: record.id, body: outbox.body.clone(), fate: Fate::Unknown };
+        let pending = Pending { request: record.id, body, log_index_min, head, fate: Fate::Unknown };
         match self.state.commit(change.recorded(outbox)).await {
-            Ok(()) => {
-                *self.remembered.lock() = Some(head);
-                Ok(())
-            }
+            Ok(()) => Ok(self.made(pending)),
             Err(error) => {
                 self.settled.lock().extend(settled);
                 self.after_failed_commit(error, pending).await
@@ -95,17 +118,26 @@ impl Unsealed {
         }
     }
 
+    /// The commit is in the store, and with it the head that it remembers.
+    fn made(&self, pending: Pending) -> Pending {
+        *self.remembered.lock() = Some(pending.head);
+        Pending { fate: Fate::Made, ..pending }
+    }
+
     /// A commit that failed for sure is an error; one whose fate is unknown is looked up by its request id, now or
     /// before the next change.
-    async fn after_failed_commit(&self, error: StoreError, pending: Pending) -> Result<(), CommitError> {
+    async fn after_failed_commit(&self, error: StoreError, pending: Pending) -> Result<Pending, CommitError> {
         if matches!(error, StoreError::Conflict { .. }) {
+            // The head itself may be what somebody else renewed: the next attempt begins from the stored one.
+            let head = self.state.log_head().await.map_err(|error| CommitError::Failed(error.into()))?;
+            *self.remembered.lock() = head;
             return Err(CommitError::Fenced);
         }
         if !matches!(error, StoreError::Indeterminate { .. }) {
             return Err(CommitError::Failed(error.into()));
         }
         match self.state.outbox_has(&pending.request).await {
-            Ok(true) => Ok(()),
+            Ok(true) => Ok(self.made(pending)),
             Ok(false) => Err(CommitError::Failed(error.into())),
             Err(_) => {
                 *self.pending.lock() = Some(pending);
@@ -115,36 +147,52 @@ impl Unsealed {
     }
 
     /// The record is safe in the outbox; now the log gets it. Until it has it, no answer leaves.
-    async fn hand_over(&self, record: &Record, epoch: u64) -> Result<(), CommitError> {
-        let body = encode(record).map_err(|error| CommitError::Failed(EngineError::AuditUnavailable(error)))?;
-        if self.log.append(body.clone(), Epoch(epoch)).await.is_ok() {
-            self.settled.lock().push(record.id);
+    async fn hand_over(&self, made: Pending) -> Result<(), CommitError> {
+        if self.log.append(made.body.clone(), Epoch(self.generation())).await.is_ok() {
+            self.settled.lock().push(made.request);
             return Ok(());
         }
         // The change is made, and its record waits in the outbox until the log takes it.
-        *self.pending.lock() = Some(Pending { request: record.id, body, fate: Fate::Made });
+        *self.pending.lock() = Some(made);
         Err(CommitError::Failed(EngineError::Indeterminate))
     }
 
     /// Gives the log the record of the change that it misses, so that it has all changes in their order.
     async fn settle(&self) -> Result<(), EngineError> {
-        let Some(pending) = self.pending.lock().clone() else { return Ok(()) };
-        if pending.fate == Fate::Made || self.state.outbox_has(&pending.request).await? {
-            let appended = self.log.append(pending.body, Epoch(self.generation())).await;
-            appended.map_err(EngineError::AuditUnavailable)?;
+        let Some(mut pending) = self.pending.lock().clone() else { return Ok(()) };
+        if pending.fate == Fate::Unknown && self.state.outbox_has(&pending.request).await? {
+            pending = self.made(pending);
+        }
+        if pending.fate == Fate::Made {
+            self.record_once(&pending).await?;
             self.settled.lock().push(pending.request);
         }
         *self.pending.lock() = None;
         Ok(())
     }
 
+    /// Appends a record unless the log has it: an append that was given up on may have been made since.
+    async fn record_once(&self, pending: &Pending) -> Result<(), EngineError> {
+        // What waited before this is decided when it returns, so that the log can be asked.
+        self.log.publish().await?;
+        if requests_since(&self.log, pending.log_index_min)?.contains(&pending.request) {
+            return Ok(());
+        }
+        let appended = self.log.append(pending.body.clone(), Epoch(self.generation())).await;
+        appended.map_err(EngineError::AuditUnavailable)
+    }
+
     /// Settles what a failure left open, if it is over.
-    pub(crate) async fn settle_pending(&self) -> Result<(), EngineError> {
+    pub(crate) async fn settle_pending(self: &Arc<Self>) -> Result<(), EngineError> {
         if !self.has_pending() {
             return Ok(());
         }
-        let _order = self.order.lock().await;
-        self.settle().await
+        let open = self.clone();
+        let settled = to_its_end(async move {
+            let _order = open.order.lock().await;
+            open.settle().await
+        });
+        settled.await?
     }
 
     /// Whether a change waits for its record.
@@ -152,8 +200,9 @@ impl Unsealed {
         self.pending.lock().is_some()
     }
 
+    /// The head that the audit files show: what is durable and not published yet cannot be held against them.
     fn remember_head(&self, change: &mut Change) -> LogHeadRow {
-        let head = self.log.head();
+        let head = self.log.published();
         let former = *self.remembered.lock();
         let row =
             LogHeadRow { size: head.size, root: head.root, generation: former.map_or(1, |row| row.generation + 1) };
@@ -186,19 +235,28 @@ impl Unsealed {
     }
 
     /// Commits a change of rows that decisions read, without a record: countdowns and the like. Caches are dropped.
-    pub(crate) async fn commit_bookkeeping(&self, change: Recorded) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        self.state.commit(change).await?;
-        self.fence();
-        Ok(())
+    pub(crate) async fn commit_bookkeeping(self: &Arc<Self>, change: Recorded) -> Result<(), EngineError> {
+        let open = self.clone();
+        let committed = to_its_end(async move {
+            let _order = open.order.lock().await;
+            open.state.commit(change).await?;
+            open.fence();
+            Ok(())
+        });
+        committed.await?
     }
 
     /// Writes the log's present head and the settled outbox rows into the store, so that an older log is told.
-    pub(crate) async fn remember(&self) -> Result<(), EngineError> {
+    pub(crate) async fn remember(self: &Arc<Self>) -> Result<(), EngineError> {
+        let open = self.clone();
+        to_its_end(async move { open.remember_now().await }).await?
+    }
+
+    async fn remember_now(&self) -> Result<(), EngineError> {
         let _order = self.order.lock().await;
         let known = self.remembered.lock().map(|row| row.size);
         let settled = std::mem::take(&mut *self.settled.lock());
-        if known == Some(self.log.head().size) && settled.is_empty() {
+        if known == Some(self.log.published().size) && settled.is_empty() {
             return Ok(());
         }
         let mut change = Change::new();

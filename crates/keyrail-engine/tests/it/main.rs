@@ -11,6 +11,7 @@
 
 mod caches;
 mod fence;
+mod gone;
 mod idempotency;
 mod life;
 mod retire;
