@@ -37,6 +37,17 @@ pub enum Protection {
     Unlocked,
 }
 
+impl Protection {
+    /// The word for people and programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SecretMemory => "secret-memory",
+            Self::Locked => "locked",
+            Self::Unlocked => "unlocked",
+        }
+    }
+}
+
 /// The weakest protection that was used so far.
 pub fn protection() -> Protection {
     match WEAKEST.load(Ordering::Relaxed) {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use keyrail_crypto::locked::protection;
 use keyrail_engine::{Engine, MetricsSnapshot, Unsealed};
 use keyrail_seal::SealState;
 use prometheus_client::encoding::text::encode;
@@ -33,6 +34,9 @@ async fn opened(registry: &mut Registry, engine: &Engine, open: &Unsealed) {
         healthy.get_or_create(&vec![("check", check.name)]).set(i64::from(check.ok));
     }
     registry.register("healthy", "1 while the part works", healthy);
+    let memory = Family::<Labels, Gauge>::default();
+    memory.get_or_create(&vec![("protection", protection().as_str())]).set(1);
+    registry.register("key_memory", "1 for how the memory of keys is protected", memory);
     let records: Gauge = Gauge::default();
     records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
     registry.register("audit_records", "Records in the audit log", records);

@@ -1,5 +1,6 @@
 //! The server.
 
+use keyrail_crypto::locked::{Protection, protection};
 use keyrail_engine::Access;
 use keyrail_http::{Listener, Service, Tls};
 use keyrail_seal::SealState;
@@ -65,6 +66,10 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
             }
             _ => return Err(error.into()),
         }
+    }
+    if protection() == Protection::Unlocked {
+        note("warning: no more memory may be locked: keys are left out of dumps, and may be swapped");
+        note("hint: raise the limit for locked memory to 16 MiB (ulimit -l, LimitMEMLOCK)");
     }
     let service = Service::new(engine, true);
     let listener = Listener::bind(args.listen, tls.as_ref()).await?;

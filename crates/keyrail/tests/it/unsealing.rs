@@ -144,6 +144,34 @@ fn while_it_is_being_opened_it_says_so() {
     require_open(&url, &token);
 }
 
+/// Where nothing may be locked a server works all the same, and says so.
+#[test]
+fn a_server_that_may_lock_no_memory_warns() {
+    let place = Place::new();
+    let token = place.with_key();
+    let shown = |server: &keyrail_testkit::Server| {
+        let metrics = get(&Http::new(server.url(), Some(&token)), "/v1/metrics").text;
+        let line = metrics.lines().find(|line| line.starts_with("keyrail_key_memory{")).unwrap().to_owned();
+        (line, server.child().written().contains("warning: no more memory may be locked"))
+    };
+    let server = place.serve();
+    let (line, warned) = shown(&server);
+    assert_eq!(warned, line == "keyrail_key_memory{protection=\"unlocked\"} 1", "{line}");
+    server.into_child().stop(BEGINS).unwrap();
+
+    let serve = place.command(&["serve", "--listen", "127.0.0.1:0", "--data-dir", place.data_dir().to_str().unwrap()]);
+    // Root may lock beyond the limit, unless that is taken from it too.
+    let mut limited = std::process::Command::new("sh");
+    let drop =
+        if rustix::process::geteuid().is_root() { "setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock" } else { "" };
+    limited.args(["-c", &format!("ulimit -l 0 && exec {drop} \"$0\" \"$@\"")]);
+    limited.arg(serve.get_program()).args(serve.get_args());
+    place.home.house(&mut limited);
+    let server = place.serve_with(limited);
+    assert_eq!(shown(&server), ("keyrail_key_memory{protection=\"unlocked\"} 1".to_owned(), true));
+    require_open(server.url(), &token);
+}
+
 /// Without a server each command tries the root of trust itself.
 #[test]
 fn without_a_server_the_command_says_why_it_is_closed() {

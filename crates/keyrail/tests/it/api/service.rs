@@ -94,6 +94,7 @@ fn metrics_parse_keep_their_names_and_hold_no_secret() {
         "keyrail_audit_records",
         "keyrail_healthy",
         "keyrail_items_total",
+        "keyrail_key_memory",
         "keyrail_operations_total",
         "keyrail_unsealed",
     ];
