@@ -92,6 +92,7 @@ fn metrics_parse_keep_their_names_and_hold_no_secret() {
     let golden = [
         "keyrail_alarms_total",
         "keyrail_audit_records",
+        "keyrail_campaigns_overdue",
         "keyrail_healthy",
         "keyrail_items_total",
         "keyrail_key_memory",
