@@ -148,8 +148,22 @@ impl Engine {
         }
     }
 
+    /// Tries a root that was not available again: until it is, the store shows why it is closed, and not each attempt.
+    async fn retry(&self) -> Result<(), EngineError> {
+        let _turn = self.turning.lock().await;
+        if self.seal_state() == SealState::RootUnavailable {
+            let open = self.open_by_root().await?;
+            self.publish(open);
+        }
+        Ok(())
+    }
+
     async fn try_open(&self) -> Result<Arc<Unsealed>, EngineError> {
         self.set_phase(SealState::Unsealing, None);
+        self.open_by_root().await
+    }
+
+    async fn open_by_root(&self) -> Result<Arc<Unsealed>, EngineError> {
         // A passphrase may come through a pipe, whose writer takes its time.
         let opened = match tokio::task::block_in_place(|| self.provider()) {
             Ok(provider) => {
@@ -238,7 +252,7 @@ impl Engine {
     pub async fn tick(&self) -> Result<(), EngineError> {
         match self.seal_state() {
             SealState::Unsealed => scheduler::tick(&self.unsealed()?).await,
-            SealState::RootUnavailable => self.unseal().await,
+            SealState::RootUnavailable => self.retry().await,
             _ => Ok(()),
         }
     }
