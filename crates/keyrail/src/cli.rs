@@ -300,6 +300,9 @@ pub(crate) enum KeyCommand {
     Destroy {
         /// name@version
         name: KeyVersionName,
+        /// Answer for the use of this principal outside every asset, where the version never was retired.
+        #[arg(long, value_name = "PRINCIPAL")]
+        acknowledge: Vec<String>,
     },
     /// Take the key material of a version out.
     Export {

@@ -39,7 +39,10 @@ pub(super) async fn run(global: &Global, command: KeyCommand) -> Result<(), Fail
         }
         KeyCommand::Retire { name, acknowledge } => retire(global, &name, &acknowledge).await,
         KeyCommand::Reinstate { name } => post(version_path(&name, "reinstate")).await,
-        KeyCommand::Destroy { name } => post(version_path(&name, "destroy")).await,
+        KeyCommand::Destroy { name, acknowledge } => {
+            let body = json!({ "acknowledge": acknowledge });
+            print(global, Access::Write, Method::POST, &version_path(&name, "destroy"), body).await
+        }
         KeyCommand::Export { name } => post(version_path(&name, "export")).await,
         KeyCommand::Suspend { name } => post(version_path(&name, "suspend")).await,
         KeyCommand::Resume { name } => post(version_path(&name, "resume")).await,

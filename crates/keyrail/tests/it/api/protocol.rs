@@ -205,3 +205,25 @@ fn a_request_has_an_id_and_a_trace_in_its_record() {
     assert_eq!((&refusal["outcome"], &refusal["code"]), (&json!("refused"), &json!("not_found")));
     assert_eq!(records.iter().filter(|row| row["trace"].is_string()).count(), 1, "a wrong trace is left out");
 }
+
+#[test]
+fn requests_at_the_same_time_under_one_key_make_one_change() {
+    let api = Api::new();
+    let (url, token) = (api.url(), &api.token);
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(move || {
+                    let http = crate::client::Http::new(url, Some(token));
+                    let key = [("idempotency-key", "at the same time")];
+                    let said = http.send(Method::POST, &format!("{KEY}/rotate"), &key, &Value::Null);
+                    assert_eq!(said.status, 200, "{}", said.text);
+                    said.json()
+                })
+            })
+            .collect();
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(api.http.get(KEY)["versions"].as_array().unwrap().len(), 2);
+}
