@@ -245,7 +245,19 @@ pub(crate) async fn unseal(
     if !paths.store().exists() {
         return Err(EngineError::NotInitialized);
     }
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&paths.store(), mode)?);
+    let store = Arc::new(SqliteStore::open(&paths.store(), mode)?);
+    unseal_on(store, paths, access, provider, clock, metrics).await
+}
+
+/// Opens the rows of `store` and the log beside them.
+pub(crate) async fn unseal_on(
+    store: Arc<dyn Store>,
+    paths: &Paths,
+    access: Access,
+    provider: &dyn RootOfTrust,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Unsealed>, EngineError> {
     let found = bootstrap(store.as_ref()).await?;
     let row = found.slots.first().ok_or(EngineError::NotInitialized)?;
     let slot = RootSlot::from_bytes(&row.slot)?;

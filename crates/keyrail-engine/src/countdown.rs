@@ -6,7 +6,6 @@ use keyrail_core::key::{DataKeyVersion, DestroyHalt, DestroyWait};
 use keyrail_core::name::KeyVersionName;
 use keyrail_core::system::ObservationRow;
 use keyrail_core::time::{Elapsed, elapsed};
-use keyrail_crypto::envelope::Kid;
 use keyrail_store::Change;
 
 use crate::error::EngineError;
@@ -23,7 +22,7 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
         return Ok(());
     }
     let mut change = Change::new();
-    let over = carry_on(open, &mut change, None).await?;
+    let over = carry_on(open, &mut change).await?;
     open.commit_bookkeeping(change.unrecorded("time that went by is no operation")).await?;
     let mut results = Vec::new();
     for version in over {
@@ -32,13 +31,9 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     results.into_iter().collect()
 }
 
-/// Puts a new look at the clocks, and how far each countdown but one's is by it, into a change. Answers which of them
-/// have waited long enough.
-pub(crate) async fn carry_on(
-    open: &Unsealed,
-    change: &mut Change,
-    but: Option<Kid>,
-) -> Result<Vec<DataKeyVersion>, EngineError> {
+/// Puts a new look at the clocks, and how far each countdown is by it, into a change. Answers which of them have waited
+/// long enough.
+pub(crate) async fn carry_on(open: &Unsealed, change: &mut Change) -> Result<Vec<DataKeyVersion>, EngineError> {
     let former = open.state().observation().await?;
     let observation = open.clock().observe();
     let row = ObservationRow { observation, generation: former.map_or(1, |row| row.generation + 1) };
@@ -50,9 +45,7 @@ pub(crate) async fn carry_on(
     let passed = former.map(|row| elapsed(row.observation, observation));
     let mut over = Vec::new();
     for version in open.state().waiting_for_destruction().await? {
-        let Some(wait) = version.destroy.filter(|wait| wait.halt.is_none() && Some(version.kid) != but) else {
-            continue;
-        };
+        let Some(wait) = version.destroy.filter(|wait| wait.halt.is_none()) else { continue };
         let next = after(wait, passed);
         let row = DataKeyVersion { destroy: Some(next), generation: version.generation + 1, ..version.clone() };
         if next != wait {

@@ -464,3 +464,6 @@ impl Material {
         KeyRef { kid: &self.version.kid, key_id: &self.key_id, key: &self.key, suite: self.version.suite }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -374,7 +374,7 @@ async fn begin(
     let mut acted = changed(key, &with_wait(key, version, Some(wait), cx.now));
     if let Some(change) = acted.change.as_mut() {
         // The look at the clocks from which it counts; what went by until now counts for the others alone.
-        countdown::carry_on(cx.open, change, Some(version.kid)).await?;
+        countdown::carry_on(cx.open, change).await?;
     }
     let acted = acted.detail("waits_seconds", wait.wait_seconds);
     Ok(acted.map(|key| Destruction { key, destroyed: false, seconds_left: wait.wait_seconds, receipt: Vec::new() }))

@@ -22,6 +22,9 @@ enum Work {
     Decrypt(String),
 }
 
+/// Items of one request: so many that there is time between the decision and the record.
+const ITEMS: usize = 100;
+
 /// Answers that were obtained: the request, and the version it was answered under.
 type Answers = Vec<(RequestId, u32)>;
 
@@ -29,13 +32,13 @@ async fn ask(engine: &Engine, work: &Work, token: Option<&str>) -> Option<(Reque
     let caller = Caller::new(token.map_or(Credential::LocalOperator, Credential::Token)).unwrap();
     let done = match work {
         Work::Encrypt => {
-            let plaintext = b"in flight".to_vec().into();
-            let op = Encrypt { key: key_name(), items: vec![Ok(EncryptItem { plaintext, context: context() })] };
+            let item = || Ok(EncryptItem { plaintext: b"in flight".to_vec().into(), context: context() });
+            let op = Encrypt { key: key_name(), items: (0..ITEMS).map(|_| item()).collect() };
             engine.execute(&caller, op).await.ok()?.remove(0).ok()?.version
         }
         Work::Decrypt(ciphertext) => {
-            let item = CiphertextItem { ciphertext: ciphertext.clone(), context: context() };
-            let op = Decrypt { key: key_name(), items: vec![Ok(item)] };
+            let item = || Ok(CiphertextItem { ciphertext: ciphertext.clone(), context: context() });
+            let op = Decrypt { key: key_name(), items: (0..ITEMS).map(|_| item()).collect() };
             engine.execute(&caller, op).await.ok()?.remove(0).ok()?.version
         }
     };

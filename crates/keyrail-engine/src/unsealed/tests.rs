@@ -1,0 +1,199 @@
+//! Faults of the store and the log: each once as "failed, not stored" and once as "failed but stored".
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use async_trait::async_trait;
+use keyrail_core::record::{Outcome, Record};
+use keyrail_core::time::{BootId, Observation};
+use keyrail_store::{Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
+
+use super::*;
+use crate::bootstrap::{self, Access};
+use crate::ops::domain::{CreateDomain, ListDomains};
+use crate::paths::Paths;
+use crate::request::Credential;
+use crate::scheduler;
+
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_795_512_600_000)
+    }
+
+    fn observe(&self) -> Observation {
+        Observation { boot: BootId([1; 16]), wall: self.now(), uptime_millis: 1 }
+    }
+}
+
+/// What goes wrong from now on.
+const NOTHING: u8 = 0;
+/// A commit is made and reported as unknown.
+const STORED: u8 = 1;
+/// A commit is not made and reported as unknown.
+const NOT_STORED: u8 = 2;
+/// As before, and the store does not answer afterwards either.
+const DEAF: u8 = 4;
+
+/// The real store behind a line that breaks.
+struct Breaking {
+    store: SqliteStore,
+    fault: AtomicU8,
+}
+
+impl Breaking {
+    fn broken(&self) -> StoreError {
+        StoreError::Indeterminate { source: rusqlite_error() }
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.fault.load(Ordering::SeqCst) & DEAF != 0
+    }
+}
+
+/// An error of the kind that a failed sync gives.
+fn rusqlite_error() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None)
+}
+
+#[async_trait]
+impl Store for Breaking {
+    async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
+        if self.is_deaf() && select.table.name == "outbox" {
+            return Err(StoreError::Busy(rusqlite_error()));
+        }
+        self.store.select(select).await
+    }
+
+    async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError> {
+        self.store.count(table, conditions).await
+    }
+
+    async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let makes = |write: &Write| matches!(write, Write::Insert { table, .. } if table.name == "domain");
+        let hit = transaction.writes.iter().any(makes);
+        match self.fault.load(Ordering::SeqCst) & !DEAF {
+            STORED if hit => {
+                self.store.apply(transaction).await?;
+                Err(self.broken())
+            }
+            NOT_STORED if hit => Err(self.broken()),
+            _ => self.store.apply(transaction).await,
+        }
+    }
+
+    async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        self.store.integrity().await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+}
+
+async fn open(dir: &Path) -> (Arc<Unsealed>, Arc<Breaking>) {
+    let paths = Paths::new(dir);
+    if !paths.store().exists() {
+        bootstrap::init(dir.to_owned(), None, &FixedClock).await.unwrap();
+    }
+    let store = SqliteStore::open(&paths.store(), OpenMode::Write).unwrap();
+    let store = Arc::new(Breaking { store, fault: AtomicU8::new(NOTHING) });
+    let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
+    let metrics = Arc::default();
+    let clock = Arc::new(FixedClock);
+    let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics).await;
+    (open.unwrap(), store)
+}
+
+async fn create(open: &Arc<Unsealed>, name: &str) -> (RequestId, Result<(), EngineError>) {
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let done = open.execute(&caller, CreateDomain { name: name.parse().unwrap() }).await;
+    (caller.request, done.map(drop))
+}
+
+async fn names(open: &Arc<Unsealed>) -> Vec<String> {
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let rows = open.execute(&caller, ListDomains).await.unwrap();
+    let mut names: Vec<_> = rows.into_iter().map(|row| row.name.to_string()).collect();
+    names.sort();
+    names
+}
+
+/// How the records under this request ended.
+fn outcomes(open: &Unsealed, request: RequestId) -> Vec<Outcome> {
+    let size = usize::try_from(open.log().size()).unwrap();
+    let records = open.log().read(0, size).unwrap().into_iter();
+    let records = records.map(|body| serde_json::from_slice::<Record>(&body.body).unwrap());
+    records.filter(|record| record.id == request).map(|record| record.outcome).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_unknown_fate_is_looked_up_by_its_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, store) = open(dir.path()).await;
+    store.fault.store(STORED, Ordering::SeqCst);
+    let (request, done) = create(&open, "stored").await;
+    assert!(done.is_ok());
+    assert_eq!(outcomes(&open, request), [Outcome::Done]);
+    store.fault.store(NOT_STORED, Ordering::SeqCst);
+    let (request, done) = create(&open, "lost").await;
+    assert_eq!(done.unwrap_err().code(), "store_failed");
+    assert_eq!(outcomes(&open, request), [Outcome::Failed]);
+    assert_eq!(names(&open).await, ["stored"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_looked_up_is_indeterminate_and_settled_before_the_next_change() {
+    for (fault, outcome, want) in
+        [(STORED, vec![Outcome::Done], vec!["next", "open"]), (NOT_STORED, vec![], vec!["next"])]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (open, store) = open(dir.path()).await;
+        let generation = open.generation();
+        store.fault.store(fault | DEAF, Ordering::SeqCst);
+        let (request, done) = create(&open, "open").await;
+        assert_eq!(done.unwrap_err().code(), "indeterminate");
+        assert!(open.generation() > generation, "nothing that was decided before is answered");
+        assert_eq!(outcomes(&open, request), []);
+        assert!(open.has_pending());
+        // As long as nobody knows, nothing else is changed.
+        assert_eq!(create(&open, "next").await.1.unwrap_err().code(), "store_failed");
+        store.fault.store(NOTHING, Ordering::SeqCst);
+        create(&open, "next").await.1.unwrap();
+        assert_eq!(outcomes(&open, request), outcome);
+        assert_eq!(names(&open).await, want);
+        assert!(!open.has_pending());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_settled_in_the_background_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, store) = open(dir.path()).await;
+    store.fault.store(STORED | DEAF, Ordering::SeqCst);
+    let (request, _) = create(&open, "open").await;
+    assert!(scheduler::tick(&open).await.is_err());
+    store.fault.store(NOTHING, Ordering::SeqCst);
+    scheduler::tick(&open).await.unwrap();
+    assert_eq!(outcomes(&open, request), [Outcome::Done]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_log_did_not_take_is_recorded_once_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (former, _) = open(dir.path()).await;
+    create(&former, "before").await.1.unwrap();
+    former.close().unwrap();
+    let (request, done) = create(&former, "made").await;
+    assert_eq!(done.unwrap_err().code(), "indeterminate");
+    // Until the log takes it no other change is made, and nothing is answered.
+    assert_eq!(create(&former, "refused").await.1.unwrap_err().code(), "audit_unavailable");
+    drop(former);
+    for _ in 0..3 {
+        let (open, _) = open(dir.path()).await;
+        assert_eq!(outcomes(&open, request), [Outcome::Done]);
+        assert_eq!(names(&open).await, ["before", "made"]);
+        // Not closed: the next start finds the outbox as a crash leaves it.
+    }
+}
