@@ -10,6 +10,7 @@
 )]
 
 mod caches;
+mod defaults;
 mod fence;
 mod gone;
 mod idempotency;
