@@ -13,6 +13,7 @@ mod damage;
 mod fit;
 mod job;
 mod model;
+mod retire;
 mod rows;
 mod scrub;
 mod support;
