@@ -278,6 +278,14 @@ pub(crate) enum KeyCommand {
         /// domain/environment/app/name
         name: KeyName,
     },
+    /// Give a key another label, and make the version that keeps its demands.
+    Relabel {
+        /// domain/environment/app/name
+        name: KeyName,
+        /// The new label.
+        #[arg(long)]
+        label: Name,
+    },
     /// Show what speaks for and against retiring a version.
     Evidence {
         /// name@version

@@ -8,8 +8,8 @@ use keyrail_core::id::DataKeyId;
 use keyrail_core::name::{AppPath, KeyName, Name};
 use keyrail_core::rotation::RotationReason;
 use keyrail_engine::ops::key::{
-    CompromiseVersion, CreateKey, ExportVersion, KeyPage, KeyView, ListKeys, ReinstateVersion, ResumeVersion,
-    RotateKey, ShowKey, SuspendVersion,
+    CompromiseVersion, CreateKey, ExportVersion, KeyPage, KeyView, ListKeys, ReinstateVersion, RelabelKey,
+    ResumeVersion, RotateKey, ShowKey, SuspendVersion,
 };
 use keyrail_engine::ops::retire::{DestroyVersion, Destruction, Evidence, RetireVersion, Retired, ShowEvidence};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,11 @@ fn key_routes(api: Api<Shared>) -> Api<Shared> {
         About::post("/v1/keys/{domain}/{environment}/{app}/{name}/rotate", "rotateKey", "Makes a new active version")
             .once_if_match(),
         post(rotate),
+    )
+    .route::<NewLabel, KeyView>(
+        About::post("/v1/keys/{domain}/{environment}/{app}/{name}/relabel", "relabelKey", "Gives a key another label")
+            .once_if_match(),
+        post(relabel),
     )
 }
 
@@ -151,6 +156,23 @@ async fn show(State(service): State<Shared>, call: Call, KeyInPath(name): KeyInP
 
 async fn rotate(State(service): State<Shared>, call: Call, KeyInPath(name): KeyInPath) -> Answered<KeyView> {
     Ok(run(&service, &call, RotateKey { name, reason: RotationReason::Demand }).await?.etag(|key| key.generation))
+}
+
+/// Another label.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewLabel {
+    /// The label whose demands it keeps from its next version on, which is made at once.
+    label: Name,
+}
+
+async fn relabel(
+    State(service): State<Shared>,
+    call: Call,
+    KeyInPath(name): KeyInPath,
+    Json(body): Json<NewLabel>,
+) -> Answered<KeyView> {
+    Ok(run(&service, &call, RelabelKey { name, label: body.label }).await?.etag(|key| key.generation))
 }
 
 async fn evidence(State(service): State<Shared>, call: Call, VersionInPath(name): VersionInPath) -> Answered<Evidence> {

@@ -34,6 +34,10 @@ pub(super) async fn run(global: &Global, command: KeyCommand) -> Result<(), Fail
             list(global, &path, &page).await
         }
         KeyCommand::Rotate { name } => post(format!("/v1/keys/{name}/rotate")).await,
+        KeyCommand::Relabel { name, label } => {
+            let path = format!("/v1/keys/{name}/relabel");
+            print(global, Access::Write, Method::POST, &path, json!({ "label": label })).await
+        }
         KeyCommand::Evidence { name } => {
             print(global, Access::Write, Method::GET, &version_path(&name, "evidence"), Value::Null).await
         }

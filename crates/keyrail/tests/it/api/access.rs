@@ -92,6 +92,13 @@ fn rows(api: &Api) -> Vec<Row> {
             "auditor",
         ),
         row(
+            "POST /v1/keys/{domain}/{environment}/{app}/{name}/relabel",
+            format!("{KEY}/relabel"),
+            json!({ "label": "internal" }),
+            App,
+            "auditor",
+        ),
+        row(
             "POST /v1/keys/{domain}/{environment}/{app}/{name}/encrypt",
             format!("{KEY}/encrypt"),
             items(),
