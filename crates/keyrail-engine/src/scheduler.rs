@@ -68,8 +68,10 @@ pub(crate) async fn flush(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     let recorded = record_refusals(open, AggregateWait::None).await;
     let carried_on = countdown::tick(open).await;
     let counted = open.usage().catch_up(open).await;
+    // What is remembered is what the files show, and they are to show all of it.
+    let published = open.log().publish().await.map_err(EngineError::from);
     let remembered = open.remember().await;
-    settled.and(recorded).and(carried_on).and(counted).and(remembered)
+    settled.and(recorded).and(carried_on).and(counted).and(published).and(remembered)
 }
 
 async fn record_refusals(open: &Arc<Unsealed>, wait: AggregateWait) -> Result<(), EngineError> {

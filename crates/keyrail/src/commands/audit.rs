@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use http::Method;
 use keyrail_audit::{Checkpoint, Remembered, Report, VerifierKey, verify};
-use keyrail_engine::Access;
 use keyrail_engine::paths::Paths;
+use keyrail_engine::{Access, EngineError};
 use serde_json::{Value, json};
 
 use crate::cli::{AuditCommand, Global};
 use crate::commands::print;
 use crate::connect::{Api, data_dir, open_engine};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{Output, line, note};
 
 pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Failure> {
@@ -77,7 +77,7 @@ async fn offline(
     // The store remembers a head, too; it needs the root of trust, which an auditor does not have.
     let sealed = match &audit_dir {
         Some(_) => None,
-        None => sealed_head(global).await,
+        None => sealed_head(global).await?,
     };
     remembered.extend(sealed);
     let dir = match audit_dir {
@@ -87,7 +87,7 @@ async fn offline(
     let report = verify(&dir, &key, &remembered).map_err(|failure| {
         Failure::stored_data(
             format!("the log does not verify: {failure}"),
-            "keep the files as they are: they are evidence; look at who could write to them",
+            "if the server was killed, start it once, so that it publishes what its journal holds; else keep the files as they are: they are evidence",
         )
     })?;
     if remembered.is_empty() {
@@ -119,10 +119,23 @@ fn key_of(text: &str) -> Result<VerifierKey, Failure> {
     content.trim().parse().map_err(|_| wrong())
 }
 
-async fn sealed_head(global: &Global) -> Option<Remembered> {
-    let engine = open_engine(data_dir(global).ok()?, Access::Read).await.ok()?;
-    let head = engine.unsealed().ok()?.state().log_head().await.ok()??;
-    Some(Remembered { size: head.size, root: head.root })
+/// The head that the store remembers. A store that cannot be opened here (an auditor has no root of trust) is told
+/// and left out; one that was altered is not.
+async fn sealed_head(global: &Global) -> Result<Option<Remembered>, Failure> {
+    match remembered_by_store(global).await {
+        Ok(head) => Ok(head),
+        Err(failure) if failure.exit == Exit::StoredData => Err(failure),
+        Err(failure) => {
+            note(&format!("warning: the head that the store remembers was not compared: {}", failure.title));
+            Ok(None)
+        }
+    }
+}
+
+async fn remembered_by_store(global: &Global) -> Result<Option<Remembered>, Failure> {
+    let engine = open_engine(data_dir(global)?, Access::Read).await?;
+    let head = engine.unsealed()?.state().log_head().await.map_err(EngineError::from)?;
+    Ok(head.map(|head| Remembered { size: head.size, root: head.root }))
 }
 
 /// Every row of the store, then the log.

@@ -174,6 +174,18 @@ fn the_log_is_verified_offline_against_a_checkpoint() {
     std::fs::remove_dir_all(place.data_dir().join("audit")).unwrap();
     copy_dir(&old, &place.data_dir().join("audit"));
     assert_eq!(place.run("audit verify").code, 5);
+    // Altering what the store remembers does not make it forget.
+    let store = Connection::open(place.data_dir().join("store.sqlite")).unwrap();
+    assert_eq!(store.execute("UPDATE log_head SET size = 1", []).unwrap(), 1);
+    drop(store);
+    let altered = place.run("audit verify");
+    assert_eq!(altered.code, 5, "{}", altered.stderr);
+    assert!(altered.stderr.contains("log_head"), "{}", altered.stderr);
+    // Without the root of trust the files are verified all the same, and what was not compared is told.
+    std::fs::remove_file(place.data_dir().join("root.key")).unwrap();
+    let outsider = place.run("audit verify");
+    assert_eq!(outsider.code, 0, "{}", outsider.stderr);
+    assert!(outsider.stderr.contains("warning: the head that the store remembers was not compared"));
 }
 
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
