@@ -79,9 +79,11 @@ fn known_names(workspace: &Workspace) -> anyhow::Result<String> {
 
 fn unshown(page: &str, known: &str) -> Vec<String> {
     let mut wrong = Vec::new();
-    for block in blocks(page).into_iter().filter(|block| block.contains(" MUST ") && !is_about_words(block)) {
-        let start: String = block.chars().take(60).collect();
-        let Some((_, names)) = REFERENCES.iter().find_map(|word| block.split_once(word)) else {
+    let blocks = blocks(page);
+    let says_must = |(_, block): &(usize, &String)| block.contains(" MUST ") && !is_about_words(block);
+    for (at, block) in blocks.iter().enumerate().filter(says_must) {
+        let start: String = block.trim().chars().take(60).collect();
+        let Some(names) = reference(blocks.get(at..).unwrap_or_default()) else {
             wrong.push(format!("no vector or test: {start}…"));
             continue;
         };
@@ -90,6 +92,16 @@ fn unshown(page: &str, known: &str) -> Vec<String> {
         wrong.extend(absent.map(|name| format!("`{name}` is neither a vector nor a test: {start}…")));
     }
     wrong
+}
+
+/// What stands behind `*Vectors:*` in the first block, or in a paragraph of its own that ends its section.
+fn reference(blocks: &[String]) -> Option<&str> {
+    let section = blocks.iter().enumerate().take_while(|(at, block)| *at == 0 || !block.starts_with('#'));
+    let refers = |(at, block): (usize, &'_ String)| {
+        REFERENCES.iter().any(|word| if at == 0 { block.contains(word) } else { block.trim().starts_with(word) })
+    };
+    let (_, block) = section.into_iter().find(|(at, block)| refers((*at, block)))?;
+    REFERENCES.iter().find_map(|word| block.split_once(word)).map(|(_, names)| names)
 }
 
 /// A vector stands in quotes in its file, a test after `fn`; a star stands for any ending.
@@ -126,7 +138,7 @@ const REFERENCES: &[&str] = &["*Vectors:*", "*Vector:*", "*Tests:*", "*Test:*"];
 pub(super) fn links(workspace: &Workspace) -> anyhow::Result<Vec<String>> {
     let mut dead = Vec::new();
     for file in pages(workspace, "")? {
-        let text = std::fs::read_to_string(workspace.join(&file))?;
+        let text = without_code(&std::fs::read_to_string(workspace.join(&file))?);
         let dir = file.parent().unwrap_or(Path::new("")).to_path_buf();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
         let local = targets.filter(|target| !target.contains("://") && !target.starts_with('#'));
@@ -137,6 +149,12 @@ pub(super) fn links(workspace: &Workspace) -> anyhow::Result<Vec<String>> {
         dead.extend(absent.map(|target| format!("{}: {target}", file.display())));
     }
     Ok(dead)
+}
+
+/// The page without its fenced blocks.
+fn without_code(page: &str) -> String {
+    let fenced = page.split("\n```");
+    fenced.step_by(2).collect()
 }
 
 fn pages(workspace: &Workspace, dir: &str) -> anyhow::Result<Vec<PathBuf>> {
@@ -166,5 +184,7 @@ mod tests {
         assert!(page("A cursor MUST read back. *Test:* `a_cursor_reads_back`.").is_empty());
         assert_eq!(page("- A reader MUST refuse it.\n- It may. *Vectors:* `kid-short`").len(), 1);
         assert_eq!(page("A reader MUST refuse it. *Vectors:* `kid-long`.").len(), 1);
+        assert!(page("A reader MUST refuse it.\n\nSo it is.\n\n*Vectors:* refused: `kid-short`.").is_empty());
+        assert_eq!(page("A reader MUST refuse it.\n## Next\n\n*Vectors:* `kid-short`.").len(), 1);
     }
 }

@@ -21,7 +21,10 @@ const COMMITS: &str = "50";
 pub(super) fn unsafe_code(workspace: &Workspace) -> anyhow::Result<Vec<String>> {
     let words =
         [concat!("unsa", "fe {"), concat!("unsa", "fe fn"), concat!("unsa", "fe impl"), concat!("unsa", "fe extern")];
-    let mut found = each_line(workspace, is_rust, |line| words.iter().any(|word| line.contains(word)))?;
+    // A word in quotes is one that a test looks for.
+    let quoted = |line: &str, word: &str| line.contains(&format!("\"{word}"));
+    let uses = |line: &str| words.iter().any(|word| line.contains(word) && !quoted(line, word));
+    let mut found = each_line(workspace, is_rust, uses)?;
     found.retain(|place| !place.starts_with(UNSAFE_MODULE));
     Ok(found)
 }
