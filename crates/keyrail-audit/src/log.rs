@@ -1,5 +1,7 @@
 //! The log as its users see it: append, read, publish, close.
 
+mod replay;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +16,9 @@ use tokio::sync::oneshot;
 use crate::body::{BODY_LEN_MAX, Record};
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
-use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile, Replayed};
-use crate::note::{Checkpoint, VerifierKey};
+use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile};
+use crate::log::replay::Replay;
+use crate::note::VerifierKey;
 use crate::publish::{Logged, Publisher, RightEdge};
 use crate::reader::Reader;
 use crate::sequencer::{PUBLISH_RECORDS, Publishing, Sequencer};
@@ -304,95 +307,6 @@ impl Drop for Handle {
 
 fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogError> {
     VerifierKey::new(origin, seed.public_key()?).map_err(LogError::Checkpoint)
-}
-
-/// What the journal files say together.
-struct Replay {
-    edge: RightEdge,
-    records: Vec<Logged>,
-    last: Replayed,
-    path: PathBuf,
-    sequence: u64,
-    former: Vec<PathBuf>,
-}
-
-impl Replay {
-    fn read(options: &LogOptions, key: &MacKey) -> Result<Self, LogError> {
-        let mut found: Option<Self> = None;
-        let mut former = Vec::new();
-        let mut sequence_max = 0;
-        for (sequence, path) in journal::list(&options.journal_dir)? {
-            sequence_max = sequence;
-            let Some(mut last) = journal::replay(&path, sequence, key)? else {
-                former.push(path);
-                continue;
-            };
-            let records = std::mem::take(&mut last.records);
-            let mut next =
-                Self { edge: last.edge.clone(), records: Vec::new(), last, path, sequence, former: Vec::new() };
-            if let Some(earlier) = found.take() {
-                let keep = next.last.edge.size().saturating_sub(earlier.edge.size());
-                let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-                // An earlier file that ends before this one begins is left over from one that was removed: then
-                // everything before this edge is published and durable.
-                if earlier.records.len() >= keep {
-                    next.edge = earlier.edge;
-                    next.records = earlier.records;
-                    // What an earlier file holds beyond this one's edge was never acknowledged.
-                    next.records.truncate(keep);
-                }
-                former.push(earlier.path);
-            }
-            next.records.extend(records.into_iter().map(Logged::from));
-            found = Some(next);
-        }
-        let Some(replay) = found else {
-            return Err(match former.pop() {
-                Some(path) => LogError::JournalAltered { path, offset: 0 },
-                None => LogError::NoJournal { path: options.journal_dir.clone() },
-            });
-        };
-        // No number is used twice: a file that was begun and never used still has to be removed under its own.
-        Ok(Self { former, sequence: sequence_max, ..replay })
-    }
-
-    /// Nothing is written before the log is known to be the one that was signed and the one that is remembered.
-    fn require_consistent(&self, options: &LogOptions, key: &VerifierKey) -> Result<(), LogError> {
-        let clean = self.recovered().clean;
-        let path = options.audit_dir.join("checkpoint");
-        let signed = std::fs::read_to_string(&path).map_err(failed("read", &path));
-        let signed = signed.and_then(|note| Checkpoint::verify(&note, key).map_err(LogError::Checkpoint));
-        let size = self.edge.size() + self.records.len() as u64;
-        let signed = match signed {
-            Ok(signed) if signed.size > size || (clean && signed.size < size) => return Err(LogError::Mismatch),
-            Ok(signed) => Some(Head { size: signed.size, root: signed.root }),
-            Err(error) if clean => return Err(error),
-            // A power cut can leave half a checkpoint; the journal makes it again.
-            Err(_) => None,
-        };
-        if let Some(head) = options.remembered.filter(|head| head.size > size) {
-            return Err(LogError::Older { found: size, remembered: head.size });
-        }
-        let leaves = self.records.iter().map(|logged| leaf_hash(&logged.entry));
-        let mut tree = self.edge.tree().clone();
-        for leaf in leaves.map(Some).chain([None]) {
-            let differs = |head: &Head| head.size == tree.size() && head.root != tree.root();
-            if signed.is_some_and(|head| differs(&head)) {
-                return Err(LogError::Mismatch);
-            }
-            if options.remembered.is_some_and(|head| differs(&head)) {
-                return Err(LogError::Fork { size: tree.size() });
-            }
-            leaf.into_iter().for_each(|leaf| drop(tree.push(leaf)));
-        }
-        Ok(())
-    }
-
-    fn recovered(&self) -> Recovered {
-        let clean = self.last.clean && self.former.is_empty();
-        let published = if clean { 0 } else { self.records.len() as u64 };
-        Recovered { published, torn_len: self.last.torn_len, clean }
-    }
 }
 
 /// A record that waits to become durable.
