@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::row::Table;
 use errors::{classify, classify_commit};
 pub use migrate::SCHEMA_VERSION;
-use migrate::{FileKind, MIGRATIONS, identify, migrate};
+use migrate::{FileKind, MIGRATIONS, identify, migrate, require_known, schema_findings};
 
 /// How many connections read at the same time.
 const READERS: usize = 4;
@@ -49,6 +49,7 @@ pub enum OpenMode {
 
 struct Job {
     transaction: Transaction,
+    since: Instant,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -77,10 +78,12 @@ impl SqliteStore {
             require_newest(path)?;
             None
         } else {
+            let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            // A file that is not ours stays as it is.
+            require_known(&connection, path)?;
             if metadata.permissions().mode() & 0o077 != 0 {
                 std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
             }
-            let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
             connection.pragma_update(None, "journal_mode", "WAL").map_err(classify)?;
             migrate(&mut connection, path, MIGRATIONS)?;
             Some(connection)
@@ -161,7 +164,7 @@ fn start_writer(mut connection: Connection) -> std::io::Result<(mpsc::Sender<Job
     let (sender, mut jobs) = mpsc::channel::<Job>(WAITING_MAX);
     let thread = std::thread::Builder::new().name("keyrail-store".to_owned()).spawn(move || {
         while let Some(job) = jobs.blocking_recv() {
-            let result = run(&mut connection, &job.transaction);
+            let result = run(&mut connection, &job);
             if let Err(Err(lost)) = job.done.send(result) {
                 tracing::warn!(error = %lost, "a change failed and nobody waited for it");
             }
@@ -170,7 +173,11 @@ fn start_writer(mut connection: Connection) -> std::io::Result<(mpsc::Sender<Job
     Ok((sender, thread))
 }
 
-fn run(connection: &mut Connection, work: &Transaction) -> Result<(), StoreError> {
+fn run(connection: &mut Connection, job: &Job) -> Result<(), StoreError> {
+    let work = &job.transaction;
+    // The limit holds from the moment that somebody waits: a queue behind a locked file fails as a whole.
+    let left = Duration::from_millis(BUSY_MILLIS_MAX).saturating_sub(job.since.elapsed());
+    connection.busy_timeout(left).map_err(classify)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
     for write in &work.writes {
         // Dropping the transaction rolls it back.
@@ -192,7 +199,7 @@ impl Store for SqliteStore {
     async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
         let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
         let (done, result) = oneshot::channel();
-        writer.send(Job { transaction, done }).await.map_err(|_| StoreError::Closed)?;
+        writer.send(Job { transaction, since: Instant::now(), done }).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -202,7 +209,8 @@ impl Store for SqliteStore {
             let mut statement = connection.prepare(&sql).map_err(classify)?;
             let lines = statement.query_map([], |row| row.get::<_, String>(0)).map_err(classify)?;
             let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(classify)?;
-            Ok(lines.into_iter().filter(|line| line != "ok").collect())
+            let structures = lines.into_iter().filter(|line| line != "ok");
+            Ok(structures.chain(schema_findings(connection)?).collect())
         })
         .await
     }
@@ -212,5 +220,32 @@ impl Store for SqliteStore {
             return Err(StoreError::Closed);
         }
         self.read(|connection| connection.query_row("/* health */ SELECT 1", [], |_| Ok(())).map_err(classify)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// WAL, synced at every commit (2), rules of the schema kept, and what is deleted overwritten.
+    #[test]
+    fn every_connection_is_set_up_alike_and_the_file_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        let store = SqliteStore::open(&path, OpenMode::Create).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+        let readers = store.readers.lock();
+        assert_eq!(readers.len(), READERS);
+        for connection in readers.iter().chain([&writer]) {
+            let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+            let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+            assert_eq!(mode, "wal");
+            let names = ["synchronous", "foreign_keys", "secure_delete", "trusted_schema", "cell_size_check"];
+            assert_eq!(names.map(number), [2, 1, 1, 0, 1]);
+            assert_eq!(number("busy_timeout"), BUSY_MILLIS_MAX.cast_signed());
+        }
     }
 }

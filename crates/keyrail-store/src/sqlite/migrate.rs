@@ -1,5 +1,6 @@
 //! Migrations: numbered pairs of scripts, applied in order within one transaction each.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -72,6 +73,36 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path, steps: &[Migrati
     }
 }
 
+/// Refuses a file that is no store, or one of a newer program, before anything is changed in it.
+pub(crate) fn require_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match identify(connection, path)? {
+        FileKind::Store(found) if !(0..=SCHEMA_VERSION).contains(&found) => {
+            Err(StoreError::UnknownSchema { found, known: SCHEMA_VERSION })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What differs from the newest schema: somebody changed the file by hand.
+pub(crate) fn schema_findings(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut fresh = Connection::open_in_memory().map_err(classify)?;
+    migrate(&mut fresh, Path::new(""), MIGRATIONS)?;
+    let (wanted, found) = (schema_of(&fresh)?, schema_of(connection)?);
+    let missing = wanted.iter().filter(|(name, sql)| found.get(*name) != Some(sql));
+    let missing = missing.map(|(name, _)| format!("{name} is not the one of the schema"));
+    let extra = found.keys().filter(|name| !wanted.contains_key(*name));
+    Ok(missing.chain(extra.map(|name| format!("{name} is not in the schema"))).collect())
+}
+
+/// Every object of the schema: its kind and name, and how it was made.
+fn schema_of(connection: &Connection) -> Result<BTreeMap<String, String>, StoreError> {
+    let sql = "/* schema */ SELECT type || ' `' || name || '`', coalesce(sql, '') FROM sqlite_schema \
+               WHERE name NOT LIKE 'sqlite_stat%'";
+    let mut statement = connection.prepare(sql).map_err(classify)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(classify)?;
+    rows.collect::<Result<_, _>>().map_err(classify)
+}
+
 /// One step back; for tests and for an operator's hands, never by itself.
 #[cfg_attr(not(test), allow(dead_code, reason = "the way back is tested, and run by hand only"))]
 pub(crate) fn step_down(connection: &mut Connection, path: &Path, steps: &[Migration]) -> Result<(), StoreError> {
@@ -100,11 +131,8 @@ mod tests {
         down: "ALTER TABLE label DROP COLUMN note; DROP TABLE added;",
     };
 
-    fn schema(connection: &Connection) -> Vec<String> {
-        let mut statement = connection
-            .prepare("SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1")
-            .unwrap();
-        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    fn schema(connection: &Connection) -> BTreeMap<String, String> {
+        schema_of(connection).unwrap()
     }
 
     fn steps(count: usize) -> Vec<Migration> {
@@ -129,6 +157,62 @@ mod tests {
             migrate(&mut connection, path, &steps(2)).unwrap();
             assert_eq!(schema(&connection), whole, "again, from {from}");
         }
+    }
+
+    /// Every schema there ever was comes up to the newest one, goes down to nothing and comes up again.
+    #[test]
+    fn every_real_schema_comes_up_down_and_up_again() {
+        let path = Path::new("test");
+        let mut fresh = Connection::open_in_memory().unwrap();
+        migrate(&mut fresh, path, MIGRATIONS).unwrap();
+        let whole = schema(&fresh);
+        for from in 0..=MIGRATIONS.len() {
+            let mut connection = Connection::open_in_memory().unwrap();
+            migrate(&mut connection, path, &MIGRATIONS[..from]).unwrap();
+            migrate(&mut connection, path, MIGRATIONS).unwrap();
+            assert_eq!(schema(&connection), whole, "from {from}");
+            assert_eq!(schema_findings(&connection).unwrap(), Vec::<String>::new());
+            for back in (0..MIGRATIONS.len()).rev() {
+                step_down(&mut connection, path, MIGRATIONS).unwrap();
+                let mut expected = Connection::open_in_memory().unwrap();
+                migrate(&mut expected, path, &MIGRATIONS[..back]).unwrap();
+                assert_eq!(schema(&connection), schema(&expected), "back to {back}");
+            }
+            assert!(schema(&connection).is_empty());
+            migrate(&mut connection, path, MIGRATIONS).unwrap();
+            assert_eq!(schema(&connection), whole, "again, from {from}");
+        }
+    }
+
+    /// Each table has a comment above it, each column one beside it, and the tables are those that rows know.
+    #[test]
+    fn every_table_and_column_has_a_comment() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut columns = 0;
+        for step in MIGRATIONS {
+            let lines: Vec<&str> = step.up.lines().collect();
+            for (place, line) in lines.iter().enumerate() {
+                if line.starts_with("CREATE ") && line.contains(" TABLE ") {
+                    assert!(lines[place - 1].starts_with("-- "), "no comment above `{line}`");
+                }
+                let column = line.starts_with("  ") && !line.trim_start().starts_with("CONSTRAINT");
+                if column && ["BLOB", "TEXT", "INTEGER"].iter().any(|kind| line.contains(&format!(" {kind}"))) {
+                    assert!(line.split_once("-- ").is_some_and(|(_, comment)| comment.len() > 3), "`{line}`");
+                    columns += 1;
+                }
+            }
+            connection.execute_batch(step.up).unwrap();
+        }
+        let known: usize = crate::row::TABLES.iter().map(|table| table.columns.len() + 1).sum();
+        assert_eq!(columns, known);
+        for table in crate::row::TABLES {
+            let sql = "SELECT group_concat(name, ',') FROM pragma_table_info(?)";
+            let found: String = connection.query_row(sql, [table.name], |row| row.get(0)).unwrap();
+            assert_eq!(found, [table.columns, &["seal"]].concat().join(","), "{}", table.name);
+        }
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table'";
+        let tables: i64 = connection.query_row(tables, [], |row| row.get(0)).unwrap();
+        assert_eq!(usize::try_from(tables).unwrap(), crate::row::TABLES.len());
     }
 
     #[test]

@@ -19,15 +19,17 @@ impl ToSql for Value {
     }
 }
 
-/// A value of a result; `None` for what no column of ours holds.
+/// A value of a result. What no column of ours holds becomes bytes, which no seal of such a column fits.
 fn value_of(row: &SqlRow<'_>, index: usize) -> rusqlite::Result<Value> {
     Ok(match row.get_ref(index)? {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => Value::Integer(number),
-        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::Blob(text.to_vec()),
+        },
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
-        // Strict tables hold no such thing; if one does, its seal will not fit.
-        ValueRef::Real(_) => Value::Null,
+        ValueRef::Real(number) => Value::Blob(number.to_be_bytes().to_vec()),
     })
 }
 

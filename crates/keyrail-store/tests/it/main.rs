@@ -10,5 +10,9 @@
 )]
 
 mod changes;
+mod files;
+mod killed;
+mod model;
 mod rows;
 mod tamper;
+mod vectors;

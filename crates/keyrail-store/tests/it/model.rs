@@ -1,0 +1,133 @@
+//! Random changes against a model that holds rows in a map.
+
+use std::collections::BTreeMap;
+
+use keyrail_core::id::DomainId;
+use keyrail_core::key::Domain;
+use keyrail_crypto::secret::StoreKey;
+use keyrail_store::{Change, State, StoreError};
+use proptest::prelude::*;
+
+use crate::rows::{AT, open, outbox};
+
+/// One step of a change: ids and names from a few, so that they meet.
+#[derive(Clone, Debug)]
+enum Step {
+    Insert {
+        id: u8,
+        name: u8,
+    },
+    /// An update of a row as it was so many generations ago.
+    Update {
+        id: u8,
+        name: u8,
+        behind: u64,
+    },
+    Delete {
+        id: u8,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..5_u8, 0..6_u8).prop_map(|(id, name)| Step::Insert { id, name }),
+        (0..5_u8, 0..6_u8, 0..3_u64).prop_map(|(id, name, late)| Step::Update { id, name, behind: late / 2 }),
+        (0..5_u8).prop_map(|id| Step::Delete { id }),
+    ]
+}
+
+fn row(id: u8, name: u8, generation: u64) -> Domain {
+    let name = format!("n{name}").parse().unwrap();
+    Domain { id: DomainId::from_bytes([id; 16]), name, created_at: AT, generation }
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Outcome {
+    Done,
+    Conflict,
+    Exists,
+}
+
+type Model = BTreeMap<u8, (u8, u64)>;
+
+/// What a change does to the model: all of it, or nothing.
+fn apply(model: &mut Model, steps: &[Step], change: &mut Change) -> Outcome {
+    let mut next = model.clone();
+    let mut outcome = Outcome::Done;
+    for step in steps {
+        let taken = |next: &Model, id, name| next.iter().any(|(other, (used, _))| *other != id && *used == name);
+        let failed = match *step {
+            Step::Insert { id, name } => {
+                change.insert(&row(id, name, 1));
+                let exists = next.contains_key(&id) || taken(&next, id, name);
+                next.entry(id).or_insert((name, 1));
+                exists.then_some(Outcome::Exists)
+            }
+            Step::Update { id, name, behind } => {
+                let found = next.get(&id).map_or(1, |(_, generation)| *generation);
+                let generation = (found + 1).saturating_sub(behind);
+                change.update(&row(id, name, generation));
+                if !next.contains_key(&id) || generation != found + 1 {
+                    Some(Outcome::Conflict)
+                } else if taken(&next, id, name) {
+                    Some(Outcome::Exists)
+                } else {
+                    next.insert(id, (name, generation));
+                    None
+                }
+            }
+            Step::Delete { id } => {
+                change.delete(&row(id, 0, 1));
+                next.remove(&id);
+                None
+            }
+        };
+        if let (Some(failed), Outcome::Done) = (failed, &outcome) {
+            outcome = failed;
+        }
+    }
+    if outcome == Outcome::Done {
+        *model = next;
+    }
+    outcome
+}
+
+async fn history(path: &std::path::Path, changes: Vec<Vec<Step>>) {
+    let key = StoreKey::generate().unwrap();
+    let state: State = open(path, &key);
+    let (mut model, mut records) = (Model::new(), 0);
+    for (place, steps) in changes.into_iter().enumerate() {
+        let mut change = Change::new();
+        let expected = apply(&mut model, &steps, &mut change);
+        let committed = state.commit(change.recorded(outbox(u8::try_from(place).unwrap()))).await;
+        let found = match committed {
+            Ok(()) => Outcome::Done,
+            Err(StoreError::Conflict { table: "domain" }) => Outcome::Conflict,
+            Err(StoreError::Exists { table: "domain" }) => Outcome::Exists,
+            Err(error) => panic!("{steps:?}: {error}"),
+        };
+        assert_eq!(found, expected, "{steps:?}");
+        records += usize::from(expected == Outcome::Done);
+        let rows: Vec<Domain> = model.iter().map(|(id, (name, generation))| row(*id, *name, *generation)).collect();
+        assert_eq!(state.domains().await.unwrap(), rows, "{steps:?}");
+        assert_eq!(state.pending_outbox().await.unwrap().len(), records);
+    }
+    assert_eq!(state.verify_all().await.unwrap(), []);
+    drop(state);
+    assert_eq!(open(path, &key).domains().await.unwrap().len(), model.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: keyrail_testkit::scale(600) as u32,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(11),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn changes_do_what_a_map_would(changes in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..25)) {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(history(&dir.path().join("s"), changes));
+    }
+}
