@@ -14,3 +14,4 @@ mod journal;
 mod life;
 mod support;
 mod tamper;
+mod vectors;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use http::Method;
-use keyrail_audit::{Checkpoint, Remembered, Report, VerifierKey, verify};
+use keyrail_audit::{Checkpoint, Remembered, Report, VerifierKey, VerifyProblem, verify};
 use keyrail_engine::paths::Paths;
 use keyrail_engine::{Access, EngineError};
 use serde_json::{Value, json};
@@ -85,16 +85,24 @@ async fn offline(
         None => Paths::new(data_dir(global)?).audit(),
     };
     let report = verify(&dir, &key, &remembered).map_err(|failure| {
-        Failure::stored_data(
-            format!("the log does not verify: {failure}"),
-            "if the server was killed, start it once, so that it publishes what its journal holds; else keep the files as they are: they are evidence",
-        )
+        Failure::stored_data(format!("the log does not verify: {failure}"), hint(&failure.problem))
     })?;
     if remembered.is_empty() {
         note("warning: an older copy of the log would not be seen: nothing remembers how long it was");
         note("hint: keep a checkpoint elsewhere (`keyrail audit checkpoint`) and name it with --checkpoint");
     }
     Ok(shown(&report, !remembered.is_empty()))
+}
+
+/// What a killed writer leaves looks like this too, until it is started again.
+fn hint(problem: &VerifyProblem) -> &'static str {
+    match problem {
+        VerifyProblem::Older { .. } | VerifyProblem::Uncovered => {
+            "if Keyrail was killed on this directory, start it once, which publishes what is durable, and verify again; \
+             otherwise keep the files as they are: they are evidence"
+        }
+        _ => "keep the files as they are: they are evidence; look at who could write to them",
+    }
 }
 
 fn shown(report: &Report, remembered: bool) -> Value {

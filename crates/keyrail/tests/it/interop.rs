@@ -27,7 +27,7 @@ fn python() -> PathBuf {
     "python3".into()
 }
 
-fn script(name: &str) -> Command {
+pub(crate) fn script(name: &str) -> Command {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/interop");
     let mut command = Command::new(python());
     // No compiled files are left in the repository.

@@ -11,6 +11,7 @@
 
 mod api;
 mod asset_value;
+mod audit;
 mod campaign;
 mod cli;
 mod client;

@@ -1,0 +1,71 @@
+//! Code that is not ours verifies the log of the binary: eighty lines of Python over SHA-256 and Ed25519.
+
+use std::path::{Path, PathBuf};
+
+use crate::interop::script;
+use crate::place::Place;
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+fn verified(place: &Place, public_key: &str) -> Result<serde_json::Value, String> {
+    let output = script("verify_log.py").arg(place.data_dir().join("audit")).arg(public_key).output().unwrap();
+    match output.status.code() {
+        Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+        Some(1) => Err(String::from_utf8(output.stderr).unwrap()),
+        code => panic!("{code:?}: {}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+#[test]
+fn a_verifier_that_is_not_ours_agrees() {
+    let place = Place::new();
+    place.with_key();
+    for _ in 0..4 {
+        place.ok("master rotate acme/prod");
+    }
+    let public_key = std::fs::read_to_string(place.data_dir().join("log-public-key")).unwrap();
+    let ours = place.ok("audit verify --json").json();
+    let theirs = verified(&place, public_key.trim()).unwrap();
+    assert!(theirs["records"].as_u64().unwrap() > 5);
+    for name in ["origin", "records", "root"] {
+        assert_eq!(theirs[name], ours[name], "{name}");
+    }
+    let mut all = Vec::new();
+    files(&place.data_dir().join("audit"), &mut all);
+    assert_eq!(all.len(), 4, "{all:?}");
+    for file in all {
+        let whole = std::fs::read(&file).unwrap();
+        let mut content = whole.clone();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&file, content).unwrap();
+        assert_eq!(place.run("audit verify").code, 5, "{}", file.display());
+        assert!(verified(&place, public_key.trim()).is_err(), "{}", file.display());
+        std::fs::write(&file, whole).unwrap();
+    }
+    verified(&place, public_key.trim()).unwrap();
+}
+
+/// The example of `spec/audit-record.md` is a record, and written as the page writes it.
+#[test]
+fn the_record_of_the_page_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/audit-record.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let example = page.split("```json\n").nth(1).unwrap().split("```").next().unwrap().replace('\n', "");
+    let record: keyrail_core::record::Record = serde_json::from_str(&example).unwrap();
+    assert_eq!(serde_json::to_string(&record).unwrap(), example);
+    // Every member that a record of the binary has stands on the page.
+    let place = Place::new();
+    place.with_key();
+    let shown = place.ok("audit show --json").json();
+    for record in shown["records"].as_array().unwrap() {
+        for member in record.as_object().unwrap().keys().filter(|member| *member != "index") {
+            assert!(page.contains(&format!("`{member}`")), "{member} is not on the page");
+        }
+    }
+}
