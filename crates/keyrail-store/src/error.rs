@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// What a database said, whichever it is: names of columns and conditions, no values.
+pub type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Whose fault a failure is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
@@ -38,7 +41,7 @@ pub enum StoreError {
         table: &'static str,
         /// What the database said: names of columns, no values.
         #[source]
-        source: rusqlite::Error,
+        source: DatabaseError,
     },
     /// The seal of a row is not the one it was written with.
     #[error("a row of `{table}` was altered outside Keyrail: {id}")]
@@ -88,13 +91,13 @@ pub enum StoreError {
     },
     /// The disk is full.
     #[error("the disk of the store is full")]
-    Full(#[source] rusqlite::Error),
+    Full(#[source] DatabaseError),
     /// Another process holds the database.
     #[error("the store is locked by another process")]
-    Busy(#[source] rusqlite::Error),
+    Busy(#[source] DatabaseError),
     /// The database file is damaged.
     #[error("the file of the store is damaged")]
-    Damaged(#[source] rusqlite::Error),
+    Damaged(#[source] DatabaseError),
     /// The store was opened for reading only.
     #[error("the store is open for reading only")]
     ReadOnly,
@@ -103,7 +106,7 @@ pub enum StoreError {
     Indeterminate {
         /// What the database said.
         #[source]
-        source: rusqlite::Error,
+        source: DatabaseError,
     },
     /// The store was closed.
     #[error("the store is closed")]
@@ -122,7 +125,7 @@ pub enum StoreError {
     Crypto(#[from] keyrail_crypto::CryptoError),
     /// Any other failure of the database.
     #[error("the database of the store failed")]
-    Database(#[source] rusqlite::Error),
+    Database(#[source] DatabaseError),
 }
 
 impl StoreError {

@@ -19,7 +19,7 @@ mod state;
 
 pub use change::{Change, Recorded};
 pub use driver::{Condition, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
-pub use error::{Fault, StoreError};
+pub use error::{DatabaseError, Fault, StoreError};
 pub use row::{Row, TABLES, Table};
 pub use seal::RowSealer;
 pub use sqlite::{OpenMode, SCHEMA_VERSION, SqliteStore};

@@ -248,4 +248,35 @@ mod tests {
             assert_eq!(number("busy_timeout"), BUSY_MILLIS_MAX.cast_signed());
         }
     }
+
+    /// A full disk, played by SQLite's own limit of pages: nothing is changed, and it works again with room.
+    #[test]
+    fn a_full_disk_changes_nothing_and_works_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(SqliteStore::open(&path, OpenMode::Create).unwrap());
+        let mut connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+        let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        let limit = |connection: &Connection, pages: i64| {
+            connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+        };
+        let table = crate::row::TABLES[0];
+        let job = |len: usize| {
+            let row = |id: u8, len| vec![Value::Blob(vec![id; 16]), Value::Blob(vec![1; len]), Value::Integer(1)];
+            let rows = [row(1, 10), row(2, len)];
+            let writes = rows.into_iter().map(|mut values| {
+                values.extend([Value::Integer(1), Value::Blob(vec![0; 32])]);
+                crate::driver::Write::Insert { table, values }
+            });
+            let transaction = Transaction { writes: writes.collect() };
+            Job { transaction, since: Instant::now(), done: oneshot::channel().0 }
+        };
+        limit(&connection, pages + 2);
+        let error = run(&mut connection, &job(100_000)).unwrap_err();
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert_eq!(sql::count(&connection, table, &[]).unwrap(), 0);
+        limit(&connection, pages + 1_000);
+        run(&mut connection, &job(100_000)).unwrap();
+        assert_eq!(sql::count(&connection, table, &[]).unwrap(), 2);
+    }
 }
