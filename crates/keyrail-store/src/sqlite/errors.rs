@@ -47,7 +47,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_called_indeterminate() {
         let failed = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-        let rows: [(i32, fn(&StoreError) -> bool); 9] = [
+        type Is = fn(&StoreError) -> bool;
+        let rows: [(i32, Is); 9] = [
             (ffi::SQLITE_FULL, |error| matches!(error, StoreError::Full(_))),
             (ffi::SQLITE_BUSY, |error| matches!(error, StoreError::Busy(_))),
             (ffi::SQLITE_LOCKED, |error| matches!(error, StoreError::Busy(_))),
