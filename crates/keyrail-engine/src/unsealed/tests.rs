@@ -44,7 +44,7 @@ struct Breaking {
 
 impl Breaking {
     fn broken(&self) -> StoreError {
-        StoreError::Indeterminate { source: rusqlite_error() }
+        StoreError::Indeterminate { source: rusqlite_error().into() }
     }
 
     fn is_deaf(&self) -> bool {
@@ -61,7 +61,7 @@ fn rusqlite_error() -> rusqlite::Error {
 impl Store for Breaking {
     async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
         if self.is_deaf() && select.table.name == "outbox" {
-            return Err(StoreError::Busy(rusqlite_error()));
+            return Err(StoreError::Busy(rusqlite_error().into()));
         }
         self.store.select(select).await
     }
