@@ -1,7 +1,8 @@
 //! What the system saw: before each answer to an encryption a sync of the journal ended that began after the request came.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::process::Command;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use http::Method;
@@ -12,8 +13,9 @@ use crate::place::Place;
 
 const ENCRYPT: &str = "/v1/keys/acme/prod/crm/customer-pii/encrypt";
 const ALONE: usize = 30;
-const CALLERS: usize = 8;
-const EACH: usize = 20;
+/// As many connections as the bench has in its measure against the bare echo, all open at the same time.
+const CALLERS: usize = 256;
+const EACH: usize = 3;
 
 /// A system call of the server: where in the trace it began and ended.
 #[derive(Debug)]
@@ -60,8 +62,8 @@ fn returned(call: &Call) -> i64 {
     end.split(' ').next().and_then(|number| number.trim().parse().ok()).unwrap_or(-1)
 }
 
-/// Answers to encryptions that have their sync, and those that have none.
-fn answers(trace: &str) -> (usize, usize) {
+/// Answers to encryptions that have their sync, those that have none, and how many connections they went to.
+fn answers(trace: &str) -> (usize, usize, usize) {
     let calls = calls(trace);
     let syncs: Vec<&Call> = calls
         .iter()
@@ -69,6 +71,7 @@ fn answers(trace: &str) -> (usize, usize) {
         .filter(|call| returned(call) == 0)
         .collect();
     let mut waiting: HashMap<&str, usize> = HashMap::new();
+    let mut answered: HashSet<&str> = HashSet::new();
     let (mut synced, mut unsynced) = (0, 0);
     let mut by_time: Vec<(usize, bool, &Call)> = Vec::new();
     for call in &calls {
@@ -88,11 +91,12 @@ fn answers(trace: &str) -> (usize, usize) {
         if is_request {
             waiting.insert(place_of(call), at);
         } else if let Some(came) = waiting.remove(place_of(call)) {
+            answered.insert(place_of(call));
             let sync = syncs.iter().any(|sync| sync.begun > came && sync.ended < at);
             if sync { synced += 1 } else { unsynced += 1 }
         }
     }
-    (synced, unsynced)
+    (synced, unsynced, answered.len())
 }
 
 #[test]
@@ -120,23 +124,32 @@ fn a_sync_ends_before_each_answer_leaves() {
         keyrail_testkit::Server::start(command, crate::place::READY).expect("strace is installed (package strace)");
     let body = json!({ "items": [{ "plaintext": "aGVsbG8=" }] });
     let url = server.url();
-    let encrypt = |times: usize| {
-        let http = Http::new(url, Some(&token));
-        for _ in 0..times {
-            assert_eq!(http.send(Method::POST, ENCRYPT, &[], &body).status, 200);
-        }
-    };
-    encrypt(ALONE);
+    let encrypts =
+        |http: &Http| http.try_send(Method::POST, ENCRYPT, &[], &body).is_some_and(|said| said.status == 200);
+    let alone = Http::new(url, Some(&token));
+    assert!((0..ALONE).all(|_| encrypts(&alone)));
+    // Nobody closes a connection before everybody has used one, and all encrypt at once from then on.
+    let all_connected = Barrier::new(CALLERS);
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {
-            scope.spawn(|| encrypt(EACH));
+            scope.spawn(|| {
+                let http = Http::new(url, Some(&token));
+                let first = encrypts(&http);
+                all_connected.wait();
+                let others = (1..EACH).all(|_| encrypts(&http));
+                all_connected.wait();
+                assert!(first && others);
+            });
         }
     });
     server.into_child().stop(Duration::from_secs(60)).unwrap();
     let text = whole(&trace);
-    let (synced, unsynced) = answers(&text);
+    let (synced, unsynced, connections) = answers(&text);
     assert_eq!((synced, unsynced), (ALONE + CALLERS * EACH, 0), "answers with their sync, and without");
-    println!("{synced} answers to encryptions, each after a sync of the journal that began after its request");
+    assert_eq!(connections, CALLERS + 1);
+    println!(
+        "{synced} answers to encryptions over {connections} connections, {CALLERS} of them at once, each after a sync of the journal that began after its request"
+    );
 
     // The reading itself is tried on a trace from which one sync in two was taken: it must miss them.
     let mut seen = 0;
