@@ -61,8 +61,18 @@ impl Place {
     }
 
     pub(crate) fn run_with(&self, args: &[&str], stdin: &[u8]) -> Ran {
-        let mut child =
-            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::finish(self.command(args), stdin)
+    }
+
+    /// Like [`Self::run_with`], with the program's own log at trace level.
+    pub(crate) fn run_traced(&self, args: &[&str], stdin: &[u8]) -> Ran {
+        let mut command = self.command(args);
+        command.env("KEYRAIL_LOG", "trace");
+        Self::finish(command, stdin)
+    }
+
+    fn finish(mut command: Command, stdin: &[u8]) -> Ran {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         let bytes = stdin.to_vec();
         let feeder = std::thread::spawn(move || {

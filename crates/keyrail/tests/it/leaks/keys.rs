@@ -1,0 +1,88 @@
+//! The keys of a store, opened by their specification with code of its own.
+
+use std::path::Path;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use rusqlite::{Connection, OpenFlags};
+
+struct Len;
+
+impl KeyType for Len {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+/// Opens a wrapped key by `spec/wrapped-key.md`, with code of its own.
+fn unwrap(
+    kek: &[u8; 32],
+    purpose: &str,
+    wrapped: &[u8],
+    table: &str,
+    id: &[u8],
+    version: u32,
+    generation: u64,
+) -> [u8; 32] {
+    let (salt, body) = wrapped[1..].split_at(32);
+    let mut key = [0; 32];
+    let info: [&[u8]; 2] = [b"keyrail/wrap/v1/", purpose.as_bytes()];
+    Salt::new(HKDF_SHA256, salt).extract(kek).expand(&info, Len).unwrap().fill(&mut key).unwrap();
+    let mut aad = Vec::new();
+    for part in [purpose.as_bytes(), table.as_bytes(), id, &version.to_be_bytes(), &generation.to_be_bytes()] {
+        aad.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        aad.extend_from_slice(part);
+    }
+    let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
+    let mut body = body.to_vec();
+    let opened = cipher
+        .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), &mut body)
+        .expect("the wrapped key opens");
+    opened.try_into().unwrap()
+}
+
+/// Every key of a store that is not destroyed, by its name.
+pub(super) fn keys_of(data_dir: &Path) -> Vec<(String, [u8; 32])> {
+    let file = std::fs::read(data_dir.join("root.key")).unwrap();
+    let slot_key: [u8; 32] = file["keyrail root key v1\n".len()..][..32].try_into().unwrap();
+    let store = Connection::open_with_flags(data_dir.join("store.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let slot: Vec<u8> = store.query_row("SELECT slot FROM root_slot", [], |row| row.get(0)).unwrap();
+    let root = unwrap(&slot_key, "RootKey", &slot[slot.len() - 97 + 16..], "root_slot", &slot[1..17], 1, 1);
+    let mut keys = vec![("slot key".to_owned(), slot_key), ("root key".to_owned(), root)];
+    let rows = |sql: &str| -> Vec<(Vec<u8>, Vec<u8>, u32, i64, String)> {
+        let mut statement = store.prepare(sql).unwrap();
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+            .unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    for (id, wrapped, version, generation, purpose) in
+        rows("SELECT id, wrapped, 1, wrap_generation, purpose FROM root_secret")
+    {
+        let kind = if purpose == "store" { "StoreKey" } else { "SigningSeed" };
+        keys.push((purpose, unwrap(&root, kind, &wrapped, "root_secret", &id, version, generation as u64)));
+    }
+    let mut masters = Vec::new();
+    for (id, wrapped, version, generation, _) in
+        rows("SELECT id, wrapped, version, wrap_generation, state FROM master_key_version WHERE wrapped IS NOT NULL")
+    {
+        let key = unwrap(&root, "MasterKey", &wrapped, "master_key_version", &id, version, generation as u64);
+        keys.push((format!("master key version {version}"), key));
+        masters.push((id, key));
+    }
+    for (id, wrapped, version, generation, by) in rows(
+        "SELECT kid, wrapped, version, wrap_generation, hex(wrapped_by) FROM data_key_version WHERE wrapped IS NOT NULL",
+    ) {
+        let master = masters
+            .iter()
+            .find(|(master, _)| {
+                by.to_lowercase() == master.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            })
+            .unwrap();
+        keys.push((
+            format!("data key version {}", hex::encode(&id)),
+            unwrap(&master.1, "DataKey", &wrapped, "data_key_version", &id, version, generation as u64),
+        ));
+    }
+    keys
+}
