@@ -57,6 +57,19 @@ fn seal_and_unseal(url: &str, token: &str, root: &Path, wrong: &[u8], secrets: &
     }
 }
 
+/// Commands that find a wrong secret, or none.
+fn fail_to_open(place: &Place, root: &Path, wrong: &[u8], secrets: &mut Secrets) {
+    let right = std::fs::read(root).unwrap();
+    let dir = place.data_dir();
+    for content in [wrong, b"".as_slice()] {
+        write_private(root, content);
+        let ran = place.run_traced(&["--data-dir", dir.to_str().unwrap(), "key", "list"], b"");
+        assert_ne!(ran.code, 0, "a wrong root opens nothing");
+        secrets.say("log of a command", &ran.stderr);
+    }
+    write_private(root, &right);
+}
+
 /// Everything that was said, and every file of the data directory but the root of trust itself.
 fn require_secrets_absent(place: &Place, secrets: &Secrets) {
     let mut places: Vec<&str> = secrets.said.iter().map(|(place, _)| *place).collect();
@@ -83,6 +96,7 @@ fn require_secrets_absent(place: &Place, secrets: &Secrets) {
 /// A store is made and used from the command line and over HTTP, all at trace level; nothing of it shows.
 fn require_nothing_leaks(place: &Place, init: &str, root: &Path, wrong: &[u8], mut secrets: Secrets) {
     let token = use_locally(place, init, &mut secrets);
+    fail_to_open(place, root, wrong, &mut secrets);
     let server = serve(place, |command| {
         command.env("KEYRAIL_LOG", "trace");
     });

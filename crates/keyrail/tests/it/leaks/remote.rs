@@ -54,6 +54,7 @@ impl Remote<'_> {
         let principals = self.tokens();
         let ciphertext = self.data();
         self.wrong(&ciphertext);
+        self.use_commands(&ciphertext);
         self.table(&ciphertext, &principals);
         for path in ["/v1/audit/records?limit=1000", "/v1/tokens", "/v1/system/root", "/v1/health/ready", KEY] {
             self.send(200, Method::GET, path, &Value::Null);
@@ -129,6 +130,31 @@ impl Remote<'_> {
             assert_eq!(said.status, 401);
             self.secrets.say("error answers", &said.text);
         }
+    }
+
+    /// Commands that call the server hold the token, and what goes in and comes out.
+    fn use_commands(&mut self, ciphertext: &str) {
+        let file = self.place.file("token");
+        let wrong = format!("{}x", self.token);
+        for (line, stdin, shows, token, code) in [
+            (format!("encrypt {NAME} --context row=1"), PLAINTEXT, false, self.token, 0),
+            (format!("decrypt {NAME} --context row=1"), ciphertext.as_bytes(), true, self.token, 0),
+            (format!("decrypt {NAME} --context row=2"), ciphertext.as_bytes(), false, self.token, 5),
+            (format!("reencrypt {NAME} --context row=1"), ciphertext.as_bytes(), false, self.token, 0),
+            (format!("key export {NAME}@2"), b"", true, self.token, 0),
+            (format!("key show {NAME}"), b"", false, wrong.as_str(), 3),
+        ] {
+            std::fs::write(&file, token).unwrap();
+            let mut args = vec!["--json", "--server", self.url, "--token-file", file.to_str().unwrap()];
+            args.extend(line.split(' '));
+            let ran = self.place.run_traced(&args, stdin);
+            assert_eq!(ran.code, code, "{line}: {}", ran.stderr.lines().last().unwrap_or_default());
+            self.secrets.say("log of a command", &ran.stderr);
+            if !shows {
+                self.secrets.say("answer of a command", &ran.text());
+            }
+        }
+        std::fs::remove_file(file).unwrap();
     }
 
     fn campaign(&mut self, path: &str) {
