@@ -27,6 +27,9 @@ const KEYS: usize = 350;
 /// How long anything may take here.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Between the records of whom a publication is made, so that the log stays short: all of it is read after each kill.
+const BETWEEN: Duration = Duration::from_millis(2);
+
 /// Campaigns take turns, so that each finds what the one before left.
 const CAMPAIGNS: [&str; 3] = ["campaigns", "unprotect", "protect"];
 
@@ -85,8 +88,9 @@ impl World {
         let mut id = String::new();
         self.table.wait_first_commit(|| id = start(http, "protect"));
         let begun = Instant::now();
-        wait_completed(http, &id);
+        wait_for("the last page of a campaign", || self.table.moved().plain == 0);
         self.takes.campaign = begun.elapsed();
+        wait_completed(http, &id);
         self.rotate_master(http);
         wait_for("the first rewrapped keys", || wrapped(&self.place).0 > 0);
         let begun = Instant::now();
@@ -179,7 +183,8 @@ impl World {
             self.changes.rotate(http);
         }
         self.table.wait_first_commit(|| drop(start(http, verb)));
-        self.pause(self.takes.campaign);
+        // A little longer than the values take: some kills fall into what follows them.
+        self.pause(self.takes.campaign.mul_f64(1.2));
         server.into_child().kill().unwrap();
         self.table.moved().is_mixed()
     }
@@ -192,7 +197,8 @@ impl World {
         let sealed = std::thread::scope(|scope| {
             let writer = scope.spawn(move || {
                 let http = Http::new(&url, Some(&token));
-                (known..).map_while(|number| encrypt(&http, number)).collect::<Vec<_>>()
+                let paced = (known..).inspect(|_| std::thread::park_timeout(BETWEEN));
+                paced.map_while(|number| encrypt(&http, number)).collect::<Vec<_>>()
             });
             wait_for("the end of a publication", || !half_published(&data_dir));
             let before = self.publications();
