@@ -128,6 +128,8 @@ impl Unsealed {
     /// before the next change.
     async fn after_failed_commit(&self, error: StoreError, pending: Pending) -> Result<Pending, CommitError> {
         if matches!(error, StoreError::Conflict { .. }) {
+            // A key may have been read before its countdown went on, and kept after.
+            self.keyrings.clear();
             // The head itself may be what somebody else renewed: the next attempt begins from the stored one.
             let head = self.state.log_head().await.map_err(|error| CommitError::Failed(error.into()))?;
             *self.remembered.lock() = head;
@@ -234,13 +236,14 @@ impl Unsealed {
         Ok(self.state.commit(change).await?)
     }
 
-    /// Commits a change of rows that decisions read, without a record: countdowns and the like. Caches are dropped.
+    /// Commits how far countdowns are, without a record. No decision of policy depends on it, so nothing is fenced: what
+    /// takes longer than a countdown's step would never end. Keys are read anew.
     pub(crate) async fn commit_bookkeeping(self: &Arc<Self>, change: Recorded) -> Result<(), EngineError> {
         let open = self.clone();
         let committed = to_its_end(async move {
             let _order = open.order.lock().await;
             open.state.commit(change).await?;
-            open.fence();
+            open.keyrings.clear();
             Ok(())
         });
         committed.await?

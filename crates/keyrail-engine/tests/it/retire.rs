@@ -214,6 +214,28 @@ async fn destruction_counts_what_was_observed_across_restarts() {
     assert_eq!(records.last().unwrap().principal, "system");
 }
 
+/// A census may take longer than a countdown's step: it must not be fenced by every one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_countdown_goes_on_without_a_fence_and_changes_see_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    rotate(&engine).await;
+    clock.pass(61);
+    run(&engine, RetireVersion { name: version(1), acknowledged: vec![] }).await.unwrap();
+    run(&engine, destroy()).await.unwrap();
+    let generation = engine.unsealed().unwrap().generation();
+    for days in 1..4 {
+        show(&engine).await;
+        clock.pass(DAY);
+        tick(&engine, 61).await;
+        assert_eq!(show(&engine).await.versions[0].destroy.as_ref().unwrap().observed_seconds, days * DAY);
+    }
+    assert_eq!(engine.unsealed().unwrap().generation(), generation);
+    let view = run(&engine, ReinstateVersion { name: version(1) }).await.unwrap();
+    assert!(view.versions[0].destroy.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_countdown_counts_from_its_own_beginning() {
     let dir = tempfile::tempdir().unwrap();
