@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::ops::token::{CreateToken, new_token};
 use crate::paths::Paths;
 use crate::pipeline::encode;
+use crate::refusals::Refusals;
 use crate::unsealed::{Parts, Unsealed};
 use crate::usage::UsageBook;
 
@@ -240,13 +241,14 @@ pub(crate) async fn unseal(
     provider: &dyn RootOfTrust,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let mode = if access == Access::Write { OpenMode::Write } else { OpenMode::Read };
     if !paths.store().exists() {
         return Err(EngineError::NotInitialized);
     }
     let store = Arc::new(SqliteStore::open(&paths.store(), mode)?);
-    unseal_on(store, paths, access, provider, clock, metrics).await
+    unseal_on(store, paths, access, provider, clock, metrics, refusals).await
 }
 
 /// Opens the rows of `store` and the log beside them.
@@ -257,6 +259,7 @@ pub(crate) async fn unseal_on(
     provider: &dyn RootOfTrust,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let found = bootstrap(store.as_ref()).await?;
     let row = found.slots.first().ok_or(EngineError::NotInitialized)?;
@@ -302,6 +305,7 @@ pub(crate) async fn unseal_on(
         remembered,
         usage: UsageBook::default(),
         metrics,
+        refusals,
     };
     let open = Arc::new(Unsealed::new(parts));
     if access == Access::Write {

@@ -7,9 +7,9 @@ use keyrail_core::access::Action;
 use keyrail_core::record::{Record, RecordDecision};
 use keyrail_core::time::Clock;
 use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use crate::authenticate::authenticate;
+use crate::authenticate::{authenticate, is_plausible};
 use crate::authorize::may;
 use crate::bootstrap::{self, Access, DirLock, Initialized};
 use crate::error::EngineError;
@@ -18,9 +18,17 @@ use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::paths::Paths;
 use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
-use crate::request::Caller;
+use crate::refusals::{AggregateWait, Refusals};
+use crate::request::{Caller, Credential};
 use crate::scheduler;
 use crate::unsealed::Unsealed;
+
+/// How many attempts to open the store may fail within [`ATTEMPTS_SECONDS`], until callers are told to wait: each may
+/// cost the computing of a passphrase.
+const FAILED_ATTEMPTS_MAX: u64 = 5;
+
+/// How long failed attempts to open the store are counted together, in seconds.
+const ATTEMPTS_SECONDS: u64 = 10;
 
 /// What an engine is made with.
 pub struct EngineOptions {
@@ -45,12 +53,36 @@ pub struct Engine {
     /// Held while the store is opened or closed.
     turning: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
+    /// Outlives the opened store, so that neither limit nor count begins anew with each attempt to open it.
+    refusals: Arc<Refusals>,
+    attempts: Mutex<Attempts>,
     _lock: Option<DirLock>,
 }
 
 struct Phase {
     state: SealState,
     open: Option<Arc<Unsealed>>,
+}
+
+/// Failed attempts to open the store, on the machine's own clock.
+#[derive(Default)]
+struct Attempts {
+    since_millis: u64,
+    failed: u64,
+}
+
+/// An attempt to open the store: however it ends short of that, the store shows the state that it had before.
+struct Attempt<'a> {
+    engine: &'a Engine,
+    former: SealState,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.engine.seal_state() == SealState::Unsealing {
+            self.engine.set_phase(self.former, None);
+        }
+    }
 }
 
 impl Engine {
@@ -80,7 +112,16 @@ impl Engine {
             Access::Read => None,
         };
         let phase = RwLock::new(Phase { state: SealState::Sealed, open: None });
-        Ok(Self { options, paths, phase, turning: tokio::sync::Mutex::new(()), metrics: Arc::default(), _lock: lock })
+        Ok(Self {
+            options,
+            paths,
+            phase,
+            turning: tokio::sync::Mutex::new(()),
+            metrics: Arc::default(),
+            refusals: Arc::default(),
+            attempts: Mutex::default(),
+            _lock: lock,
+        })
     }
 
     /// The files of the data directory.
@@ -119,53 +160,76 @@ impl Engine {
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
-        let open = self.try_open().await?;
+        self.set_phase(SealState::Unsealing, None);
+        let open = self.open_by_root().await.inspect_err(|error| self.set_phase(state_after(error), None))?;
         self.publish(open);
         Ok(())
     }
 
     /// Opens the store on behalf of a caller, who must be allowed to: until that is decided nobody else sees it open.
+    /// An attempt that fails or is given up leaves the state as it was: what somebody sealed is not opened by itself
+    /// because somebody else tried.
     ///
     /// # Errors
-    /// As [`Engine::unseal`], and what the pipeline refuses with.
+    /// As [`Engine::unseal`], and what the pipeline refuses with; [`EngineError::TooManyFailures`].
     pub async fn unseal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
         // Who asks is known only once the store is open, and opening may take a second of computing: attempts do not queue.
         let _turn = self.turning.try_lock().map_err(|_| EngineError::Sealed { state: SealState::Unsealing })?;
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
-        let open = self.try_open().await?;
+        if !is_plausible(caller.credential) {
+            return Err(self.refusals.note(EngineError::Unauthenticated, &caller.origin, self.options.clock.now()));
+        }
+        self.begin_attempt(caller)?;
+        let attempt = Attempt { engine: self, former: self.seal_state() };
+        self.set_phase(SealState::Unsealing, None);
+        let open = self.open_by_root().await?;
         match execute(&open, caller, crate::ops::system::Unseal).await {
             Ok(()) => {
                 self.publish(open);
+                *self.attempts.lock() = Attempts::default();
                 Ok(())
             }
             Err(error) => {
-                self.set_phase(SealState::Sealed, None);
-                finish(&open).await?;
+                drop(attempt);
+                finish(&open, AggregateWait::Usual).await?;
                 Err(error)
             }
         }
+    }
+
+    /// Counts an attempt to open the store; it no longer counts when it succeeds. Whoever acts in this process holds
+    /// the data directory anyway and needs no limit.
+    fn begin_attempt(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
+        if !matches!(caller.credential, Credential::Token(_)) {
+            return Ok(());
+        }
+        let now_millis = self.options.clock.observe().uptime_millis;
+        let mut attempts = self.attempts.lock();
+        if now_millis.saturating_sub(attempts.since_millis) >= ATTEMPTS_SECONDS * 1_000 {
+            *attempts = Attempts { since_millis: now_millis, failed: 0 };
+        }
+        if attempts.failed >= FAILED_ATTEMPTS_MAX {
+            return Err(EngineError::TooManyFailures);
+        }
+        attempts.failed += 1;
+        Ok(())
     }
 
     /// Tries a root that was not available again: until it is, the store shows why it is closed, and not each attempt.
     async fn retry(&self) -> Result<(), EngineError> {
         let _turn = self.turning.lock().await;
         if self.seal_state() == SealState::RootUnavailable {
-            let open = self.open_by_root().await?;
+            let open = self.open_by_root().await.inspect_err(|error| self.set_phase(state_after(error), None))?;
             self.publish(open);
         }
         Ok(())
     }
 
-    async fn try_open(&self) -> Result<Arc<Unsealed>, EngineError> {
-        self.set_phase(SealState::Unsealing, None);
-        self.open_by_root().await
-    }
-
     async fn open_by_root(&self) -> Result<Arc<Unsealed>, EngineError> {
         // A passphrase may come through a pipe, whose writer takes its time.
-        let opened = match tokio::task::block_in_place(|| self.provider()) {
+        match tokio::task::block_in_place(|| self.provider()) {
             Ok(provider) => {
                 let options = &self.options;
                 bootstrap::unseal(
@@ -174,12 +238,12 @@ impl Engine {
                     provider.as_ref(),
                     options.clock.clone(),
                     self.metrics.clone(),
+                    self.refusals.clone(),
                 )
                 .await
             }
             Err(error) => Err(error),
-        };
-        opened.inspect_err(|error| self.set_phase(state_after(error), None))
+        }
     }
 
     fn provider(&self) -> Result<Box<dyn RootOfTrust>, EngineError> {
@@ -206,7 +270,7 @@ impl Engine {
         let open = self.unsealed()?;
         execute(&open, caller, crate::ops::system::Seal).await?;
         self.set_phase(SealState::Sealed, None);
-        finish(&open).await
+        finish(&open, AggregateWait::None).await
     }
 
     /// Runs one operation.
@@ -288,12 +352,12 @@ impl Engine {
         let _turn = self.turning.lock().await;
         let Ok(open) = self.unsealed() else { return Ok(()) };
         self.set_phase(SealState::Sealed, None);
-        finish(&open).await
+        finish(&open, AggregateWait::None).await
     }
 }
 
-async fn finish(open: &Arc<Unsealed>) -> Result<(), EngineError> {
-    let flushed = scheduler::flush(open).await;
+async fn finish(open: &Arc<Unsealed>, refusals: AggregateWait) -> Result<(), EngineError> {
+    let flushed = scheduler::flush(open, refusals).await;
     open.close()?;
     flushed
 }

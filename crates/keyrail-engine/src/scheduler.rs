@@ -60,12 +60,12 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
 }
 
 /// What must not wait for the next start.
-pub(crate) async fn flush(open: &Arc<Unsealed>) -> Result<(), EngineError> {
+pub(crate) async fn flush(open: &Arc<Unsealed>, refusals: AggregateWait) -> Result<(), EngineError> {
     if !open.writes() {
         return Ok(());
     }
     let settled = open.settle_pending().await;
-    let recorded = record_refusals(open, AggregateWait::None).await;
+    let recorded = record_refusals(open, refusals).await;
     let carried_on = countdown::tick(open).await;
     let counted = open.usage().catch_up(open).await;
     // What is remembered is what the files show, and they are to show all of it.

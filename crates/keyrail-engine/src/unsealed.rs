@@ -72,7 +72,7 @@ pub struct Unsealed {
     remembered: Mutex<Option<LogHeadRow>>,
     assets: OnceLock<Arc<dyn AssetPort>>,
     usage: UsageBook,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
     metrics: Arc<Metrics>,
     ticks: AtomicU64,
     /// Set when the sweep must not wait for its turn.
@@ -100,6 +100,7 @@ pub(crate) struct Parts {
     pub(crate) remembered: Option<LogHeadRow>,
     pub(crate) usage: UsageBook,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 /// The first generation of a process; nothing is decided under generation 0.
@@ -128,7 +129,7 @@ impl Unsealed {
             remembered: Mutex::new(parts.remembered),
             assets: OnceLock::new(),
             usage: parts.usage,
-            refusals: Refusals::default(),
+            refusals: parts.refusals,
             metrics: parts.metrics,
             ticks: AtomicU64::new(0),
             sweep_wanted: AtomicBool::new(false),

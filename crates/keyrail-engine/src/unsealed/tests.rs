@@ -102,7 +102,9 @@ async fn open(dir: &Path) -> (Arc<Unsealed>, Arc<Breaking>) {
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
     let metrics = Arc::default();
     let clock = Arc::new(FixedClock);
-    let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics).await;
+    let refusals = Arc::default();
+    let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals);
+    let open = open.await;
     (open.unwrap(), store)
 }
 

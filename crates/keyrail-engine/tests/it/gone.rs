@@ -33,7 +33,7 @@ impl<F: Future> Future for GivenUp<F> {
     }
 }
 
-async fn give_up<F: Future>(polls: usize, work: F) -> Option<F::Output> {
+pub(crate) async fn give_up<F: Future>(polls: usize, work: F) -> Option<F::Output> {
     GivenUp { work: Box::pin(work), polls_left: polls }.await
 }
 

@@ -135,3 +135,72 @@ async fn there_is_no_store_before_init_and_none_twice() {
     let again = Engine::init(dir.path().to_owned(), None, clock.as_ref()).await;
     assert_eq!(again.err().unwrap().code(), "already_initialized");
 }
+
+/// An operator seals and takes the key file away: nothing that anybody asks for opens the store when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sealed_by_hand_is_not_opened_because_somebody_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let (_, owner) = token(&engine, Role::Owner, None).await;
+    engine.seal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
+    let (file, away) = (dir.path().join("root.key"), dir.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    let bad = format!("krt_{}", "A".repeat(43));
+    for (credential, code) in [
+        (Credential::None, "unauthenticated"),
+        (Credential::Token("nonsense"), "unauthenticated"),
+        (Credential::Token(&bad), "root_failed"),
+        (Credential::Token(&owner), "root_failed"),
+    ] {
+        let refused = engine.unseal_for(&Caller::new(credential).unwrap()).await.unwrap_err();
+        assert_eq!(refused.code(), code);
+        refuses(&engine, "sealed").await;
+    }
+    std::fs::rename(&away, &file).unwrap();
+    tick(&engine, 61).await;
+    refuses(&engine, "sealed").await;
+    engine.unseal_for(&Caller::new(Credential::Token(&owner)).unwrap()).await.unwrap();
+    assert!(engine.health().await.ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_to_open_are_limited_and_counted_over_all_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let (_, owner) = token(&engine, Role::Owner, None).await;
+    engine.seal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
+    let bad = format!("krt_{}", "A".repeat(43));
+    let mut codes = Vec::new();
+    for _ in 0..7 {
+        codes.push(engine.unseal_for(&Caller::new(Credential::Token(&bad)).unwrap()).await.unwrap_err().code());
+    }
+    assert_eq!(codes[..5], ["unauthenticated"; 5]);
+    assert_eq!(codes[5..], ["too_many_failures"; 2]);
+    clock.pass(10);
+    engine.unseal_for(&Caller::new(Credential::Token(&owner)).unwrap()).await.unwrap();
+    tick(&engine, 1).await;
+    let counted: Vec<_> = records_of(&engine, Action::SystemRead).into_iter().filter_map(|row| row.items).collect();
+    assert_eq!(counted, [5], "one record of them all");
+}
+
+/// A caller that hangs up at any moment leaves the store sealed or open, and never half way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_given_up_leaves_the_state_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let local = || Caller::new(Credential::LocalOperator).unwrap();
+    let mut given_up = 0;
+    for polls in 0..12 {
+        engine.seal_for(&local()).await.unwrap();
+        if crate::gone::give_up(polls, engine.unseal_for(&local())).await.is_none() {
+            given_up += 1;
+            refuses(&engine, "sealed").await;
+            engine.unseal_for(&local()).await.unwrap();
+        }
+        assert!(engine.health().await.ready);
+    }
+    assert!(given_up > 1, "{given_up}");
+}

@@ -92,7 +92,7 @@ fn a_wrong_passphrase_keeps_the_store_closed_until_it_is_put_right() {
     for other in [None, Some("krt_nonsense"), Some(auditor.as_str())] {
         let refused = post(&Http::new(url, other), "/v1/system/unseal");
         assert!([401, 403].contains(&refused.status), "{}", refused.text);
-        require_closed(&place, url, &token, "sealed");
+        require_closed(&place, url, &token, "wrong-secret");
     }
     let opened = post(&owner, "/v1/system/unseal");
     assert_eq!((opened.status, opened.json()), (200, json!({ "seal": "unsealed" })));
