@@ -16,6 +16,8 @@ pub enum Known<'a> {
     Usable(KeyRef<'a>),
     /// It is one of the asset's key, and opens nothing now.
     Unusable,
+    /// It was one of the asset's key, and is destroyed: what is under it never opens again.
+    Destroyed,
     /// It belongs to another key of ours: the value does not open here, and is no plaintext either.
     Elsewhere,
     /// It is none of ours: the value is somebody's plaintext.
@@ -54,7 +56,7 @@ pub enum CellState {
     Protected(Kid),
     /// A value under a version that opens nothing now; whether it would open is not known.
     Closed(Kid),
-    /// A value that carries one of our versions and does not open here.
+    /// A value that carries one of our versions and does not open here, or never again: its version is destroyed.
     Damaged(Kid),
     /// A column with a JSON path that holds no JSON.
     NotJson,
@@ -277,7 +279,7 @@ fn open(
     let key = match keys.known(kid)? {
         Known::Usable(key) => key,
         Known::Unusable | Known::Foreign => return Ok(Opened::Closed),
-        Known::Elsewhere => return Ok(Opened::Damaged),
+        Known::Destroyed | Known::Elsewhere => return Ok(Opened::Damaged),
     };
     // The class is part of the context, and the cell does not tell it: the usual one is tried first.
     let classes: &[Class] = match container {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use keyrail_core::key::Keyring;
+use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::KeyName;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_engine::{EngineError, Material, OpenKey, Unsealed};
@@ -31,6 +32,7 @@ pub struct Keyset {
 
 struct Version {
     number: u32,
+    state: VersionState,
     material: Option<Arc<Material>>,
 }
 
@@ -50,7 +52,7 @@ impl Keyset {
                 Ok(permit) => Some(open.material_to_decrypt(&key, &permit).await?),
                 Err(_) => None,
             };
-            versions.insert(row.kid, Version { number: row.version.get(), material });
+            versions.insert(row.kid, Version { number: row.version.get(), state: row.state, material });
         }
         let (open, handle) = (open.clone(), Handle::current());
         Ok(Self { generation, key, versions, open, handle, others: Mutex::default() })
@@ -93,6 +95,7 @@ impl Keys for Keyset {
     fn known(&self, kid: &Kid) -> Result<Known<'_>, AssetError> {
         Ok(match self.versions.get(kid) {
             Some(Version { material: Some(material), .. }) => Known::Usable(material.key_ref()),
+            Some(Version { state: VersionState::Destroyed, .. }) => Known::Destroyed,
             Some(Version { material: None, .. }) => Known::Unusable,
             None if self.is_elsewhere(kid)? => Known::Elsewhere,
             None => Known::Foreign,

@@ -1,13 +1,15 @@
 //! What comes after a retirement: ciphertext that arrives later, destruction, data that is late.
 
+use keyrail_core::campaign::CampaignState;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::KeyVersionName;
-use keyrail_data::ops::asset::IdentityChoice;
+use keyrail_data::ops::asset::{AcceptDamaged, IdentityChoice};
+use keyrail_data::ops::campaign::{Reencrypt, Resume};
 use keyrail_engine::ops::key::{ReinstateVersion, ShowKey};
 use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
 use rusqlite::Connection;
 
-use crate::support::{World, key};
+use crate::support::{World, key, start, version};
 
 const TABLE: &str = "CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT);
     INSERT INTO people (id, email) VALUES (1, 'zoe@example.org'), (2, 'li@example.org'), (3, NULL);";
@@ -82,6 +84,36 @@ async fn a_version_under_which_values_turn_up_is_not_destroyed_when_its_wait_is_
     world.clock.pass(15 * DAY);
     ticks(&world).await;
     assert_eq!(version().await.state, VersionState::Destroyed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_under_a_destroyed_version_is_damage_and_blocks_nothing_once_it_is_accepted() {
+    let (world, app, held) = retired().await;
+    world.run(DestroyVersion { name: first(), acknowledged: vec![] }).await.unwrap();
+    world.clock.pass(15 * DAY);
+    ticks(&world).await;
+    let versions = world.run(ShowKey { name: key() }).await.unwrap().versions;
+    assert_eq!(versions[0].state, VersionState::Destroyed);
+    // A writer that kept the ciphertext stores it when no key opens it any more.
+    app.execute("UPDATE people SET email = ?1 WHERE id = 1", [&held]).unwrap();
+    let census = world.census().await;
+    assert_eq!((census.damaged, census.versions[0].values), (1, 0));
+    assert_eq!((census.damaged_listed[0].row.as_str(), census.damaged_listed[0].column.as_str()), ("i1", "email"));
+
+    world.rotate().await;
+    let id = world.run(Reencrypt(start())).await.unwrap().id;
+    let outcome = world.walk(id).await.unwrap();
+    assert_eq!(outcome.campaign.state, CampaignState::Incomplete);
+    assert_eq!(email(&app), held, "it stays as it is");
+    let reason = "nobody has the key".to_owned();
+    world.run(AcceptDamaged { name: "people".parse().unwrap(), row: "i1".to_owned(), reason }).await.unwrap();
+    world.run(Resume { id }).await.unwrap();
+    world.complete(id).await;
+    // The asset is free again, and so are the other versions of its key.
+    world.clock.pass(61);
+    world.run(RetireVersion { name: version(2), acknowledged: vec![] }).await.unwrap();
+    world.rotate().await;
+    world.reencrypt().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
