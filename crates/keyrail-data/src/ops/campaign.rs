@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use keyrail_core::access::Action;
 use keyrail_core::campaign::{Campaign, CampaignCounts, CampaignEvent, CampaignKind, CampaignState, transition};
 use keyrail_core::id::CampaignId;
+use keyrail_core::key::{DataKeyVersion, Keyring};
 use keyrail_core::name::{KeyName, Name, VersionNumber};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::random;
@@ -420,8 +421,7 @@ async fn rollback(found: LoadedCampaign, by: String, cx: &Context<'_>) -> Result
             "roll back the newest campaign, or start one with `keyrail campaign start`",
         ));
     }
-    let former = keyring.versions.iter().rfind(|row| row.version < target.version);
-    let former = former.ok_or_else(|| {
+    let former = active_before(keyring, target).ok_or_else(|| {
         invalid("the key has no version before the campaign's", "take the asset out with `keyrail asset unprotect`")
     })?;
     // The lifecycle refuses a version that is compromised, retired or destroyed.
@@ -437,6 +437,17 @@ async fn rollback(found: LoadedCampaign, by: String, cx: &Context<'_>) -> Result
     let shown = view(cx.open, &turned, &loaded.asset.name).await?;
     let acted = Acted::new(shown).change(change).asset(&loaded.asset.name);
     Ok(acted.detail("campaign", turned.id).detail("to", format!("{}@{}", loaded.key, former.version)))
+}
+
+/// The version that was active before this one became so. Numbers do not tell: a rollback makes an older one active.
+fn active_before<'a>(keyring: &'a Keyring, target: &DataKeyVersion) -> Option<&'a DataKeyVersion> {
+    // Within one millisecond the number decides.
+    let since = |row: &DataKeyVersion| (row.activated_at, row.version);
+    keyring
+        .versions
+        .iter()
+        .filter(|row| row.activated_at.is_some() && since(row) < since(target))
+        .max_by_key(|row| since(row))
 }
 
 /// The campaign the other way: the same one if it is unfinished, else a new one.

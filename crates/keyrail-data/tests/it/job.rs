@@ -4,7 +4,7 @@ use keyrail_core::campaign::CampaignState;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::rotation::RotationReason;
 use keyrail_data::ops::asset::IdentityChoice;
-use keyrail_data::ops::campaign::{Plan, Protect, Reencrypt, Rollback, Unprotect};
+use keyrail_data::ops::campaign::{ListCampaigns, Plan, Protect, Reencrypt, Rollback, Unprotect};
 use keyrail_engine::ops::key::RotateKey;
 use keyrail_engine::ops::retire::RetireVersion;
 
@@ -86,6 +86,36 @@ async fn a_campaign_is_turned_around() {
     let census = world.census().await;
     assert_eq!((census.versions[0].values, census.versions[1].values), (7, 0));
     assert_eq!(census.versions[0].state, VersionState::Active);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_goes_to_the_version_that_was_active_before_whatever_its_number() {
+    let world = World::new().await;
+    world.connect().execute_batch(TABLE).unwrap();
+    world.add("people", IdentityChoice::PrimaryKey, &["name", "email"]).await.unwrap();
+    world.protect().await;
+    let moved = async || {
+        world.clock.pass(1);
+        world.rotate().await;
+        world.reencrypt().await.campaign.id
+    };
+    let back = async |id| {
+        world.clock.pass(1);
+        let back = world.run(Rollback { id }).await.unwrap();
+        world.complete(back.id).await;
+        (back.id, back.target.unwrap().get())
+    };
+    let (first, target) = back(moved().await).await;
+    assert_eq!(target, 1);
+    // Version 3 took the place of version 1; version 2 was given up before.
+    let (_, target) = back(moved().await).await;
+    assert_eq!(target, 1);
+    let versions = world.census().await.versions;
+    assert_eq!(versions.iter().map(|row| row.values).collect::<Vec<_>>(), [7, 0, 0]);
+    // A rollback is rolled back to what it left.
+    let newest = world.run(ListCampaigns).await.unwrap().remove(0);
+    assert_ne!(newest.id, first);
+    assert_eq!(back(newest.id).await.1, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
