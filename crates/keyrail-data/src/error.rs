@@ -116,6 +116,14 @@ pub enum AssetError {
 }
 
 impl AssetError {
+    /// The refusal of a file that Keyrail keeps its own things in.
+    pub(crate) fn own_file() -> Self {
+        Self::Unfit {
+            problem: "the database belongs to Keyrail itself".to_owned(),
+            hint: "name the database of the application".to_owned(),
+        }
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {

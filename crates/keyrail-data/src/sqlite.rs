@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keyrail_store::APPLICATION_ID;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, Transaction, TransactionBehavior, params_from_iter};
 
@@ -92,6 +93,7 @@ impl SqliteAsset {
         let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
         connection.busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX)).map_err(classify)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        not_ours(&connection)?;
         // What is overwritten leaves the pages at once. Foreign keys are the application's choice, not ours.
         connection.pragma_update(None, "secure_delete", "ON").map_err(classify)?;
         connection.pragma_update(None, "trusted_schema", "OFF").map_err(classify)?;
@@ -194,6 +196,12 @@ impl SqliteAsset {
         }
         Ok(())
     }
+}
+
+/// A store of Keyrail, ours or another, is no asset: a campaign in it would destroy the keys of everything.
+fn not_ours(connection: &Connection) -> Result<(), AssetError> {
+    let found: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(classify)?;
+    if found == APPLICATION_ID { Err(AssetError::own_file()) } else { Ok(()) }
 }
 
 /// Device and inode of a file, if it is there.

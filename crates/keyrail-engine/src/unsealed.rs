@@ -3,7 +3,7 @@
 pub(crate) mod alarm;
 mod commit;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -167,6 +167,11 @@ impl Unsealed {
         let invalid = |error| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, error));
         let head = Checkpoint::verify(&note, &self.verifier).map_err(invalid)?;
         Ok((note, head))
+    }
+
+    /// The directory that holds the store and the log.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.audit_dir.parent()
     }
 
     /// The present time.

@@ -22,5 +22,5 @@ pub use driver::{Condition, SELECT_ROWS_MAX, Select, Store, Transaction, Value, 
 pub use error::{DatabaseError, Fault, StoreError};
 pub use row::{Row, TABLES, Table};
 pub use seal::RowSealer;
-pub use sqlite::{OpenMode, SCHEMA_VERSION, SqliteStore};
+pub use sqlite::{APPLICATION_ID, OpenMode, SCHEMA_VERSION, SqliteStore};
 pub use state::{Bootstrap, Finding, FindingKind, LIST_ROWS_MAX, State, bootstrap};

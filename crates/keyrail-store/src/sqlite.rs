@@ -18,7 +18,7 @@ use crate::driver::{Condition, Select, Store, Transaction, Value};
 use crate::error::StoreError;
 use crate::row::Table;
 use errors::{classify, classify_commit};
-pub use migrate::SCHEMA_VERSION;
+pub use migrate::{APPLICATION_ID, SCHEMA_VERSION};
 use migrate::{FileKind, MIGRATIONS, identify, migrate, require_known, schema_findings};
 
 /// How many connections read at the same time.

@@ -17,7 +17,7 @@ use crate::adapter::{self, AssetSpec, Fit, Severity};
 use crate::census::Census;
 use crate::error::AssetError;
 use crate::keyset::Keyset;
-use crate::ops::overlap::{check_free, choice, overlap};
+use crate::ops::overlap::{check_free, check_not_ours, choice, overlap};
 use crate::ops::{Loaded, census_of, load, load_row, require, target};
 
 /// The longest text of a URL, table, column, path or reason, in bytes.
@@ -218,6 +218,7 @@ impl Operation for AddAsset {
             return Err(EngineError::Exists { what: "asset", name: op.name.to_string() });
         }
         let (mut asset, columns) = op.rows(&key.keyring.key, cx.now)?;
+        check_not_ours(cx.open, &asset)?;
         check_free(cx.open, &asset, &columns).await?;
         let fit = inspect(&asset, &columns).await?;
         let (refusals, warnings): (Vec<_>, Vec<_>) =
@@ -377,6 +378,7 @@ impl Operation for UpdateAsset {
         asset.updated_at = cx.now;
         asset.generation += 1;
         change.update(&*asset);
+        check_not_ours(cx.open, &loaded.asset)?;
         check_free(cx.open, &loaded.asset, &loaded.columns).await?;
         inspect(&loaded.asset, &loaded.columns).await?;
         let table = loaded.asset.table.clone();

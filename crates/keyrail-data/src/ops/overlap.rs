@@ -1,4 +1,6 @@
-//! Whether two assets, or two choices of one asset, want the same values.
+//! Whether an asset wants what is another's: another asset's, another choice's of the same asset, or Keyrail's own.
+
+use std::path::Path;
 
 use keyrail_core::asset::{Asset, AssetColumn};
 use keyrail_engine::{EngineError, Unsealed};
@@ -21,6 +23,18 @@ pub(super) fn overlap(one: &ColumnChoice, other: &ColumnChoice) -> bool {
 fn same_database(one: &str, other: &str) -> bool {
     let file = |url: &str| url.split_once(':').and_then(|(_, path)| std::fs::canonicalize(path).ok());
     one == other || matches!((file(one), file(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// Refuses a file in the data directory, before it is opened.
+pub(super) fn check_not_ours(open: &Unsealed, asset: &Asset) -> Result<(), EngineError> {
+    let whole = |path: &Path| std::fs::canonicalize(path).ok();
+    let file = asset.url.split_once(':').and_then(|(_, path)| whole(path.as_ref()));
+    match (file, open.data_dir().and_then(whole)) {
+        (Some(file), Some(dir)) if file.starts_with(&dir) => {
+            Err(AssetError::own_file().into_engine(asset.name.as_str()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses columns that another asset has already: each would take the other's values for damaged.

@@ -1,9 +1,9 @@
 //! What does not go with protected values is refused or named before anything is changed.
 
-use keyrail_data::ops::asset::IdentityChoice;
+use keyrail_data::ops::asset::{AddAsset, ColumnChoice, IdentityChoice, UpdateAsset};
 use keyrail_data::ops::campaign::{Plan, Protect};
 
-use crate::support::{World, dump, start};
+use crate::support::{World, connect, dump, key, start};
 
 enum Want {
     Refused(&'static str),
@@ -282,6 +282,36 @@ async fn columns_are_named_once_and_belong_to_one_asset() {
     let taken = world.run(other("J", Some("$.a.x"))).await.unwrap_err();
     assert!(taken.to_string().contains("belongs to the asset `people`"), "{taken}");
     world.run(other("v", None)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keyrail_keeps_itself_is_no_asset() {
+    let world = World::new().await;
+    world.connect().execute_batch("CREATE TABLE people (id INTEGER PRIMARY KEY, v)").unwrap();
+    let data_dir = world.dir.path().join("D");
+    let (own, inside) = (data_dir.join("store.sqlite"), data_dir.join("other.sqlite"));
+    connect(&inside).execute_batch("CREATE TABLE label (name TEXT PRIMARY KEY, suite TEXT)").unwrap();
+    let (link, copy) = (world.dir.path().join("link.sqlite"), world.dir.path().join("copy.sqlite"));
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    keyrail_data::sqlite::copy_database(&own, &copy).unwrap();
+    let add = |path: &std::path::Path| AddAsset {
+        name: "labels".parse().unwrap(),
+        url: format!("sqlite:{}", path.display()),
+        table: "label".to_owned(),
+        identity: IdentityChoice::PrimaryKey,
+        columns: vec![ColumnChoice { column: "suite".to_owned(), json_path: None }],
+        key: key(),
+    };
+    world.add("people", IdentityChoice::PrimaryKey, &["v"]).await.unwrap();
+    for path in [&own, &link, &copy, &inside] {
+        let refused = world.run(add(path)).await.unwrap_err();
+        assert_eq!(refused.code(), "asset_unfit", "{}", path.display());
+        assert!(refused.to_string().contains("belongs to Keyrail itself"), "{refused}");
+        let (name, url) = (Some("people".parse().unwrap()), Some(format!("sqlite:{}", path.display())));
+        let moved = UpdateAsset { name, url, table: Some("label".to_owned()), ..UpdateAsset::default() };
+        let refused = world.run(moved).await.unwrap_err();
+        assert!(refused.to_string().contains("belongs to Keyrail itself"), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::sqlite::errors::classify;
 
 /// "KRL1": tells a store of Keyrail from other SQLite files.
-pub(crate) const APPLICATION_ID: i64 = 0x4b52_4c31;
+pub const APPLICATION_ID: i64 = 0x4b52_4c31;
 
 /// A step of the schema, and the way back.
 pub(crate) struct Migration {
