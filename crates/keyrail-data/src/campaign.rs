@@ -135,10 +135,19 @@ struct Walk {
 
 impl Walk {
     fn begin(run: Run, handle: Handle) -> Result<Self, EngineError> {
+        let (open, id) = (run.open.clone(), run.id);
+        let absent = || EngineError::NotFound { what: "campaign", name: id.to_string() };
+        let campaign = handle.block_on(open.state().campaign(&id))?.ok_or_else(absent)?;
+        Self::of(run, handle.clone(), campaign.clone()).or_else(|error| {
+            store_failure(&open, &handle, campaign, &error)?;
+            Err(error)
+        })
+    }
+
+    fn of(run: Run, handle: Handle, campaign: Campaign) -> Result<Self, EngineError> {
         let Run { open, id, stop, progress } = run;
         let state = open.state().clone();
         let absent = |what| move || EngineError::NotFound { what, name: id.to_string() };
-        let campaign = handle.block_on(state.campaign(&id))?.ok_or_else(absent("campaign"))?;
         let asset = handle.block_on(state.asset(&campaign.asset))?.ok_or_else(absent("asset of campaign"))?;
         let columns = handle.block_on(state.columns_of(&asset.id))?;
         let data_key = handle.block_on(state.data_key(&asset.key))?.ok_or_else(absent("key of campaign"))?;
@@ -147,16 +156,8 @@ impl Walk {
         let named = |error: AssetError| error.into_engine(asset.name.as_str());
         let spec = AssetSpec::of(&asset, &columns).map_err(named)?;
         let place = campaign.cursor.as_deref().and_then(cursor::decode);
-        let opened = adapter::open(&spec);
+        let adapter = adapter::open(&spec).map_err(named)?;
         let now = Instant::now();
-        let adapter = match opened {
-            Ok(adapter) => adapter,
-            Err(error) => {
-                let error = error.into_engine(asset.name.as_str());
-                store_failure(&open, &handle, campaign, &error)?;
-                return Err(error);
-            }
-        };
         Ok(Self {
             open,
             handle,

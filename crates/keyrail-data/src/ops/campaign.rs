@@ -368,7 +368,7 @@ on_campaign! {
     ShowCampaign, CampaignRead, show;
     /// Pauses a campaign after its page.
     Pause, CampaignControl, pause;
-    /// Lets a campaign go on where it was.
+    /// Lets a campaign go on where it was; one that is running is left as it is.
     Resume, CampaignControl, resume;
     /// Makes the version before a campaign's target active again, and moves the data back.
     Rollback, CampaignRollback, rollback;
@@ -383,6 +383,10 @@ async fn pause(found: LoadedCampaign, _: String, cx: &Context<'_>) -> Result<Act
 }
 
 async fn resume(found: LoadedCampaign, _: String, cx: &Context<'_>) -> Result<Acted<CampaignView>, EngineError> {
+    if found.campaign.state == CampaignState::Running {
+        // Its process was killed, or it runs: it goes on by itself.
+        return show(found, String::new(), cx).await;
+    }
     turn(found, CampaignEvent::Resume, cx).await
 }
 

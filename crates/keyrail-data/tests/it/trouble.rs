@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use keyrail_core::access::Role;
 use keyrail_core::campaign::CampaignState;
 use keyrail_data::Stop;
 use keyrail_data::ops::asset::{IdentityChoice, UpdateAsset};
@@ -185,6 +186,32 @@ async fn a_locked_database_stops_the_campaign_which_is_resumed() {
     assert_eq!(world.state_of(id).await.state, CampaignState::Stopped);
     receiver.recv().unwrap().execute_batch("ROLLBACK").unwrap();
     finish(&world, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_whose_key_cannot_be_read_stops_and_says_why() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let store = connect(&world.dir.path().join("D").join("store.sqlite"));
+    let seal: Vec<u8> = store.query_row("SELECT seal FROM data_key_version", [], |row| row.get(0)).unwrap();
+    store.execute("UPDATE data_key_version SET seal = zeroblob(length(seal))", []).unwrap();
+    let error = world.walk(id).await.unwrap_err();
+    assert_eq!(error.code(), "store_failed");
+    store.execute("UPDATE data_key_version SET seal = ?1", [&seal]).unwrap();
+    let stopped = world.state_of(id).await;
+    assert_eq!((stopped.state, stopped.error.as_deref()), (CampaignState::Stopped, Some("store_failed")));
+    finish(&world, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_campaign_is_resumed_by_who_may_steer_it() {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let before = world.state_of(id).await;
+    assert_eq!(world.run_as(Role::Auditor, Resume { id }).await.unwrap_err().code(), "refused");
+    let resumed = world.run_as(Role::Operator, Resume { id }).await.unwrap();
+    assert_eq!((resumed.state, resumed.updated_at), (CampaignState::Running, before.updated_at), "it simply goes on");
+    world.complete(id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

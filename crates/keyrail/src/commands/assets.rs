@@ -90,7 +90,10 @@ pub(super) async fn campaign(global: &Global, command: CampaignCommand) -> Resul
         CampaignCommand::Pause { id } => {
             print(global, Access::Write, Method::POST, &format!("/v1/campaigns/{id}/pause"), Value::Null).await
         }
-        CampaignCommand::Resume { id } => resume(global, id).await,
+        // One that is still called running, because its process was killed, simply goes on.
+        CampaignCommand::Resume { id } => {
+            begin(global, &format!("/v1/campaigns/{id}/resume"), Value::Null, "going on").await
+        }
         CampaignCommand::Rollback { id } => {
             begin(global, &format!("/v1/campaigns/{id}/rollback"), Value::Null, "moving back").await
         }
@@ -108,17 +111,6 @@ async fn start(global: &Global, args: &CampaignStart, verb: &str, what: &str) ->
         return print(global, Access::Write, Method::POST, &format!("/v1/assets/{asset}/plan"), body).await;
     }
     begin(global, &format!("/v1/assets/{asset}/{verb}"), body, what).await
-}
-
-/// Resumes a campaign; one that runs still, because its process was killed, simply goes on.
-async fn resume(global: &Global, id: CampaignId) -> Result<(), Failure> {
-    let api = Api::connect(global, Access::Write).await?;
-    let shown: CampaignView = api.call(Method::GET, &format!("/v1/campaigns/{id}"), &Value::Null).await?;
-    if shown.state == CampaignState::Running {
-        return follow(api, global, shown, "going on").await;
-    }
-    let resumed = api.call(Method::POST, &format!("/v1/campaigns/{id}/resume"), &Value::Null).await;
-    go(api, global, resumed, "going on").await
 }
 
 async fn begin(global: &Global, path: &str, body: Value, what: &str) -> Result<(), Failure> {
