@@ -131,6 +131,8 @@ struct Walk {
     began: Instant,
     rows_this_run: u64,
     moved_this_pass: u64,
+    /// Whether plaintext was overwritten, which stays in the database's files until they are scrubbed.
+    encrypted: bool,
 }
 
 impl Walk {
@@ -158,6 +160,8 @@ impl Walk {
         let place = campaign.cursor.as_deref().and_then(cursor::decode);
         let adapter = adapter::open(&spec).map_err(named)?;
         let now = Instant::now();
+        // What an earlier run overwrote is not known any more.
+        let encrypted = campaign.kind == CampaignKind::Protect || campaign.counts.cells_moved > 0;
         Ok(Self {
             open,
             handle,
@@ -174,6 +178,7 @@ impl Walk {
             began: now,
             rows_this_run: 0,
             moved_this_pass: 0,
+            encrypted,
         })
     }
 
@@ -342,6 +347,7 @@ impl Walk {
         counts.busy_millis += u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.rows_this_run += page.rows;
         self.moved_this_pass += page.moved + page.lost;
+        self.encrypted |= page.encrypted > 0;
     }
 
     fn store_place(&mut self) -> Result<(), EngineError> {
@@ -393,7 +399,7 @@ impl Walk {
     }
 
     fn finish(&mut self, census: Census, left: u64) -> Result<Outcome, EngineError> {
-        let scrub_left = if self.campaign.kind == CampaignKind::Protect {
+        let scrub_left = if self.encrypted && self.campaign.kind != CampaignKind::Unprotect {
             self.adapter.scrub().map_err(|error| self.named(error))?.left
         } else {
             Vec::new()

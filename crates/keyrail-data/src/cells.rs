@@ -82,6 +82,8 @@ pub struct Worked {
     pub changes: Vec<(usize, Sql)>,
     /// Cells that change.
     pub moved: u64,
+    /// Cells that change and were plaintext.
+    pub encrypted: u64,
     /// Bytes of plaintext that went through.
     pub bytes: u64,
 }
@@ -131,7 +133,8 @@ pub(crate) fn look(spec: &AssetSpec, row: &Row, keys: &dyn Keys) -> Result<Vec<C
 pub(crate) fn work(spec: &AssetSpec, row: &Row, keys: &dyn Keys, goal: Goal<'_>) -> Result<Worked, AssetError> {
     let columns = spec.columns();
     let mut values: Vec<Sql> = row.values.clone();
-    let mut worked = Worked { cells: Vec::with_capacity(spec.cells.len()), changes: Vec::new(), moved: 0, bytes: 0 };
+    let cells = Vec::with_capacity(spec.cells.len());
+    let mut worked = Worked { cells, changes: Vec::new(), moved: 0, encrypted: 0, bytes: 0 };
     for (index, cell) in spec.cells.iter().enumerate() {
         let Some(at) = columns.iter().position(|name| *name == cell.column) else { continue };
         let Some(value) = values.get_mut(at) else { continue };
@@ -142,6 +145,7 @@ pub(crate) fn work(spec: &AssetSpec, row: &Row, keys: &dyn Keys, goal: Goal<'_>)
             *value = put(value, container(cell), class, sealed_or_plain)
                 .ok_or_else(|| AssetError::NotVerified { row: row_name(row) })?;
             worked.moved += 1;
+            worked.encrypted += u64::from(state == CellState::Plaintext);
             worked.bytes += bytes as u64;
         }
     }

@@ -19,6 +19,8 @@ pub struct PageDone {
     pub rows: u64,
     /// Cells that moved.
     pub moved: u64,
+    /// Cells that moved and were plaintext before.
+    pub encrypted: u64,
     /// Rows that somebody else wrote between our reading and writing.
     pub lost: u64,
     /// Cells that do not open.
@@ -67,10 +69,11 @@ pub fn move_page(
             written => written?,
         };
         let mut lost = 0;
-        for ((cells, bytes), written) in moving.into_iter().zip(written) {
+        for (row, written) in moving.into_iter().zip(written) {
             if written {
-                done.moved += cells;
-                done.bytes += bytes;
+                done.moved += row.cells;
+                done.encrypted += row.encrypted;
+                done.bytes += row.bytes;
             } else {
                 lost += 1;
             }
@@ -129,13 +132,20 @@ const fn is_damaged(state: CellState) -> bool {
     matches!(state, CellState::Damaged(_) | CellState::NotJson)
 }
 
-fn about_to(moving: &[(u64, u64)], written: &[bool]) -> AboutTo {
-    let cells = moving.iter().zip(written).filter(|(_, written)| **written).map(|(row, _)| row.0).sum();
+/// What of a row moves.
+struct Moving {
+    cells: u64,
+    encrypted: u64,
+    bytes: u64,
+}
+
+fn about_to(moving: &[Moving], written: &[bool]) -> AboutTo {
+    let cells = moving.iter().zip(written).filter(|(_, written)| **written).map(|(row, _)| row.cells).sum();
     AboutTo { cells, rows: written.iter().filter(|written| **written).count() }
 }
 
-/// The updates of a page, and for each its cells and bytes.
-fn updates(page: &Page, worked: Vec<Worked>) -> (Vec<RowUpdate>, Vec<(u64, u64)>) {
+/// The updates of a page, and what each moves.
+fn updates(page: &Page, worked: Vec<Worked>) -> (Vec<RowUpdate>, Vec<Moving>) {
     let changed = page.rows.iter().zip(worked).filter(|(_, worked)| !worked.changes.is_empty());
     changed
         .map(|(row, worked)| {
@@ -149,7 +159,7 @@ fn updates(page: &Page, worked: Vec<Worked>) -> (Vec<RowUpdate>, Vec<(u64, u64)>
                 name: row_name(row),
                 changes: worked.changes.into_iter().map(change).collect(),
             };
-            (update, (worked.moved, worked.bytes))
+            (update, Moving { cells: worked.moved, encrypted: worked.encrypted, bytes: worked.bytes })
         })
         .unzip()
 }

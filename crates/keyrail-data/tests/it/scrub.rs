@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use keyrail_core::campaign::CampaignState;
+use keyrail_data::Stop;
 use keyrail_data::ops::asset::IdentityChoice;
+use keyrail_data::ops::campaign::{Reencrypt, Resume};
 use rusqlite::Connection;
 
-use crate::support::{World, connect};
+use crate::support::{World, connect, start};
 
 /// In every value of the table, former ones included.
 const MARK: &str = "planted-plaintext";
@@ -62,6 +65,30 @@ async fn no_file_holds_plaintext_in_any_journal_mode() {
         assert!(left[0].contains("backups") && left[0].contains("freed"), "{left:?}");
         assert_eq!(app.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_that_came_later_is_scrubbed_by_the_campaign_that_encrypts_it() {
+    let world = World::new().await;
+    let app = world.connect();
+    fill(&app, "WAL");
+    world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+    world.protect().await;
+    world.rotate().await;
+    assert_eq!(world.reencrypt().await.scrub_left, [""; 0], "nothing was plaintext");
+    // A writer that knows of no protection; the campaign is paused after the page that encrypts its row.
+    app.execute_batch(&format!("UPDATE people SET v = '{MARK} again' WHERE id = 1")).unwrap();
+    world.rotate().await;
+    let id = world.run(Reencrypt(start())).await.unwrap().id;
+    let stop = Stop::default();
+    let handle = stop.clone();
+    let paused = world.walk_with(id, stop, move || handle.pause()).await.unwrap();
+    assert_eq!((paused.campaign.state, paused.campaign.counts.rows), (CampaignState::Paused, 500));
+    assert_ne!(found(&world.database()), [""; 0]);
+    world.run(Resume { id }).await.unwrap();
+    let outcome = world.complete(id).await;
+    assert_eq!(outcome.scrub_left.len(), 1, "{:?}", outcome.scrub_left);
+    assert_eq!(found(&world.database()), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
