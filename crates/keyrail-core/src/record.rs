@@ -119,6 +119,9 @@ pub struct VersionUse {
     pub kid: Kid,
     /// Items under it.
     pub count: u64,
+    /// Whether these items were only opened under it, by an operation that puts them elsewhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opened: bool,
 }
 
 /// The longest text of one field of [`Origin`], in bytes; longer ones are cut.
@@ -212,7 +215,12 @@ mod tests {
             session: Some(TokenId::from_bytes([2; 16])),
             action: Action::DataEncrypt,
             resource: Some("acme/prod/crm/pii".to_owned()),
-            versions: vec![VersionUse { version: VersionNumber::FIRST, kid: Kid::from_bytes([3; 16]), count: 9 }],
+            versions: vec![VersionUse {
+                version: VersionNumber::FIRST,
+                kid: Kid::from_bytes([3; 16]),
+                count: 9,
+                opened: false,
+            }],
             asset: Some("people".to_owned()),
             origin: Origin { app: Some("crm".to_owned()), ..Origin::default() },
             decision: RecordDecision::Allow,

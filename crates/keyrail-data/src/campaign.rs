@@ -511,9 +511,13 @@ fn page_record(
     about: AboutTo,
     now: keyrail_core::time::Timestamp,
 ) -> Result<Record, EngineError> {
-    let version = campaign.target.and_then(|kid| keys.keyring().by_kid(&kid));
-    let versions =
-        version.map(|row| VersionUse { version: row.version, kid: row.kid, count: about.cells }).into_iter().collect();
+    let used = |kid, count, opened| {
+        let row = keys.keyring().by_kid(&kid)?;
+        Some(VersionUse { version: row.version, kid, count, opened })
+    };
+    let under = campaign.target.and_then(|kid| used(kid, about.cells, false));
+    let opened = about.opened.iter().filter_map(|(kid, count)| used(*kid, *count, true));
+    let versions = under.into_iter().chain(opened).collect();
     Ok(Record { versions, items: Some(about.rows as u64), ..record(campaign, asset, now)? })
 }
 

@@ -1,5 +1,7 @@
 //! What is protected and how: the same for every database.
 
+use std::collections::BTreeMap;
+
 use keyrail_crypto::CryptoError;
 use keyrail_crypto::digest::sha256;
 use keyrail_crypto::envelope::{self, Context, KeyRef, Kid};
@@ -84,6 +86,8 @@ pub struct Worked {
     pub moved: u64,
     /// Cells that change and were plaintext.
     pub encrypted: u64,
+    /// Cells that change, by the version that opened them.
+    pub opened: BTreeMap<Kid, u64>,
     /// Bytes of plaintext that went through.
     pub bytes: u64,
 }
@@ -134,7 +138,7 @@ pub(crate) fn work(spec: &AssetSpec, row: &Row, keys: &dyn Keys, goal: Goal<'_>)
     let columns = spec.columns();
     let mut values: Vec<Sql> = row.values.clone();
     let cells = Vec::with_capacity(spec.cells.len());
-    let mut worked = Worked { cells, changes: Vec::new(), moved: 0, encrypted: 0, bytes: 0 };
+    let mut worked = Worked { cells, changes: Vec::new(), moved: 0, encrypted: 0, opened: BTreeMap::new(), bytes: 0 };
     for (index, cell) in spec.cells.iter().enumerate() {
         let Some(at) = columns.iter().position(|name| *name == cell.column) else { continue };
         let Some(value) = values.get_mut(at) else { continue };
@@ -145,7 +149,10 @@ pub(crate) fn work(spec: &AssetSpec, row: &Row, keys: &dyn Keys, goal: Goal<'_>)
             *value = put(value, container(cell), class, sealed_or_plain)
                 .ok_or_else(|| AssetError::NotVerified { row: row_name(row) })?;
             worked.moved += 1;
-            worked.encrypted += u64::from(state == CellState::Plaintext);
+            match state {
+                CellState::Protected(kid) => *worked.opened.entry(kid).or_default() += 1,
+                _ => worked.encrypted += 1,
+            }
             worked.bytes += bytes as u64;
         }
     }

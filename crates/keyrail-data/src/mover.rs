@@ -1,5 +1,8 @@
 //! One page of a campaign: read, seal, open again, write by compare-and-swap.
 
+use std::collections::BTreeMap;
+
+use keyrail_crypto::envelope::Kid;
 use keyrail_engine::EngineError;
 
 use crate::adapter::{AssetAdapter, AssetSpec, ColumnUpdate, Page, RowUpdate};
@@ -32,12 +35,14 @@ pub struct PageDone {
 }
 
 /// What is about to be committed, for the record of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AboutTo {
     /// Cells that move.
     pub cells: u64,
     /// Rows that change.
     pub rows: usize,
+    /// Cells by the version that opened them.
+    pub opened: BTreeMap<Kid, u64>,
 }
 
 /// Moves the rows of one page.
@@ -136,12 +141,20 @@ const fn is_damaged(state: CellState) -> bool {
 struct Moving {
     cells: u64,
     encrypted: u64,
+    opened: BTreeMap<Kid, u64>,
     bytes: u64,
 }
 
 fn about_to(moving: &[Moving], written: &[bool]) -> AboutTo {
-    let cells = moving.iter().zip(written).filter(|(_, written)| **written).map(|(row, _)| row.cells).sum();
-    AboutTo { cells, rows: written.iter().filter(|written| **written).count() }
+    let mut about = AboutTo::default();
+    for (row, _) in moving.iter().zip(written).filter(|(_, written)| **written) {
+        about.cells += row.cells;
+        about.rows += 1;
+        for (kid, cells) in &row.opened {
+            *about.opened.entry(*kid).or_default() += cells;
+        }
+    }
+    about
 }
 
 /// The updates of a page, and what each moves.
@@ -159,7 +172,10 @@ fn updates(page: &Page, worked: Vec<Worked>) -> (Vec<RowUpdate>, Vec<Moving>) {
                 name: row_name(row),
                 changes: worked.changes.into_iter().map(change).collect(),
             };
-            (update, Moving { cells: worked.moved, encrypted: worked.encrypted, bytes: worked.bytes })
+            (
+                update,
+                Moving { cells: worked.moved, encrypted: worked.encrypted, opened: worked.opened, bytes: worked.bytes },
+            )
         })
         .unzip()
 }

@@ -94,7 +94,8 @@ fn tally(records: &[Counted<'_>]) -> BTreeMap<UsageKey, UsageCount> {
     for record in records.iter().filter(|record| record.outcome == Outcome::Done && is_use(record.action)) {
         let place = if record.asset.is_some() { UsagePlace::Asset } else { UsagePlace::Outside };
         for used in &record.versions {
-            let key = UsageKey { kid: used.kid, principal: record.principal.to_string(), action: record.action, place };
+            let action = if used.opened { Action::DataDecrypt } else { record.action };
+            let key = UsageKey { kid: used.kid, principal: record.principal.to_string(), action, place };
             let count = UsageCount::once(used.count, record.time);
             counts.entry(key).and_modify(|sum| *sum = sum.plus(count)).or_insert(count);
         }

@@ -1,14 +1,17 @@
 //! The main job: protect, rotate, move, retire, and the way out.
 
+use keyrail_core::access::Action;
 use keyrail_core::campaign::CampaignState;
 use keyrail_core::lifecycle::VersionState;
+use keyrail_core::record::Record;
 use keyrail_core::rotation::RotationReason;
+use keyrail_core::usage::UsagePlace;
 use keyrail_data::ops::asset::IdentityChoice;
 use keyrail_data::ops::campaign::{ListCampaigns, Plan, Protect, Reencrypt, Rollback, Unprotect};
 use keyrail_engine::ops::key::RotateKey;
-use keyrail_engine::ops::retire::RetireVersion;
+use keyrail_engine::ops::retire::{RetireVersion, ShowEvidence};
 
-use crate::support::{World, dump, key, start};
+use crate::support::{World, dump, key, start, version};
 
 const TABLE: &str =
     "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, email TEXT, photo BLOB, age, profile TEXT);
@@ -116,6 +119,45 @@ async fn a_rollback_goes_to_the_version_that_was_active_before_whatever_its_numb
     let newest = world.run(ListCampaigns).await.unwrap().remove(0);
     assert_ne!(newest.id, first);
     assert_eq!(back(newest.id).await.1, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_of_pages_name_the_versions_that_were_opened() {
+    let world = World::new().await;
+    let app = world.connect();
+    app.execute_batch(TABLE).unwrap();
+    world.add("people", IdentityChoice::PrimaryKey, &["name", "email"]).await.unwrap();
+    world.protect().await;
+    world.rotate().await;
+    app.execute_batch("UPDATE people SET name = 'new' WHERE id = 1").unwrap();
+    world.reencrypt().await;
+    world.unprotect().await;
+    let open = world.engine.unsealed().unwrap();
+    let log = open.log();
+    let records = log.read(0, 1_000).unwrap();
+    let records = records.iter().map(|entry| serde_json::from_slice::<Record>(&entry.body).unwrap());
+    let pages: Vec<_> = records.filter(|record| record.asset.is_some() && !record.versions.is_empty()).collect();
+    let used = |record: &Record| {
+        let rows = record.versions.iter().map(|used| (used.version.get(), used.count, used.opened));
+        (record.action, rows.collect::<Vec<_>>())
+    };
+    let want = [
+        (Action::AssetProtect, vec![(1, 7, false)]),
+        (Action::CampaignStart, vec![(2, 7, false), (1, 6, true)]),
+        (Action::AssetUnprotect, vec![(2, 7, true)]),
+    ];
+    assert_eq!(pages.iter().map(used).collect::<Vec<_>>(), want);
+
+    // It counts as use of that version inside the asset, and asks nobody to answer for it.
+    world.clock.pass(61);
+    let evidence = world.run(ShowEvidence { name: version(1) }).await.unwrap();
+    assert!(evidence.outside.is_empty() && evidence.obstacles.is_empty(), "{evidence:?}");
+    let usage = open.state().usage_of(&pages[1].versions[1].kid).await.unwrap();
+    let usage: Vec<_> = usage.iter().map(|row| (row.key.action, row.key.place, row.count.count)).collect();
+    let inside = UsagePlace::Asset;
+    assert_eq!(usage.len(), 2, "{usage:?}");
+    assert!(usage.contains(&(Action::AssetProtect, inside, 7)) && usage.contains(&(Action::DataDecrypt, inside, 6)));
+    world.run(RetireVersion { name: version(1), acknowledged: vec![] }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

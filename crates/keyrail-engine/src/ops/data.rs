@@ -251,7 +251,7 @@ impl Operation for MakeDataKey {
         let plaintext = Plaintext::new(bytes);
         let ciphertext = envelope::seal_text(&material.key_ref(), &op.context, plaintext.as_bytes())?;
         let version = &material.version;
-        let used = VersionUse { version: version.version, kid: version.kid, count: 1 };
+        let used = VersionUse { version: version.version, kid: version.kid, count: 1, opened: false };
         Ok(Acted::new(DataKeyPair { plaintext, ciphertext, version: version.version }).version(used).batch(1, 0))
     }
 }
@@ -346,7 +346,7 @@ fn summarize<T>(
     let failed = results.iter().filter(|result| result.is_err()).count();
     let used = counts.into_iter().filter_map(|(number, count)| {
         let row = rows.iter().find(|row| row.version == number)?;
-        Some(VersionUse { version: number, kid: row.kid, count })
+        Some(VersionUse { version: number, kid: row.kid, count, opened: false })
     });
     let used: Vec<_> = used.collect();
     let items = results.len();

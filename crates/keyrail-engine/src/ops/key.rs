@@ -214,7 +214,7 @@ impl Operation for CreateKey {
 /// The versions that a change touches, for its record.
 fn uses(rows: &KeyChange) -> Vec<VersionUse> {
     let touched = rows.changed.iter().chain(&rows.added);
-    touched.map(|row| VersionUse { version: row.version, kid: row.kid, count: 1 }).collect()
+    touched.map(|row| VersionUse { version: row.version, kid: row.kid, count: 1, opened: false }).collect()
 }
 
 /// An answer with the keyring after a change.
@@ -535,7 +535,7 @@ impl Operation for ExportVersion {
             .for_decrypt()
             .map_err(|refusal| EngineError::VersionUnusable { version: refusal.version, state: refusal.state })?;
         let material = cx.open.unwrap_data_key(permit.version()).await?.danger_export();
-        let used = VersionUse { version: version.version, kid: version.kid, count: 1 };
+        let used = VersionUse { version: version.version, kid: version.kid, count: 1, opened: false };
         let exported = ExportedKey { kid: version.kid, key_id: version.key, suite: version.suite, material };
         Ok(Acted::new(exported).version(used))
     }

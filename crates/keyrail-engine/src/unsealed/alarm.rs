@@ -162,7 +162,7 @@ pub(crate) fn about_version(
 ) -> Result<Record, EngineError> {
     let mut record = alarm(now, kind.action(), kind.code(), kind.reason())?;
     record.resource = Some(format!("{key}@{}", version.version));
-    record.versions = vec![VersionUse { version: version.version, kid: version.kid, count: 1 }];
+    record.versions = vec![VersionUse { version: version.version, kid: version.kid, count: 1, opened: false }];
     Ok(record)
 }
 
