@@ -18,6 +18,7 @@ mod keys;
 mod metrics;
 pub mod ops;
 mod outbox;
+pub mod parallel;
 pub mod paths;
 mod pipeline;
 pub mod ports;

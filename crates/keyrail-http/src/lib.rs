@@ -4,6 +4,7 @@ mod api;
 mod body;
 mod call;
 mod campaigns;
+mod coarse;
 mod listen;
 mod metrics;
 mod problem;

@@ -15,14 +15,12 @@ use parking_lot::Mutex;
 use crate::authorize::Authorized;
 use crate::error::EngineError;
 use crate::ops::key::{FoundKey, key_target, require};
+use crate::parallel::spread;
 use crate::pipeline::{Acted, Context, Operation, Target};
 use crate::unsealed::{Material, OpenKey, Unsealed};
 
 /// The most items of one request.
 pub const ITEMS_MAX: usize = 10_000;
-
-/// From how many items on a batch is spread over the cores.
-const SPREAD_ITEMS_MIN: usize = 128;
 
 /// The lengths of data keys that can be asked for, in bytes.
 pub const DATA_KEY_LENS: [usize; 3] = [16, 32, 64];
@@ -93,7 +91,7 @@ impl Operation for Encrypt {
         let key = require(found, &op.key)?;
         check_len(op.items.len())?;
         let material = active_material(&key, cx).await?;
-        let results = spread(&op.items, |item| seal(&material, item));
+        let results = spread(op.items.iter().collect(), |item: &Item<_>| seal(&material, item));
         Ok(summarize(results, cx, |done: &Encrypted| done.version, std::slice::from_ref(&material.version)))
     }
 }
@@ -144,8 +142,9 @@ impl Operation for Decrypt {
         let key = require(found, &op.key)?;
         check_len(op.items.len())?;
         let versions = Versions::of_items(&key, &op.items, cx).await?;
-        let results =
-            spread(&op.items, |item| versions.open(item).map(|(plaintext, version)| Decrypted { plaintext, version }));
+        let results = spread(op.items.iter().collect(), |item: &Item<_>| {
+            versions.open(item).map(|(plaintext, version)| Decrypted { plaintext, version })
+        });
         Ok(summarize(results, cx, |done: &Decrypted| done.version, &key.keyring.versions))
     }
 }
@@ -182,7 +181,7 @@ impl Operation for Reencrypt {
         let active = active_material(&key, cx).await?;
         let versions = Versions::of_items(&key, &op.items, cx).await?;
         let opened = Mutex::new(BTreeMap::<VersionNumber, u64>::new());
-        let results = spread(&op.items, |item| {
+        let results = spread(op.items.iter().collect(), |item: &Item<_>| {
             let (plaintext, from) = versions.open(item)?;
             *opened.lock().entry(from).or_default() += 1;
             let item = item.as_ref().map_err(repeat)?;
@@ -310,26 +309,6 @@ impl<'a> Versions<'a> {
         let material = self.materials.get(&header.kid).ok_or_else(unusable)?;
         Ok((envelope::open(&material.key_ref(), &item.context, &bytes)?, version.version))
     }
-}
-
-/// Runs `work` on every item; large batches use a second core.
-fn spread<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> Vec<O> {
-    if items.len() < SPREAD_ITEMS_MIN {
-        return items.iter().map(work).collect();
-    }
-    tokio::task::block_in_place(|| {
-        let (left, right) = items.split_at(items.len() / 2);
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| right.iter().map(&work).collect::<Vec<_>>());
-            let mut results: Vec<O> = left.iter().map(&work).collect();
-            match other.join() {
-                Ok(rest) => results.extend(rest),
-                // A panic goes on in the thread that asked for the work.
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-            results
-        })
-    })
 }
 
 /// Counts what was done under which version, for the record.

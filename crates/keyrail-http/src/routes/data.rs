@@ -15,8 +15,10 @@ use keyrail_engine::EngineError;
 use keyrail_engine::ops::data::{
     CiphertextItem, Decrypt, Decrypted, Encrypt, EncryptItem, Encrypted, ITEMS_MAX, Item, MakeDataKey, Reencrypt,
 };
+use keyrail_engine::parallel::spread;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
 use crate::api::{About, Api};
@@ -154,8 +156,9 @@ struct CiphertextIn<'a> {
 /// What became of each item, in their order.
 #[derive(Serialize, ToSchema)]
 struct EncryptAnswer {
-    /// One answer per item.
-    items: Vec<EncryptOut>,
+    /// One answer per item; each is JSON already, since a batch is written by several threads.
+    #[schema(value_type = Vec<EncryptOut>)]
+    items: Vec<Box<RawValue>>,
 }
 
 /// A ciphertext, or why there is none.
@@ -242,11 +245,13 @@ fn ciphertext_item(item: CiphertextIn<'_>) -> Item<CiphertextItem> {
     Ok(CiphertextItem { ciphertext: item.ciphertext.into_owned(), context: context(item.context)? })
 }
 
-fn encrypted(item: Item<Encrypted>) -> EncryptOut {
-    match item {
+fn encrypted(item: Item<Encrypted>) -> Box<RawValue> {
+    let out = match item {
         Ok(done) => EncryptOut::Done { ciphertext: done.ciphertext, version: done.version },
         Err(error) => EncryptOut::Failed { error: ItemError::of(&error) },
-    }
+    };
+    // Texts and numbers always have a JSON form.
+    to_raw_value(&out).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 fn decrypted(item: Item<Decrypted>) -> DecryptOut {
@@ -263,13 +268,11 @@ async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyI
     };
     let items = match serde_json::from_slice::<EncryptBody<'_>>(&body) {
         Ok(parsed) if parsed.items.len() > ITEMS_MAX => return too_many(&call, parsed.items.len()),
-        Ok(parsed) => parsed.items.into_iter().map(encrypt_item).collect(),
+        Ok(parsed) => spread(parsed.items, encrypt_item),
         Err(error) => return invalid_json(&error).under(call.request).into_response(),
     };
     let answered = run(&service, &call, Encrypt { key, items }).await;
-    answered
-        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
-        .into_response()
+    answered.map(|done| done.map(|items| EncryptAnswer { items: spread(items, encrypted) })).into_response()
 }
 
 async fn decrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
@@ -289,9 +292,7 @@ async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): Ke
         Err(response) => return *response,
     };
     let answered = run(&service, &call, Reencrypt { key, items }).await;
-    answered
-        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
-        .into_response()
+    answered.map(|done| done.map(|items| EncryptAnswer { items: spread(items, encrypted) })).into_response()
 }
 
 async fn ciphertext_items(
@@ -302,7 +303,7 @@ async fn ciphertext_items(
     let body = body_bytes(request, service, BODY_LEN_MAX).await.map_err(|problem| Box::new(problem.into_response()))?;
     match serde_json::from_slice::<CiphertextBody<'_>>(&body) {
         Ok(parsed) if parsed.items.len() > ITEMS_MAX => Err(Box::new(too_many(call, parsed.items.len()))),
-        Ok(parsed) => Ok(parsed.items.into_iter().map(ciphertext_item).collect()),
+        Ok(parsed) => Ok(spread(parsed.items, ciphertext_item)),
         Err(error) => Err(Box::new(invalid_json(&error).under(call.request).into_response())),
     }
 }
