@@ -58,6 +58,20 @@ pub(crate) fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), L
     written.and_then(|()| step(Step::Sync, path, || file.sync_data())).map_err(failed("write", path))
 }
 
+/// Writes a file that nothing refers to yet; what a former attempt left of it is overwritten.
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), LogError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let write = || step(Step::Write, path, || options.open(path).and_then(|mut file| file.write_all(content)));
+    match write() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_dir(path.parent().unwrap_or(Path::new(".")))?;
+            write().map_err(failed("write", path))
+        }
+        written => written.map_err(failed("write", path)),
+    }
+}
+
 /// Writes a file under a temporary name outside the evidence, and moves it into place.
 pub(crate) fn replace(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), LogError> {
     let mut options = OpenOptions::new();

@@ -2,6 +2,7 @@
 
 mod replay;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -352,10 +353,28 @@ struct Queue {
     waiting: Vec<Waiting>,
     /// Bytes of the records that wait.
     bytes: usize,
-    publish: Vec<PublishAnswer>,
+    /// Records that ever waited, and those that were taken from here.
+    pushed: u64,
+    taken: u64,
+    /// Who waits for everything to be published that was appended before, each with [`Queue::pushed`] of then.
+    publish: VecDeque<(u64, PublishAnswer)>,
     epoch: Epoch,
     closing: bool,
 }
+
+impl Queue {
+    /// Those before whose request everything was taken.
+    fn ready_to_publish(&mut self) -> Option<Vec<PublishAnswer>> {
+        let ready = self.publish.iter().take_while(|(pushed, _)| *pushed <= self.taken).count();
+        (ready > 0).then(|| self.publish.drain(..ready).map(|(_, answer)| answer).collect())
+    }
+}
+
+/// From how many records in the last batch on a moment is given to those that are on their way.
+const GATHER_LEN_MIN: usize = 8;
+
+/// How long that moment is: about what a fast disk takes for a sync.
+const GATHER_TIME: Duration = Duration::from_micros(150);
 
 struct State {
     tree: Edge,
@@ -384,7 +403,9 @@ impl Shared {
             queue: Mutex::new(Queue {
                 waiting: Vec::new(),
                 bytes: 0,
-                publish: Vec::new(),
+                pushed: 0,
+                taken: 0,
+                publish: VecDeque::new(),
                 epoch: Epoch(0),
                 closing: false,
             }),
@@ -430,6 +451,7 @@ impl Shared {
         }
         queue.bytes = bytes;
         queue.waiting.push(waiting);
+        queue.pushed += 1;
         self.work.notify_one();
         Ok(())
     }
@@ -439,7 +461,8 @@ impl Shared {
         if queue.closing {
             return Err(LogError::Closed);
         }
-        queue.publish.push(answer);
+        let pushed = queue.pushed;
+        queue.publish.push_back((pushed, answer));
         self.work.notify_one();
         Ok(())
     }
@@ -450,15 +473,24 @@ impl Shared {
     }
 
     /// Waits for work. The epoch is read together with the batch: that is what makes an append conditional on it.
-    /// Who wants everything published comes first: there are few, and a busy log would make them wait for ever.
-    pub(crate) fn take_work(&self) -> Work {
+    ///
+    /// `last_len` is how many records the last batch had. If far fewer wait now, the others are on their way: a
+    /// moment is given to them, since a sync for each would cost more than they do.
+    pub(crate) fn take_work(&self, last_len: usize) -> Work {
+        let mut gathered = last_len < GATHER_LEN_MIN;
         let mut queue = self.queue.lock();
         loop {
-            if !queue.publish.is_empty() {
-                return Work::Publish(std::mem::take(&mut queue.publish));
+            if let Some(answers) = queue.ready_to_publish() {
+                return Work::Publish(answers);
+            }
+            if !gathered && !queue.closing && (1..last_len / 2).contains(&queue.waiting.len()) {
+                gathered = true;
+                parking_lot::MutexGuard::unlocked(&mut queue, || std::thread::park_timeout(GATHER_TIME));
+                continue;
             }
             if !queue.waiting.is_empty() {
                 queue.bytes = 0;
+                queue.taken = queue.pushed;
                 return Work::Append { batch: std::mem::take(&mut queue.waiting), epoch: queue.epoch };
             }
             if queue.closing {
@@ -491,9 +523,13 @@ impl Shared {
         for logged in &records {
             state.tree.push(leaf_hash(&logged.entry));
         }
+        let before = state.unpublished.len();
         state.unpublished.extend(records.into_iter().map(Arc::new));
         self.size.store(state.tree.size(), Ordering::Release);
-        self.due.notify_one();
+        // The publisher waits for the first record, and then for enough of them.
+        if before == 0 || (before < PUBLISH_RECORDS && state.unpublished.len() >= PUBLISH_RECORDS) {
+            self.due.notify_one();
+        }
     }
 
     /// Waits until enough records wait to be published, or one of them long enough; `false` when it is over.

@@ -217,7 +217,8 @@ impl Publisher {
     }
 
     fn write(&self, tile: &Tile, content: &[u8]) -> Result<(), LogError> {
-        files::replace(&self.temporary, &self.audit_dir.join(tile.path()), content)
+        // No checkpoint covers the tile yet: whoever reads it before it is whole reads what nobody signed.
+        files::write_new(&self.audit_dir.join(tile.path()), content)
     }
 }
 
