@@ -30,6 +30,13 @@ impl Timestamp {
         let millis = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(millis))
     }
+
+    /// The moment so many seconds earlier.
+    #[must_use]
+    pub fn minus_seconds(self, seconds: u64) -> Self {
+        let millis = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
 }
 
 impl fmt::Display for Timestamp {

@@ -34,7 +34,7 @@ pub(crate) async fn authenticate(
     now: Timestamp,
 ) -> Result<Principal, EngineError> {
     let text = match credential {
-        Credential::LocalOperator if open.local_operator_allowed() => return Ok(Principal::local_operator()),
+        Credential::LocalOperator if open.local_operator_allowed().await? => return Ok(Principal::local_operator()),
         Credential::LocalOperator => {
             return Err(EngineError::Refused { reason: "acting without a token is switched off" });
         }

@@ -276,7 +276,6 @@ pub(crate) async fn unseal_on(
         state.setting(&SettingName::LogOrigin).await?.ok_or(EngineError::Bug { what: "the log has no name" })?.value;
     let verifier = VerifierKey::new(&origin, seed.public_key()?)
         .map_err(|_| EngineError::Bug { what: "the log has no usable name" })?;
-    let local_operator = state.setting(&SettingName::LocalOperator).await?.is_none_or(|row| row.value != "off");
     let remembered = state.log_head().await?;
     let log = match access {
         Access::Write => {
@@ -301,7 +300,6 @@ pub(crate) async fn unseal_on(
         clock,
         root,
         token_key,
-        local_operator,
         remembered,
         usage: UsageBook::default(),
         metrics,

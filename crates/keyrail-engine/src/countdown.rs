@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyrail_core::key::{DataKeyVersion, DestroyHalt, DestroyWait};
 use keyrail_core::name::KeyVersionName;
+use keyrail_core::retirement::Obstacle;
 use keyrail_core::system::ObservationRow;
 use keyrail_core::time::{Elapsed, elapsed};
 use keyrail_store::Change;
@@ -75,9 +76,14 @@ async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), E
     let name = KeyVersionName { key, version: version.version };
     let done = execute(open, &Caller::system()?, DestroyVersion { name: name.clone(), acknowledged: Vec::new() }).await;
     match done {
-        Err(EngineError::DestroyBlocked { .. }) => stop(open, &name).await,
+        Err(EngineError::DestroyBlocked { obstacles }) if obstacles.iter().any(is_data) => stop(open, &name).await,
+        // An asset that cannot be counted now, or a campaign that is under way, will pass: the next turn tries again.
         done => done.map(drop),
     }
+}
+
+const fn is_data(obstacle: &Obstacle) -> bool {
+    matches!(obstacle, Obstacle::ValuesLeft { .. } | Obstacle::OutsideUse { .. })
 }
 
 /// Data was found under a version whose wait is over: the countdown ends, and somebody has to look.

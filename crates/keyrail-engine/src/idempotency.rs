@@ -41,7 +41,13 @@ pub(crate) async fn look_up<Op: Operation>(
     let Some(key) = caller.idempotency_key.filter(|_| Op::REPLAY != Replay::Never) else {
         return Ok(Found::Fresh(None));
     };
-    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LEN_MAX {
+    if key.is_empty() {
+        return Err(EngineError::Invalid {
+            problem: "the idempotency key is empty".to_owned(),
+            hint: "send a text of your own choice, a new one for every change",
+        });
+    }
+    if key.len() > IDEMPOTENCY_KEY_LEN_MAX {
         return Err(EngineError::TooLarge {
             what: "the idempotency key",
             unit: "bytes",

@@ -35,6 +35,9 @@ const TIDY_TICKS: u64 = 5;
 /// How many expired idempotency keys are forgotten at once.
 const FORGET_MAX: usize = 500;
 
+/// How long a token that ended or was revoked can still be listed, in seconds.
+const TOKEN_KEPT_SECONDS: u64 = 30 * 24 * 60 * 60;
+
 /// One step of the background work. Each part is tried, whatever happened to the others.
 pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     let turn = open.next_tick();
@@ -85,15 +88,20 @@ async fn record_refusals(open: &Arc<Unsealed>, wait: AggregateWait) -> Result<()
 }
 
 async fn forget_expired(open: &Arc<Unsealed>) -> Result<(), EngineError> {
-    let expired = open.state().expired_idempotency(open.now(), FORGET_MAX).await?;
-    if expired.is_empty() {
+    let now = open.now();
+    let keys = open.state().expired_idempotency(now, FORGET_MAX).await?;
+    let tokens = open.state().tokens_over(now.minus_seconds(TOKEN_KEPT_SECONDS), FORGET_MAX).await?;
+    if keys.is_empty() && tokens.is_empty() {
         return Ok(());
     }
     let mut change = Change::new();
-    for entry in &expired {
+    for entry in &keys {
         change.delete(entry);
     }
-    Ok(open.state().commit(change.unrecorded("an idempotency key is over")).await?)
+    for token in &tokens {
+        change.delete(token);
+    }
+    Ok(open.state().commit(change.unrecorded("what is over opens nothing, with its row or without")).await?)
 }
 
 /// Rotates every key whose age, use or label asks for it, and tells of data that is late. One key that fails does not

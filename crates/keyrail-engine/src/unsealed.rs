@@ -14,7 +14,7 @@ use keyrail_core::id::{MasterVersionId, RequestId};
 use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Keyring};
 use keyrail_core::label::Demands;
 use keyrail_core::name::{AppPath, KeyName};
-use keyrail_core::system::LogHeadRow;
+use keyrail_core::system::{LogHeadRow, SettingName};
 use keyrail_core::time::{Clock, Timestamp};
 use keyrail_core::token::Token;
 use keyrail_crypto::envelope::{KeyRef, Kid};
@@ -58,7 +58,8 @@ pub struct Unsealed {
     clock: Arc<dyn Clock>,
     root: RootKey,
     token_key: MacKey,
-    local_operator: AtomicBool,
+    /// Whether the local operator may act, as the store said under a generation.
+    local_operator: Mutex<Option<(u64, bool)>>,
     /// Counts the changes of state that a decision may depend on; also the log's epoch.
     generation: AtomicU64,
     /// Held while a change is committed, fenced and recorded, so that the log has changes in their order.
@@ -96,7 +97,6 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) root: RootKey,
     pub(crate) token_key: MacKey,
-    pub(crate) local_operator: bool,
     pub(crate) remembered: Option<LogHeadRow>,
     pub(crate) usage: UsageBook,
     pub(crate) metrics: Arc<Metrics>,
@@ -118,7 +118,7 @@ impl Unsealed {
             clock: parts.clock,
             root: parts.root,
             token_key: parts.token_key,
-            local_operator: AtomicBool::new(parts.local_operator),
+            local_operator: Mutex::default(),
             generation: AtomicU64::new(GENERATION_FIRST),
             order: tokio::sync::Mutex::new(()),
             tokens: GenerationCache::new(CACHE_ENTRIES_MAX),
@@ -216,12 +216,18 @@ impl Unsealed {
         let _already_set = self.assets.set(port);
     }
 
-    pub(crate) fn local_operator_allowed(&self) -> bool {
-        self.local_operator.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_local_operator(&self, allowed: bool) {
-        self.local_operator.store(allowed, Ordering::Release);
+    /// Whether the local operator may act: what the store says. No such setting means no.
+    pub(crate) async fn local_operator_allowed(&self) -> Result<bool, EngineError> {
+        let generation = self.generation();
+        if let Some((known_under, allowed)) = *self.local_operator.lock()
+            && known_under == generation
+        {
+            return Ok(allowed);
+        }
+        let row = self.state.setting(&SettingName::LocalOperator).await?;
+        let allowed = row.is_some_and(|row| row.value == "on");
+        *self.local_operator.lock() = Some((generation, allowed));
+        Ok(allowed)
     }
 
     /// The hash under which a token is stored.

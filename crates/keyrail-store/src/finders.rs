@@ -315,6 +315,18 @@ impl State {
         self.page(vec![Condition::Less("expires_at", now.to_value())], IdempotencyEntry::TABLE.key, None, limit).await
     }
 
+    /// Tokens that ended, or were revoked, before `before`, at most `limit` of each.
+    ///
+    /// # Errors
+    /// As [`State::all`].
+    pub async fn tokens_over(&self, before: Timestamp, limit: usize) -> Result<Vec<Token>, StoreError> {
+        let over = |column| vec![Condition::Less(column, before.to_value())];
+        let mut found = self.page(over("expires_at"), Token::TABLE.key, None, limit).await?;
+        let revoked: Vec<Token> = self.page(over("revoked_at"), Token::TABLE.key, None, limit).await?;
+        found.extend(revoked.into_iter().filter(|token| token.expires_at >= before));
+        Ok(found)
+    }
+
     /// Data key versions whose destruction waits.
     ///
     /// # Errors

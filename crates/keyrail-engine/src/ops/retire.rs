@@ -165,7 +165,8 @@ pub struct ShowEvidence {
 }
 
 impl Operation for ShowEvidence {
-    const ACTION: Action = Action::KeyRead;
+    // It is a census of every asset of the key, and says who used it: more than a look at the key.
+    const ACTION: Action = Action::AssetCensus;
     type Loaded = FoundKey;
     type Answer = Evidence;
 

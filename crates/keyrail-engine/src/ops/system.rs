@@ -254,10 +254,6 @@ impl Operation for SetLocalOperator {
         let row = Setting { value: value.to_owned(), updated_at: cx.now, generation: former.generation + 1, ..former };
         let mut change = Change::new();
         change.update(&row);
-        // Closing it takes effect before the change is durable, opening it with the next start at the latest.
-        if !allowed {
-            cx.open.set_local_operator(false);
-        }
         Ok(Acted::new(()).change(change).detail("value", value))
     }
 }

@@ -47,8 +47,8 @@ async fn a_repetition_gets_the_first_answer_and_a_record_of_its_own() {
     let refused = once(&engine, "k1", other).await.unwrap_err();
     assert_eq!(refused.code(), "idempotency_conflict");
     assert!(refused.to_string().contains("another request"), "{refused}");
-    for wrong in ["", &"k".repeat(129)] {
-        assert_eq!(once(&engine, wrong, rotate()).await.unwrap_err().code(), "too_large");
+    for (wrong, code) in [("", "invalid"), (&*"k".repeat(129), "too_large")] {
+        assert_eq!(once(&engine, wrong, rotate()).await.unwrap_err().code(), code);
     }
     assert_eq!(show(&engine).await.versions.len(), 2);
 }

@@ -7,7 +7,7 @@ use keyrail_engine::ops::app::CreateApp;
 use keyrail_engine::ops::audit::ShowAudit;
 use keyrail_engine::ops::data::Encrypt;
 use keyrail_engine::ops::key::{CreateKey, RotateKey, ShowKey};
-use keyrail_engine::ops::system::VerifyStore;
+use keyrail_engine::ops::system::{SetLocalOperator, VerifyStore};
 use keyrail_engine::ops::token::{CreateToken, ListTokens, RevokeToken};
 use keyrail_engine::{Access, Caller, Credential, EngineError};
 use keyrail_testkit::Search;
@@ -41,6 +41,48 @@ async fn a_token_is_shown_once_and_lives_until_it_ends_or_is_revoked() {
     drop(engine);
     let engine = open(dir.path(), &clock, Access::Write).await;
     assert!(matches!(run_as(&engine, &text, show()).await, Err(EngineError::Unauthenticated)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_long_over_is_forgotten_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let (ended, _) = token(&engine, Role::Auditor, None).await;
+    let long = CreateToken { role: Role::Auditor, app: None, ttl_seconds: TOKEN_TTL_SECONDS_MAX };
+    let (revoked, kept) = (run(&engine, long.clone()).await.unwrap(), run(&engine, long).await.unwrap());
+    run(&engine, RevokeToken { id: revoked.view.id }).await.unwrap();
+    let listed = async || -> Vec<_> { run(&engine, ListTokens).await.unwrap().iter().map(|row| row.id).collect() };
+    for (days, forgotten) in [(29, false), (2, true)] {
+        clock.pass(days * 24 * 60 * 60);
+        tick(&engine, 6).await;
+        let found = listed().await;
+        for id in [ended, revoked.view.id] {
+            assert_eq!(!found.contains(&id), forgotten);
+        }
+        assert!(found.contains(&kept.view.id));
+    }
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_operator_stays_out_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let (_, owner) = token(&engine, Role::Owner, None).await;
+    run(&engine, SetLocalOperator { allowed: false }).await.unwrap();
+    let show = || ShowKey { name: key_name() };
+    assert!(matches!(run(&engine, show()).await, Err(EngineError::Refused { .. })));
+    let recorded = records_of(&engine, Action::SystemUpdate);
+    assert_eq!(recorded.last().unwrap().principal, "local-operator");
+    engine.close().await.unwrap();
+    drop(engine);
+    let engine = open(dir.path(), &clock, Access::Write).await;
+    assert!(matches!(run(&engine, show()).await, Err(EngineError::Refused { .. })));
+    run_as(&engine, &owner, SetLocalOperator { allowed: true }).await.unwrap();
+    run(&engine, show()).await.unwrap();
+    engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
