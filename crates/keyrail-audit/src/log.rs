@@ -1,8 +1,8 @@
 //! The log as its users see it: append, read, publish, close.
 
+pub(crate) mod queue;
 mod replay;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::SigningSeed;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::body::{BODY_LEN_MAX, Record};
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile};
+use crate::log::queue::{GATHER_TIME, PublishAnswer, Queue, Waiting, Work};
 use crate::log::replay::Replay;
 use crate::note::VerifierKey;
 use crate::publish::{Logged, Publisher, RightEdge};
@@ -276,7 +277,7 @@ impl Log {
 
     /// How the log is.
     pub fn health(&self) -> LogHealth {
-        let (queue_len, state) = (self.0.shared.queue.lock().waiting.len(), self.0.shared.state.lock());
+        let (queue_len, state) = (self.0.shared.queue.lock().len(), self.0.shared.state.lock());
         let stuck = state.committing_since.map(|since| since.elapsed()).filter(|took| *took >= STUCK_AFTER);
         let stuck = stuck.map(|took| format!("the disk has not answered for {} seconds", took.as_secs()));
         let failure = stuck.or_else(|| state.append_failure.clone()).or_else(|| state.publish_failure.clone());
@@ -310,29 +311,6 @@ fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogErro
     VerifierKey::new(origin, seed.public_key()?).map_err(LogError::Checkpoint)
 }
 
-/// A record that waits to become durable.
-pub(crate) struct Waiting {
-    pub(crate) logged: Logged,
-    pub(crate) epoch: Epoch,
-    pub(crate) answer: oneshot::Sender<Result<Position, AppendError>>,
-}
-
-impl Waiting {
-    pub(crate) fn answer(self, result: Result<Position, AppendError>) {
-        // The appender may have been cancelled.
-        let _gone = self.answer.send(result);
-    }
-}
-
-type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
-
-/// What the sequencer does next.
-pub(crate) enum Work {
-    Append { batch: Vec<Waiting>, epoch: Epoch },
-    Publish(Vec<PublishAnswer>),
-    Close,
-}
-
 /// What handles and sequencer share. Lock order: queue before state.
 pub(crate) struct Shared {
     audit_dir: PathBuf,
@@ -348,33 +326,6 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     size: AtomicU64,
 }
-
-struct Queue {
-    waiting: Vec<Waiting>,
-    /// Bytes of the records that wait.
-    bytes: usize,
-    /// Records that ever waited, and those that were taken from here.
-    pushed: u64,
-    taken: u64,
-    /// Who waits for everything to be published that was appended before, each with [`Queue::pushed`] of then.
-    publish: VecDeque<(u64, PublishAnswer)>,
-    epoch: Epoch,
-    closing: bool,
-}
-
-impl Queue {
-    /// Those before whose request everything was taken.
-    fn ready_to_publish(&mut self) -> Option<Vec<PublishAnswer>> {
-        let ready = self.publish.iter().take_while(|(pushed, _)| *pushed <= self.taken).count();
-        (ready > 0).then(|| self.publish.drain(..ready).map(|(_, answer)| answer).collect())
-    }
-}
-
-/// From how many records in the last batch on a moment is given to those that are on their way.
-const GATHER_LEN_MIN: usize = 8;
-
-/// How long that moment is: about what a fast disk takes for a sync.
-const GATHER_TIME: Duration = Duration::from_micros(150);
 
 struct State {
     tree: Edge,
@@ -400,15 +351,7 @@ impl Shared {
             queue_len_max: options.queue_len_max,
             queue_bytes_max: options.queue_bytes_max,
             append_wait_max: options.append_wait_max,
-            queue: Mutex::new(Queue {
-                waiting: Vec::new(),
-                bytes: 0,
-                pushed: 0,
-                taken: 0,
-                publish: VecDeque::new(),
-                epoch: Epoch(0),
-                closing: false,
-            }),
+            queue: Mutex::new(Queue::new()),
             work: Condvar::new(),
             due: Condvar::new(),
             state: Mutex::new(State {
@@ -438,31 +381,13 @@ impl Shared {
     }
 
     fn push(&self, waiting: Waiting) -> Result<(), AppendError> {
-        let mut queue = self.queue.lock();
-        if queue.closing {
-            return Err(AppendError::Unavailable);
-        }
-        if waiting.epoch < queue.epoch {
-            return Err(AppendError::Fenced);
-        }
-        let bytes = queue.bytes + waiting.logged.record.encoded_len();
-        if queue.waiting.len() >= self.queue_len_max || bytes > self.queue_bytes_max {
-            return Err(AppendError::QueueFull);
-        }
-        queue.bytes = bytes;
-        queue.waiting.push(waiting);
-        queue.pushed += 1;
+        self.queue.lock().push(waiting, self.queue_len_max, self.queue_bytes_max)?;
         self.work.notify_one();
         Ok(())
     }
 
     fn push_publish(&self, answer: PublishAnswer) -> Result<(), LogError> {
-        let mut queue = self.queue.lock();
-        if queue.closing {
-            return Err(LogError::Closed);
-        }
-        let pushed = queue.pushed;
-        queue.publish.push_back((pushed, answer));
+        self.queue.lock().push_publish(answer)?;
         self.work.notify_one();
         Ok(())
     }
@@ -472,29 +397,18 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work. The epoch is read together with the batch: that is what makes an append conditional on it.
-    ///
-    /// `last_len` is how many records the last batch had. If far fewer wait now, the others are on their way: a
-    /// moment is given to them, since a sync for each would cost more than they do.
+    /// Waits for work. `last_len` is how many records the last batch had: if far fewer wait now, the others are on
+    /// their way, and a moment is given to them, since a sync for each would cost more than they do.
     pub(crate) fn take_work(&self, last_len: usize) -> Work {
-        let mut gathered = last_len < GATHER_LEN_MIN;
+        let mut gathered = false;
         let mut queue = self.queue.lock();
         loop {
-            if let Some(answers) = queue.ready_to_publish() {
-                return Work::Publish(answers);
-            }
-            if !gathered && !queue.closing && (1..last_len / 2).contains(&queue.waiting.len()) {
+            if !gathered && queue.has_far_fewer_than(last_len) {
                 gathered = true;
-                parking_lot::MutexGuard::unlocked(&mut queue, || std::thread::park_timeout(GATHER_TIME));
-                continue;
+                MutexGuard::unlocked(&mut queue, || std::thread::park_timeout(GATHER_TIME));
             }
-            if !queue.waiting.is_empty() {
-                queue.bytes = 0;
-                queue.taken = queue.pushed;
-                return Work::Append { batch: std::mem::take(&mut queue.waiting), epoch: queue.epoch };
-            }
-            if queue.closing {
-                return Work::Close;
+            if let Some(work) = queue.next() {
+                return work;
             }
             self.work.wait(&mut queue);
         }
@@ -502,11 +416,7 @@ impl Shared {
 
     /// Nobody takes work any more: who waits is told, and who comes is refused.
     pub(crate) fn end_work(&self) {
-        let (waiting, publish) = {
-            let mut queue = self.queue.lock();
-            queue.closing = true;
-            (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.publish))
-        };
+        let (waiting, publish) = self.queue.lock().end();
         // Dropped senders tell their receivers.
         drop(publish);
         waiting.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{FRAME_LEN_MAX, JournalFile};
-use crate::log::{Epoch, Head, Position, Shared, Waiting, Work};
+use crate::log::queue::{Waiting, Work};
+use crate::log::{Epoch, Head, Position, Shared};
 use crate::note::VerifierKey;
 use crate::publish::Publisher;
 

@@ -235,4 +235,12 @@ mod tests {
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
         assert!(!text.contains("code"), "what is absent is not written: {text}");
     }
+
+    #[test]
+    fn members_that_nobody_knows_are_ignored() {
+        let text = r#"{"v":1,"id":"0d9c6c7a1b5e4f03a2c4d6e8f0a1b2c3","time":"2026-11-25T03:10:00.007Z","kind":"operation",
+            "principal":"system","action":"key.rotate","decision":"allow","reason":"operator","outcome":"done","later":[{}]}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!((record.action, record.outcome), (Action::KeyRotate, Outcome::Done));
+    }
 }

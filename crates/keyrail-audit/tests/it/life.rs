@@ -7,6 +7,17 @@ use keyrail_audit::{AppendError, Epoch, Head, LogError, Reader};
 use crate::support::{TestLog, append, body};
 
 #[test]
+fn equal_bodies_have_different_entries() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    for _ in 0..3 {
+        log.append_blocking(b"the same".to_vec(), Epoch(0)).unwrap();
+    }
+    let entries: std::collections::BTreeSet<_> = log.read(0, 3).unwrap().iter().map(|record| record.entry()).collect();
+    assert_eq!(entries.len(), 3);
+}
+
+#[test]
 fn records_survive_restarts_and_verify() {
     let log = TestLog::create();
     assert_eq!(log.verify().unwrap().records, 0);

@@ -1,0 +1,121 @@
+//! What waits for the log's writer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Epoch, Head, Position};
+use crate::error::{AppendError, LogError};
+use crate::publish::Logged;
+
+/// From how many records in the last batch on a moment is given to those that are on their way.
+const GATHER_LEN_MIN: usize = 8;
+
+/// How long that moment is: about what a fast disk takes for a sync.
+pub(super) const GATHER_TIME: Duration = Duration::from_micros(150);
+
+/// A record that waits to become durable.
+pub(crate) struct Waiting {
+    pub(crate) logged: Logged,
+    pub(crate) epoch: Epoch,
+    pub(crate) answer: oneshot::Sender<Result<Position, AppendError>>,
+}
+
+impl Waiting {
+    pub(crate) fn answer(self, result: Result<Position, AppendError>) {
+        // The appender may have been cancelled.
+        let _gone = self.answer.send(result);
+    }
+}
+
+pub(super) type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
+
+/// What the sequencer does next.
+pub(crate) enum Work {
+    Append { batch: Vec<Waiting>, epoch: Epoch },
+    Publish(Vec<PublishAnswer>),
+    Close,
+}
+
+pub(super) struct Queue {
+    waiting: Vec<Waiting>,
+    /// Bytes of the records that wait.
+    bytes: usize,
+    /// Records that ever waited, and those that were taken from here.
+    pushed: u64,
+    taken: u64,
+    /// Who waits for everything to be published that was appended before, each with [`Queue::pushed`] of then.
+    publish: VecDeque<(u64, PublishAnswer)>,
+    pub(super) epoch: Epoch,
+    pub(super) closing: bool,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Vec::new(),
+            bytes: 0,
+            pushed: 0,
+            taken: 0,
+            publish: VecDeque::new(),
+            epoch: Epoch(0),
+            closing: false,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn push(&mut self, waiting: Waiting, len_max: usize, bytes_max: usize) -> Result<(), AppendError> {
+        if self.closing {
+            return Err(AppendError::Unavailable);
+        }
+        if waiting.epoch < self.epoch {
+            return Err(AppendError::Fenced);
+        }
+        let bytes = self.bytes + waiting.logged.record.encoded_len();
+        if self.waiting.len() >= len_max || bytes > bytes_max {
+            return Err(AppendError::QueueFull);
+        }
+        self.bytes = bytes;
+        self.waiting.push(waiting);
+        self.pushed += 1;
+        Ok(())
+    }
+
+    pub(super) fn push_publish(&mut self, answer: PublishAnswer) -> Result<(), LogError> {
+        if self.closing {
+            return Err(LogError::Closed);
+        }
+        self.publish.push_back((self.pushed, answer));
+        Ok(())
+    }
+
+    /// Whether records wait, and far fewer than so many; at the end nobody is waited for.
+    pub(super) fn has_far_fewer_than(&self, last_len: usize) -> bool {
+        let awaited = last_len >= GATHER_LEN_MIN && !self.closing && self.publish.is_empty();
+        awaited && (1..last_len / 2).contains(&self.waiting.len())
+    }
+
+    /// What to do now. The epoch is read together with the batch: that is what makes an append conditional on it.
+    pub(super) fn next(&mut self) -> Option<Work> {
+        let ready = self.publish.iter().take_while(|(pushed, _)| *pushed <= self.taken).count();
+        if ready > 0 {
+            return Some(Work::Publish(self.publish.drain(..ready).map(|(_, answer)| answer).collect()));
+        }
+        if !self.waiting.is_empty() {
+            self.bytes = 0;
+            self.taken = self.pushed;
+            return Some(Work::Append { batch: std::mem::take(&mut self.waiting), epoch: self.epoch });
+        }
+        self.closing.then_some(Work::Close)
+    }
+
+    /// Nothing more is taken in; gives what waited.
+    pub(super) fn end(&mut self) -> (Vec<Waiting>, VecDeque<(u64, PublishAnswer)>) {
+        self.closing = true;
+        (std::mem::take(&mut self.waiting), std::mem::take(&mut self.publish))
+    }
+}
