@@ -141,6 +141,7 @@ impl Walk {
         let absent = || EngineError::NotFound { what: "campaign", name: id.to_string() };
         let campaign = handle.block_on(open.state().campaign(&id))?.ok_or_else(absent)?;
         Self::of(run, handle.clone(), campaign.clone()).or_else(|error| {
+            open.still_open()?;
             store_failure(&open, &handle, campaign, &error)?;
             Err(error)
         })
@@ -191,6 +192,8 @@ impl Walk {
                     }
                 }
                 Err(error) => {
+                    // Of a store that was closed the campaign runs on as soon as it is open again.
+                    self.open.still_open()?;
                     store_failure(&self.open, &self.handle, self.campaign.clone(), &error)?;
                     return Err(error);
                 }
@@ -245,6 +248,7 @@ impl Walk {
     /// Walks over the table once, from the stored place to the end.
     fn pass(&mut self) -> Result<Step, EngineError> {
         loop {
+            self.open.still_open()?;
             if self.stop.is_set() {
                 return Ok(Step::End(CampaignState::Paused));
             }
@@ -374,22 +378,25 @@ impl Walk {
     fn keep_rate(&self) {
         let Some(rate) = self.campaign.rows_per_second_max.filter(|rate| *rate > 0) else { return };
         let due = Duration::from_secs_f64(self.rows_this_run as f64 / f64::from(rate));
-        while self.began.elapsed() < due && !self.stop.is_set() && self.open.generation() == self.keys.generation {
+        let goes_on =
+            || !self.stop.is_set() && self.open.still_open().is_ok() && self.open.generation() == self.keys.generation;
+        while self.began.elapsed() < due && goes_on() {
             std::thread::park_timeout(due.saturating_sub(self.began.elapsed()).min(PAUSE_MAX));
         }
     }
 
     fn census(&mut self) -> Result<Option<Census>, EngineError> {
         let accepted = self.handle.block_on(self.open.state().accepted_of(&self.asset.id))?;
-        let stop = self.stop.clone();
+        let (stop, open) = (self.stop.clone(), self.open.clone());
         let taken = census::take(self.adapter.as_mut(), &self.spec, &self.keys, &Accepted::of(&accepted), &mut |_| {
-            !stop.is_set()
+            !stop.is_set() && open.still_open().is_ok()
         });
         taken.map_err(|error| self.named(error))
     }
 
     /// Stores that the campaign waits for somebody to resume it, or leaves it to who changed its state.
     fn interrupted(&mut self, state: CampaignState) -> Result<Outcome, EngineError> {
+        self.open.still_open()?;
         if self.stop.keeps_running() {
             self.store_place()?;
         } else if self.campaign.state == CampaignState::Running && state == CampaignState::Paused {

@@ -358,7 +358,7 @@ impl Engine {
 
 async fn finish(open: &Arc<Unsealed>, refusals: AggregateWait) -> Result<(), EngineError> {
     let flushed = scheduler::flush(open, refusals).await;
-    open.close()?;
+    open.close().await?;
     flushed
 }
 

@@ -20,6 +20,7 @@ use keyrail_core::token::Token;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::{DataKey, MasterKey, RootKey};
+use keyrail_seal::SealState;
 use keyrail_store::State;
 use parking_lot::{Mutex, RwLock};
 
@@ -64,6 +65,8 @@ pub struct Unsealed {
     generation: AtomicU64,
     /// Held while a change is committed, fenced and recorded, so that the log has changes in their order.
     order: tokio::sync::Mutex<()>,
+    /// Set under `order` when the store is closed: whoever still works with it changes nothing any more.
+    closed: AtomicBool,
     pub(crate) tokens: GenerationCache<[u8; 32], Arc<Token>>,
     pub(crate) decisions: GenerationCache<DecisionKey, Decision>,
     pub(crate) keyrings: GenerationCache<KeyName, Arc<OpenKey>>,
@@ -121,6 +124,7 @@ impl Unsealed {
             local_operator: Mutex::default(),
             generation: AtomicU64::new(GENERATION_FIRST),
             order: tokio::sync::Mutex::new(()),
+            closed: AtomicBool::new(false),
             tokens: GenerationCache::new(CACHE_ENTRIES_MAX),
             decisions: GenerationCache::new(CACHE_ENTRIES_MAX),
             keyrings: GenerationCache::new(CACHE_ENTRIES_MAX),
@@ -336,9 +340,25 @@ impl Unsealed {
         execute(self, caller, op).await
     }
 
-    /// Publishes the log and ends its writer.
-    pub(crate) fn close(&self) -> Result<(), EngineError> {
+    /// Ends all changes, then publishes the log and ends its writer. What is being committed is committed before.
+    pub(crate) async fn close(&self) -> Result<(), EngineError> {
+        {
+            let _order = self.order.lock().await;
+            self.closed.store(true, Ordering::Release);
+        }
         Ok(self.log.close()?)
+    }
+
+    /// Refuses what began before the store was closed and has not ended: the store may be open anew, for somebody
+    /// else.
+    ///
+    /// # Errors
+    /// [`EngineError::Sealed`].
+    pub fn still_open(&self) -> Result<(), EngineError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(EngineError::Sealed { state: SealState::Sealed });
+        }
+        Ok(())
     }
 
     /// Whether this process writes to the data directory.

@@ -86,7 +86,7 @@ async fn store(open: &Unsealed, counts: BTreeMap<UsageKey, UsageCount>, mark: &U
     } else {
         change.update(mark)
     };
-    Ok(open.state().commit(change.unrecorded("the log itself is what is counted")).await?)
+    open.commit_unrecorded(change.unrecorded("the log itself is what is counted")).await
 }
 
 fn tally(records: &[Counted<'_>]) -> BTreeMap<UsageKey, UsageCount> {

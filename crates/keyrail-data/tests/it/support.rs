@@ -40,7 +40,7 @@ impl Clock for TestClock {
 
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) clock: Arc<TestClock>,
 }
 
@@ -52,7 +52,7 @@ impl World {
         Engine::init(data_dir.clone(), None, clock.as_ref()).await.unwrap();
         let options =
             EngineOptions { data_dir, access: Access::Write, clock: clock.clone(), assets: Some(keyrail_data::assets) };
-        let engine = Engine::open(options).unwrap();
+        let engine = Arc::new(Engine::open(options).unwrap());
         engine.unseal().await.unwrap();
         let world = Self { dir, engine, clock };
         world.run(CreateDomain { name: "acme".parse().unwrap() }).await.unwrap();

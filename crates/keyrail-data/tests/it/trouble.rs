@@ -261,3 +261,30 @@ async fn a_key_that_turns_meanwhile_is_followed() {
     let census = world.census().await;
     assert_eq!((census.versions[0].values, census.versions[1].values), (0, ROWS));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_of_a_sealed_store_ends_and_goes_on_after_the_next_unseal() {
+    for unsealed_meanwhile in [false, true] {
+        let world = world().await;
+        let id = world.run(Protect(start())).await.unwrap().id;
+        let (engine, runtime) = (world.engine.clone(), tokio::runtime::Handle::current());
+        let event = move || {
+            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            runtime.block_on(engine.seal_for(&caller)).unwrap();
+            if unsealed_meanwhile {
+                runtime.block_on(engine.unseal()).unwrap();
+            }
+        };
+        let error = world.walk_with(id, Stop::default(), event).await.unwrap_err();
+        assert_eq!(error.code(), "sealed");
+        world.engine.unseal().await.unwrap();
+        let stored = world.state_of(id).await;
+        assert_eq!((stored.state, stored.error), (CampaignState::Running, None), "nobody stopped it");
+        // One page is done, and nothing of it was counted in the store: the values say how much is left.
+        let outcome = world.complete(id).await;
+        assert_eq!(outcome.campaign.counts.cells_moved, ROWS - 500);
+        assert_eq!(world.census().await.versions[0].values, ROWS);
+        world.engine.close().await.unwrap();
+        world.engine.unseal().await.unwrap();
+    }
+}

@@ -57,6 +57,7 @@ impl Unsealed {
 
     async fn commit_fenced(&self, change: Change, record: &Record, generation: u64) -> Result<(), CommitError> {
         let _order = self.order.lock().await;
+        self.still_open().map_err(CommitError::Failed)?;
         self.settle().await.map_err(CommitError::Failed)?;
         if self.generation() != generation {
             return Err(CommitError::Fenced);
@@ -77,11 +78,13 @@ impl Unsealed {
     /// Commits a change that no decision depends on (a campaign's progress), with its record but without a fence.
     ///
     /// # Errors
-    /// [`EngineError::Store`], [`EngineError::AuditUnavailable`], [`EngineError::Indeterminate`].
+    /// [`EngineError::Store`], [`EngineError::AuditUnavailable`], [`EngineError::Indeterminate`]; [`EngineError::Sealed`]
+    /// once the store is closed.
     pub async fn commit_background(self: &Arc<Self>, change: Change, record: &Record) -> Result<(), EngineError> {
         let (open, record) = (self.clone(), record.clone());
         let committed = to_its_end(async move {
             let _order = open.order.lock().await;
+            open.still_open().map_err(CommitError::Failed)?;
             open.settle().await.map_err(CommitError::Failed)?;
             let log_index_min = open.log.head().size;
             let written = open.write(change, &record, log_index_min).await?;
@@ -192,6 +195,7 @@ impl Unsealed {
         let open = self.clone();
         let settled = to_its_end(async move {
             let _order = open.order.lock().await;
+            open.still_open()?;
             open.settle().await
         });
         settled.await?
@@ -230,9 +234,10 @@ impl Unsealed {
     /// Commits rows that no decision reads and no auditor asks about.
     ///
     /// # Errors
-    /// [`EngineError::Store`].
+    /// [`EngineError::Store`]; [`EngineError::Sealed`] once the store is closed.
     pub async fn commit_unrecorded(&self, change: Recorded) -> Result<(), EngineError> {
         let _order = self.order.lock().await;
+        self.still_open()?;
         Ok(self.state.commit(change).await?)
     }
 
@@ -242,6 +247,7 @@ impl Unsealed {
         let open = self.clone();
         let committed = to_its_end(async move {
             let _order = open.order.lock().await;
+            open.still_open()?;
             open.state.commit(change).await?;
             open.keyrings.clear();
             Ok(())
@@ -257,6 +263,7 @@ impl Unsealed {
 
     async fn remember_now(&self) -> Result<(), EngineError> {
         let _order = self.order.lock().await;
+        self.still_open()?;
         let known = self.remembered.lock().map(|row| row.size);
         let settled = std::mem::take(&mut *self.settled.lock());
         if known == Some(self.log.published().size) && settled.is_empty() {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use async_trait::async_trait;
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::time::{BootId, Observation};
-use keyrail_store::{Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
+use keyrail_store::{
+    Change, Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write,
+};
 
 use super::*;
 use crate::bootstrap::{self, Access};
@@ -186,7 +188,7 @@ async fn a_change_that_the_log_did_not_take_is_recorded_once_at_the_next_start()
     let dir = tempfile::tempdir().unwrap();
     let (former, _) = open(dir.path()).await;
     create(&former, "before").await.1.unwrap();
-    former.close().unwrap();
+    former.log.close().unwrap();
     let (request, done) = create(&former, "made").await;
     assert_eq!(done.unwrap_err().code(), "indeterminate");
     // Until the log takes it no other change is made, and nothing is answered.
@@ -198,4 +200,37 @@ async fn a_change_that_the_log_did_not_take_is_recorded_once_at_the_next_start()
         assert_eq!(names(&open).await, ["before", "made"]);
         // Not closed: the next start finds the outbox as a crash leaves it.
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_still_works_with_a_closed_store_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (former, _) = open(dir.path()).await;
+    create(&former, "before").await.1.unwrap();
+    former.close().await.unwrap();
+    let (open, _) = open(dir.path()).await;
+    create(&open, "after").await.1.unwrap();
+    let head = open.state().log_head().await.unwrap();
+    let record = some_record(&former);
+    let empty = || Change::new().unrecorded("nothing");
+    let refused = [
+        former.commit_background(Change::new(), &record).await,
+        former.commit_unrecorded(empty()).await,
+        former.commit_bookkeeping(empty()).await,
+        former.remember().await,
+    ];
+    for (index, result) in refused.into_iter().enumerate() {
+        assert_eq!(result.unwrap_err().code(), "sealed", "{index}");
+    }
+    // Not even that it failed can be recorded there.
+    assert_eq!(create(&former, "late").await.1.unwrap_err().code(), "audit_unavailable");
+    assert_eq!(open.state().log_head().await.unwrap(), head);
+    assert_eq!(names(&open).await, ["after", "before"]);
+    create(&open, "next").await.1.unwrap();
+}
+
+/// Some record, as work in the background makes them: here the last one of the log under a new id.
+fn some_record(open: &Unsealed) -> Record {
+    let last = open.log().read(open.log().size() - 1, 1).unwrap().remove(0);
+    Record { id: RequestId::from_bytes([9; 16]), ..serde_json::from_slice(&last.body).unwrap() }
 }
