@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use keyrail_core::access::Action;
 use keyrail_core::asset::{Asset, AssetState};
-use keyrail_core::campaign::{Campaign, CampaignEvent, CampaignKind, CampaignState, transition};
+use keyrail_core::campaign::{Campaign, CampaignCounts, CampaignEvent, CampaignKind, CampaignState, transition};
 use keyrail_core::id::{CampaignId, RequestId};
 use keyrail_core::name::KeyName;
 use keyrail_core::record::{
@@ -217,7 +217,7 @@ impl Walk {
     fn walk(&mut self) -> Result<Outcome, EngineError> {
         self.retarget()?;
         if self.place.is_none() {
-            self.campaign.counts.rows = 0;
+            begin_pass(&mut self.campaign.counts);
         }
         if self.campaign.counts.rows_total == 0 {
             self.campaign.counts.rows_total = self.adapter.inspect().map_err(|error| self.named(error))?.rows;
@@ -241,7 +241,7 @@ impl Walk {
             }
             self.place = None;
             self.moved_this_pass = 0;
-            self.campaign.counts.rows = 0;
+            begin_pass(&mut self.campaign.counts);
         }
     }
 
@@ -309,7 +309,7 @@ impl Walk {
         let active = *self.keys.active()?.kid;
         if active != target {
             self.campaign.target = Some(active);
-            self.campaign.counts.rows = 0;
+            begin_pass(&mut self.campaign.counts);
             self.place = None;
         }
         Ok(())
@@ -335,6 +335,9 @@ impl Walk {
             self.campaign.rows_per_second_max = stored.rows_per_second_max;
             self.campaign.generation = stored.generation;
             self.place = stored.cursor.as_deref().and_then(cursor::decode);
+            if self.place.is_none() {
+                begin_pass(&mut self.campaign.counts);
+            }
         }
         self.keys = self.handle.block_on(Keyset::load(&self.open, &self.key))?;
         self.retarget()?;
@@ -443,6 +446,12 @@ impl Walk {
     fn named(&self, error: AssetError) -> EngineError {
         error.into_engine(self.asset.name.as_str())
     }
+}
+
+/// What is counted of one walk over the table begins anew with the next one.
+const fn begin_pass(counts: &mut CampaignCounts) {
+    counts.rows = 0;
+    counts.damaged = 0;
 }
 
 const fn asset_state(kind: CampaignKind) -> AssetState {

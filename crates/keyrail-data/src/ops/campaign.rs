@@ -48,7 +48,7 @@ pub struct CampaignView {
     pub moved: u64,
     /// Rows that somebody else wrote in between, and that were tried again.
     pub cas_lost: u64,
-    /// Values that do not open.
+    /// Values that do not open, as seen in this walk.
     pub damaged: u64,
     /// Bytes of data that went through.
     pub bytes: u64,

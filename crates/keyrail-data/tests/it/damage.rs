@@ -58,6 +58,7 @@ async fn every_altered_byte_is_damage_and_stays() {
         let outcome = world.walk(id).await.unwrap();
         assert_eq!(outcome.campaign.state, CampaignState::Incomplete);
         assert_eq!(outcome.campaign.error_code.as_deref(), Some("damaged_left"));
+        assert_eq!(outcome.campaign.counts.damaged, 2, "however often the table was walked");
         assert_eq!(cell(&app, "SELECT t FROM people WHERE id = 1"), text);
         assert_eq!(cell(&app, "SELECT b FROM people WHERE id = 2"), blob);
     }
