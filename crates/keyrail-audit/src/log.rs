@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::SigningSeed;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::body::{BODY_LEN_MAX, Record};
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile};
-use crate::log::queue::{GATHER_TIME, PublishAnswer, Queue, Waiting, Work};
+use crate::log::queue::{PublishAnswer, Queue, Waiting, Work};
 use crate::log::replay::Replay;
 use crate::note::VerifierKey;
 use crate::publish::{Logged, Publisher, RightEdge};
@@ -397,20 +397,14 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work. `last_len` is how many records the last batch had: if far fewer wait now, the others are on
-    /// their way, and a moment is given to them, since a sync for each would cost more than they do.
-    pub(crate) fn take_work(&self, last_len: usize) -> Work {
-        let mut gathered = false;
+    /// Waits for work.
+    pub(crate) fn take_work(&self) -> Work {
         let mut queue = self.queue.lock();
         loop {
-            if !gathered && queue.has_far_fewer_than(last_len) {
-                gathered = true;
-                MutexGuard::unlocked(&mut queue, || std::thread::park_timeout(GATHER_TIME));
+            match queue.next() {
+                Some(work) => return work,
+                None => self.work.wait(&mut queue),
             }
-            if let Some(work) = queue.next() {
-                return work;
-            }
-            self.work.wait(&mut queue);
         }
     }
 

@@ -54,13 +54,9 @@ impl Sequencer {
     pub(crate) fn run(mut self) {
         let _ending = Ending(self.shared.clone());
         let publisher = self.start_publisher();
-        let mut last_len = 0;
         loop {
-            match self.shared.take_work(last_len) {
-                Work::Append { batch, epoch } => {
-                    last_len = batch.len();
-                    self.commit(batch, epoch);
-                }
+            match self.shared.take_work() {
+                Work::Append { batch, epoch } => self.commit(batch, epoch),
                 Work::Publish(answers) => {
                     let published = self.publish();
                     answers.into_iter().for_each(|answer| {

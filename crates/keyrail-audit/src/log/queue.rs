@@ -1,19 +1,12 @@
 //! What waits for the log's writer.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::{Epoch, Head, Position};
 use crate::error::{AppendError, LogError};
 use crate::publish::Logged;
-
-/// From how many records in the last batch on a moment is given to those that are on their way.
-const GATHER_LEN_MIN: usize = 8;
-
-/// How long that moment is: about what a fast disk takes for a sync.
-pub(super) const GATHER_TIME: Duration = Duration::from_micros(150);
 
 /// A record that waits to become durable.
 pub(crate) struct Waiting {
@@ -91,12 +84,6 @@ impl Queue {
         }
         self.publish.push_back((self.pushed, answer));
         Ok(())
-    }
-
-    /// Whether records wait, and far fewer than so many; at the end nobody is waited for.
-    pub(super) fn has_far_fewer_than(&self, last_len: usize) -> bool {
-        let awaited = last_len >= GATHER_LEN_MIN && !self.closing && self.publish.is_empty();
-        awaited && (1..last_len / 2).contains(&self.waiting.len())
     }
 
     /// What to do now. The epoch is read together with the batch: that is what makes an append conditional on it.
