@@ -11,7 +11,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use crate::adapter::{AssetSpec, Fit, Misfit, Severity};
 use crate::error::AssetError;
 use crate::sqlite::table::{Column, Table, quoted};
-use crate::sqlite::{classify, probe};
+use crate::sqlite::{classify, probe, scrub};
 
 pub(super) fn inspect(connection: &mut Connection, spec: &AssetSpec, table: &Table) -> Result<Fit, AssetError> {
     let mut misfits = Vec::new();
@@ -26,6 +26,7 @@ pub(super) fn inspect(connection: &mut Connection, spec: &AssetSpec, table: &Tab
     }
     not_json(connection, spec, table, &mut misfits)?;
     dependants(connection, spec, table, &mut misfits)?;
+    not_vacuumed(connection, &mut misfits)?;
     if !misfits.iter().any(|misfit| misfit.severity == Severity::Refusal) {
         probe::probe(connection, spec, table, &mut misfits)?;
     }
@@ -294,6 +295,17 @@ fn views(connection: &mut Connection, table: &Table) -> Result<BTreeMap<String, 
         found.insert(view, columns);
     }
     Ok(found)
+}
+
+/// Tables for whose sake the file is not vacuumed.
+fn not_vacuumed(connection: &Connection, misfits: &mut Vec<Misfit>) -> Result<(), AssetError> {
+    for name in scrub::renumbered(connection)? {
+        misfits.push(warn(
+            format!("table `{name}` has no INTEGER PRIMARY KEY: VACUUM may change its rowids, and is not run after protecting"),
+            "former values may stay in free pages of the file; run VACUUM if nothing refers to the rowids",
+        ));
+    }
+    Ok(())
 }
 
 /// Columns of JSON that hold something else in some rows.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::adapter::Scrubbed;
 use crate::error::AssetError;
 use crate::sqlite::classify;
-use crate::sqlite::table::quoted;
+use crate::sqlite::table::{Table, quoted};
 
 /// How long other connections may hold the file while it is scrubbed.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -19,10 +19,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub const BEYOND: &str = "copies, backups and snapshots of the file, and blocks that the file system has freed: \
                                  what they hold of former values stays there";
 
+/// The tables whose rows VACUUM may give other rowids: those with neither an INTEGER PRIMARY KEY nor WITHOUT ROWID
+/// (<https://www.sqlite.org/lang_vacuum.html>). What refers to such a rowid, as a full-text index over the table or
+/// the application itself may, would refer to another row after it.
+pub(super) fn renumbered(connection: &Connection) -> Result<Vec<String>, AssetError> {
+    let sql = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND NOT wr \
+               AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
+    let mut statement = connection.prepare(sql).map_err(classify)?;
+    let names = statement.query_map([], |row| row.get(0)).map_err(classify)?;
+    let names: Vec<String> = names.collect::<Result<_, _>>().map_err(classify)?;
+    let mut found = Vec::new();
+    for name in names {
+        if Table::read(connection, &name)?.rowid_alias.is_none() {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
 /// Rewrites the file without free pages and empties its logs.
 ///
 /// VACUUM copies what is alive, so that nothing of old values stays in free pages or in the unused parts of
-/// pages; the write-ahead log or journal, which still holds former pages, is cut to nothing after it.
+/// pages; the write-ahead log or journal, which still holds former pages, is cut to nothing after it. It is left out
+/// where it might change what rows are known by; what was overwritten here is gone from the pages all the same.
 pub(super) fn scrub(connection: &Connection, table: &str) -> Result<Scrubbed, AssetError> {
     samples(connection, table)?;
     let deadline = Instant::now() + PATIENCE;
@@ -32,7 +51,14 @@ pub(super) fn scrub(connection: &Connection, table: &str) -> Result<Scrubbed, As
         connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(())).map_err(classify)?;
     }
     let mut left = Vec::new();
-    if !vacuum(connection, deadline)? {
+    let renumbered = renumbered(connection)?;
+    if !renumbered.is_empty() {
+        left.push(format!(
+            "free pages of the file and unused parts of its pages, as far as the application left values there: VACUUM \
+             was not run because it may change the rowids of {}; run it if nothing refers to them",
+            renumbered.join(", ")
+        ));
+    } else if !vacuum(connection, deadline)? {
         left.push("free pages of the file: another connection held it, so that VACUUM could not run; run it when nobody is connected".to_owned());
     }
     if mode == "wal" && !truncate_wal(connection, deadline)? {

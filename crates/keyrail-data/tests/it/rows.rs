@@ -151,7 +151,8 @@ async fn a_table_without_a_primary_key_needs_a_declared_identity() {
     assert!(refused.to_string().contains("no primary key") || format!("{refused:?}").contains("no primary key"));
 
     let named = world.add("people", IdentityChoice::Columns(vec!["code".to_owned()]), &["a"]).await.unwrap();
-    assert_eq!((named.identity_columns.as_slice(), named.warnings.len()), (&["code".to_owned()][..], 0));
+    assert_eq!((named.identity_columns.as_slice(), named.warnings.len()), (&["code".to_owned()][..], 1));
+    assert!(named.warnings[0].problem.contains("VACUUM"), "{:?}", named.warnings);
     world.protect().await;
     app.execute_batch("UPDATE people SET a = (SELECT a FROM people WHERE code = 'x')").unwrap();
     assert_eq!(world.census().await.damaged, 1);

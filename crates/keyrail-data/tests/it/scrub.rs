@@ -107,3 +107,31 @@ async fn a_reader_that_keeps_the_log_is_named() {
     app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     assert_eq!(found(&world.database()), [""; 0], "and gone as it said");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rowids_that_something_may_refer_to_stay_and_free_pages_are_named() {
+    let world = World::new().await;
+    let app = world.connect();
+    fill(&app, "WAL");
+    app.execute_batch(
+        "CREATE TABLE notes (text); INSERT INTO notes VALUES ('one'), ('two'), ('three');
+         CREATE TABLE named (id TEXT PRIMARY KEY); CREATE TABLE short (id TEXT PRIMARY KEY) WITHOUT ROWID;
+         CREATE VIEW shown AS SELECT text FROM notes;
+         CREATE VIRTUAL TABLE words USING fts5(text, content='notes');
+         INSERT INTO words(words) VALUES ('rebuild');
+         DELETE FROM notes WHERE text = 'one';",
+    )
+    .unwrap();
+    let added = world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+    let warned: Vec<_> = added.warnings.iter().map(|warning| &warning.problem).collect();
+    let named = warned.iter().filter_map(|problem| problem.strip_suffix("and is not run after protecting"));
+    let named: Vec<_> = named.filter_map(|problem| problem.split('`').nth(1)).collect();
+    assert_eq!(named, ["named", "notes"], "{warned:?}");
+    let left = world.protect().await.scrub_left;
+    assert!(left[0].contains("free pages") && left[0].contains("named, notes"), "{left:?}");
+    let word = "SELECT n.text FROM words w JOIN notes n ON n.rowid = w.rowid WHERE words MATCH 'three'";
+    assert_eq!(app.query_row(word, [], |row| row.get::<_, String>(0)).unwrap(), "three");
+    assert_eq!(found(&world.database()), [""], "what was deleted before is in the file, and nothing in its log");
+    app.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    assert_eq!(found(&world.database()), [""; 0], "and gone as it said");
+}
