@@ -332,20 +332,59 @@ fn summary(names: &Names, measured: &Measured, census: &CensusView, opened: u64,
 fn what_next(place: &Path, names: &Names, job: &Job) {
     let dir = place.join("data");
     let dir = dir.display();
+    let program = program();
     line("");
     line("All of it is there to look at:");
-    line(&format!("  keyrail --data-dir {dir} key show {}", names.key));
-    line(&format!("  keyrail --data-dir {dir} asset census {}", names.asset));
-    line(&format!("  keyrail --data-dir {dir} audit show"));
-    line(&format!("  keyrail --data-dir {dir} audit verify"));
+    line(&format!("  {program} --data-dir {dir} key show {}", names.key));
+    line(&format!("  {program} --data-dir {dir} asset census {}", names.asset));
+    line(&format!("  {program} --data-dir {dir} audit show"));
+    line(&format!("  {program} --data-dir {dir} audit verify"));
     line(&format!("  sqlite3 {} 'SELECT * FROM {} LIMIT 3'", job.database.display(), job.table));
     if job.made_up {
         line("Next, try it on a copy of your own database:");
-        line("  keyrail quickstart --data FILE.sqlite --table TABLE --columns a,b");
+        line(&format!("  {program} quickstart --data FILE.sqlite --table TABLE --columns a,b"));
     }
     line("Then make a store that stays, with its root key elsewhere:");
-    line("  keyrail init --root keyfile:/another/disk/root.key");
+    line(&format!("  {program} init --root keyfile:/another/disk/root.key"));
+}
+
+/// This program as a shell starts it again in the present directory: after `cargo run` it is on no search path.
+fn program() -> String {
+    let started = std::env::args_os().next().map(PathBuf::from);
+    started.map_or_else(|| "keyrail".to_owned(), |path| as_started(&path, std::env::current_dir().ok().as_deref()))
+}
+
+fn as_started(path: &Path, here: Option<&Path>) -> String {
+    let inside = here.and_then(|here| path.strip_prefix(here).ok());
+    let text = match inside {
+        // A name without a slash would be looked for on the search path.
+        Some(inside) if inside.components().count() == 1 => format!("./{}", inside.display()),
+        Some(inside) => inside.display().to_string(),
+        None => path.display().to_string(),
+    };
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// A shared name of the opened store.
 type Open = Arc<keyrail_engine::Unsealed>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_named_as_it_can_be_started_again() {
+        for (started, want) in [
+            ("keyrail", "keyrail"),
+            ("target/release/keyrail", "target/release/keyrail"),
+            ("/src/target/release/keyrail", "target/release/keyrail"),
+            ("/src/keyrail", "./keyrail"),
+            ("./keyrail", "./keyrail"),
+            ("/usr/bin/keyrail", "/usr/bin/keyrail"),
+            ("/opt/it's here/keyrail", r"'/opt/it'\''s here/keyrail'"),
+        ] {
+            assert_eq!(as_started(Path::new(started), Some(Path::new("/src"))), want);
+        }
+    }
+}

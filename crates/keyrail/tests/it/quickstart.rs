@@ -83,6 +83,11 @@ fn a_second_run_begins_anew_and_ends_with_what_to_do_next() {
         let census =
             place.run_with(&["--data-dir", dir.to_str().unwrap(), "asset", "census", "people", "--json"], b"").json();
         assert!(census["rows"].as_u64().unwrap() >= 300);
+        // No search path leads to the program: the printed line starts it as it was started.
+        let line = told.lines().find(|line| line.ends_with("asset census people")).unwrap();
+        let mut shell = std::process::Command::new("/bin/sh");
+        let ran = shell.args(["-c", line]).current_dir(&other).env("PATH", "").output().unwrap();
+        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
     }
     assert!(std::fs::read_dir(&other).unwrap().next().is_none());
 }
