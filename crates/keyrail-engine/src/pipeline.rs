@@ -258,7 +258,9 @@ pub(crate) async fn execute<Op: Operation>(
 }
 
 async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: Op) -> Attempt<Op> {
-    let cx = Context { open, now: open.now(), generation: open.generation(), if_match: caller.if_match };
+    // In this order: no fence between the two can be taken for the one of this change.
+    let generation = open.generation();
+    let cx = Context { open, now: open.now(), generation, if_match: caller.if_match };
     let principal = match authenticate(open, caller.credential, cx.now).await {
         Ok(principal) => principal,
         Err(error) => return Attempt::Ended(Err(open.refusals().note(error, &caller.origin, cx.now))),

@@ -3,6 +3,7 @@
 pub(crate) mod alarm;
 mod commit;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -43,6 +44,9 @@ const CACHE_ENTRIES_MAX: usize = 4_096;
 
 /// How many unwrapped versions of one key are kept at hand: with [`CACHE_ENTRIES_MAX`] keys, 2 MiB in all.
 const MATERIALS_PER_KEY_MAX: usize = 16;
+
+/// How many fences are known by their time; one that is older than all of these is long complete.
+const FENCES_MAX: usize = 4_096;
 
 /// How many unwrapped master key versions are kept at hand.
 const MASTERS_MAX: usize = 256;
@@ -86,6 +90,8 @@ pub struct Unsealed {
     alarms: Mutex<Raised>,
     /// The one change whose record the log does not have yet.
     pending: Mutex<Option<Pending>>,
+    /// When the last fences were complete, oldest first.
+    fences: Mutex<VecDeque<Timestamp>>,
     watch: ClockWatch,
     /// Signalled when time has gone by, for whoever waits for it.
     ticked: tokio::sync::Notify,
@@ -140,6 +146,7 @@ impl Unsealed {
             wake: tokio::sync::Notify::new(),
             alarms: Mutex::default(),
             pending: Mutex::default(),
+            fences: Mutex::default(),
             watch,
             ticked: tokio::sync::Notify::new(),
         }
@@ -218,6 +225,14 @@ impl Unsealed {
     pub(crate) fn set_assets(&self, port: Arc<dyn AssetPort>) {
         // A second call would bring the same port; the first one stays.
         let _already_set = self.assets.set(port);
+    }
+
+    /// When the change that was decided at `decided_at` was fenced, if that was a while ago in this process: what was
+    /// answered in between was still answered under the former state. A decision that another change overtook is made
+    /// anew, so the first fence from then on is its own.
+    pub(crate) fn fenced_at(&self, decided_at: Timestamp) -> Timestamp {
+        let fences = self.fences.lock();
+        fences.iter().find(|fence| **fence >= decided_at).copied().unwrap_or(decided_at)
     }
 
     /// Whether the local operator may act: what the store says. No such setting means no.

@@ -12,7 +12,7 @@ use keyrail_store::{Change, Recorded, StoreError};
 use crate::error::EngineError;
 use crate::outbox::requests_since;
 use crate::pipeline::{CommitError, append, encode};
-use crate::unsealed::Unsealed;
+use crate::unsealed::{FENCES_MAX, Unsealed};
 
 /// A change whose record the log does not have. There is one at most: before the next change it is settled.
 #[derive(Clone)]
@@ -102,6 +102,11 @@ impl Unsealed {
         self.generation.store(next, Ordering::Release);
         self.log.set_epoch(Epoch(next));
         self.forget_before(next);
+        let mut fences = self.fences.lock();
+        if fences.len() >= FENCES_MAX {
+            fences.pop_front();
+        }
+        fences.push_back(self.now());
     }
 
     /// Commits the rows with the record in the outbox; what comes back is to be handed over to the log.

@@ -71,6 +71,23 @@ async fn the_evidence_lists_every_kind_of_use_outside_assets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_write_window_begins_with_the_fence_and_not_with_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    clock.drag(3);
+    rotate(&engine).await;
+    clock.drag(0);
+    let open = engine.unsealed().unwrap();
+    let keyring = open.state().keyring_by_name(&key_name()).await.unwrap().unwrap();
+    let decided_at = keyring.versions[0].fenced_at.unwrap();
+    let since_decision = open.now().seconds_since(decided_at);
+    assert!((3..57).contains(&since_decision), "the rotation was slow: {since_decision}");
+    let evidence = run(&engine, ShowEvidence { name: version(1) }).await.unwrap();
+    assert!(evidence.window_left_seconds > 60 - since_decision, "{since_decision}: {}", evidence.window_left_seconds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retirement_waits_until_the_write_window_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let clock = TestClock::new();

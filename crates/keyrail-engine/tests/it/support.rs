@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyrail_core::access::{Action, Role};
 use keyrail_core::id::TokenId;
@@ -22,12 +23,20 @@ use keyrail_engine::{Access, Caller, Credential, Engine, EngineError, EngineOpti
 use parking_lot::Mutex;
 
 /// A clock that a test sets.
-pub(crate) struct TestClock(Mutex<Observation>);
+pub(crate) struct TestClock(Mutex<Observation>, AtomicU64);
 
 impl TestClock {
     pub(crate) fn new() -> Arc<Self> {
         let wall = Timestamp::from_millis(1_795_512_600_000);
-        Arc::new(Self(Mutex::new(Observation { boot: BootId([7; 16]), wall, uptime_millis: 1_000_000 })))
+        Arc::new(Self(
+            Mutex::new(Observation { boot: BootId([7; 16]), wall, uptime_millis: 1_000_000 }),
+            AtomicU64::new(0),
+        ))
+    }
+
+    /// From here on every look at the clock takes so many seconds, as if the machine were very slow.
+    pub(crate) fn drag(&self, seconds: u64) {
+        self.1.store(seconds, Ordering::Relaxed);
     }
 
     pub(crate) fn pass(&self, seconds: u64) {
@@ -52,6 +61,7 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
+        self.pass(self.1.load(Ordering::Relaxed));
         self.0.lock().wall
     }
 
