@@ -4,7 +4,6 @@ mod api;
 mod body;
 mod call;
 mod campaigns;
-mod coarse;
 mod listen;
 mod metrics;
 mod problem;

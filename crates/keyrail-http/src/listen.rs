@@ -15,7 +15,7 @@ use axum::response::IntoResponse;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use keyrail_engine::EngineError;
@@ -31,7 +31,6 @@ use tower::ServiceExt;
 
 use crate::body::ReadBy;
 use crate::call::{REQUEST_ID, request_id, said_request_id};
-use crate::coarse::{CoarseTimer, Ticks};
 use crate::problem::{Problem, RequestRefusal};
 
 /// The most bytes that are read as the head of a request; beyond that hyper answers by itself, without a body.
@@ -173,9 +172,7 @@ impl Listener {
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
         let limits = self.limits;
         let requests = Semaphore::new(limits.requests_max);
-        let ticks = Ticks::start();
-        let shared =
-            Arc::new(Shared { builder: builder(&limits, &ticks), router, ticks, requests, tls: self.tls, limits });
+        let shared = Arc::new(Shared { builder: builder(&limits), router, requests, tls: self.tls, limits });
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(limits.connections_max));
         let mut stop = pin!(stop);
@@ -206,16 +203,16 @@ impl Listener {
     }
 }
 
-fn builder(limits: &Limits, ticks: &Arc<Ticks>) -> auto::Builder<TokioExecutor> {
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(CoarseTimer::new(ticks.clone()))
+        .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(limits.header_seconds_max))
         .max_buf_size(HEAD_LEN_READ_MAX);
     builder
         .http2()
-        .timer(CoarseTimer::new(ticks.clone()))
+        .timer(TokioTimer::new())
         .max_header_list_size(HEAD_LEN_READ_MAX as u32)
         .max_concurrent_streams(256)
         .keep_alive_interval(Duration::from_secs(limits.header_seconds_max))
@@ -227,7 +224,6 @@ struct Shared {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
     requests: Semaphore,
-    ticks: Arc<Ticks>,
     tls: Option<TlsAcceptor>,
     limits: Limits,
 }
@@ -270,9 +266,9 @@ async fn bounded(shared: &Shared, request: Request<Incoming>, id: &str) -> Resul
         return Ok(Problem::request(RequestRefusal::Busy).under(id).into_response());
     };
     let limit = Duration::from_secs(shared.limits.request_seconds_max);
-    match shared.ticks.within(limit, shared.router.clone().oneshot(request)).await {
-        Some(answered) => answered,
-        None => Ok(Problem::of(&EngineError::Indeterminate).under(id).into_response()),
+    match tokio::time::timeout(limit, shared.router.clone().oneshot(request)).await {
+        Ok(answered) => answered,
+        Err(_) => Ok(Problem::of(&EngineError::Indeterminate).under(id).into_response()),
     }
 }
 
