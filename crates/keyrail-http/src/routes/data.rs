@@ -18,7 +18,6 @@ use keyrail_engine::ops::data::{
 use keyrail_engine::parallel::spread;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
 use crate::api::{About, Api};
@@ -156,9 +155,8 @@ struct CiphertextIn<'a> {
 /// What became of each item, in their order.
 #[derive(Serialize, ToSchema)]
 struct EncryptAnswer {
-    /// One answer per item; each is JSON already, since a batch is written by several threads.
-    #[schema(value_type = Vec<EncryptOut>)]
-    items: Vec<Box<RawValue>>,
+    /// One answer per item.
+    items: Vec<EncryptOut>,
 }
 
 /// A ciphertext, or why there is none.
@@ -245,13 +243,11 @@ fn ciphertext_item(item: CiphertextIn<'_>) -> Item<CiphertextItem> {
     Ok(CiphertextItem { ciphertext: item.ciphertext.into_owned(), context: context(item.context)? })
 }
 
-fn encrypted(item: Item<Encrypted>) -> Box<RawValue> {
-    let out = match item {
+fn encrypted(item: Item<Encrypted>) -> EncryptOut {
+    match item {
         Ok(done) => EncryptOut::Done { ciphertext: done.ciphertext, version: done.version },
         Err(error) => EncryptOut::Failed { error: ItemError::of(&error) },
-    };
-    // Texts and numbers always have a JSON form.
-    to_raw_value(&out).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
 }
 
 fn decrypted(item: Item<Decrypted>) -> DecryptOut {
@@ -272,7 +268,9 @@ async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyI
         Err(error) => return invalid_json(&error).under(call.request).into_response(),
     };
     let answered = run(&service, &call, Encrypt { key, items }).await;
-    answered.map(|done| done.map(|items| EncryptAnswer { items: spread(items, encrypted) })).into_response()
+    answered
+        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
+        .into_response()
 }
 
 async fn decrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
@@ -292,7 +290,9 @@ async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): Ke
         Err(response) => return *response,
     };
     let answered = run(&service, &call, Reencrypt { key, items }).await;
-    answered.map(|done| done.map(|items| EncryptAnswer { items: spread(items, encrypted) })).into_response()
+    answered
+        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
+        .into_response()
 }
 
 async fn ciphertext_items(
