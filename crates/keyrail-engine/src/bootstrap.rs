@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::ops::token::{CreateToken, new_token};
+use crate::parallel::blocking;
 use crate::paths::Paths;
 use crate::pipeline::encode;
 use crate::refusals::Refusals;
@@ -197,7 +198,7 @@ async fn protect(
     root: &RootKey,
 ) -> Result<(RootSlot, Box<dyn RootOfTrust>), EngineError> {
     // Deriving a key from a passphrase takes a second of computing; it happens before anything is served.
-    let slot = tokio::task::block_in_place(|| provider.protect(root))?;
+    let slot = blocking(|| provider.protect(root))?;
     Ok((slot, provider))
 }
 
@@ -264,7 +265,7 @@ pub(crate) async fn unseal_on(
     let found = bootstrap(store.as_ref()).await?;
     let row = found.slots.first().ok_or(EngineError::NotInitialized)?;
     let slot = RootSlot::from_bytes(&row.slot)?;
-    let root = tokio::task::block_in_place(|| provider.open(&slot))?;
+    let root = blocking(|| provider.open(&slot))?;
     let secret = |purpose| {
         found.secrets.iter().find(|row| row.purpose == purpose).ok_or(EngineError::Root(SealError::SlotDamaged))
     };

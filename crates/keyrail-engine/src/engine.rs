@@ -15,6 +15,7 @@ use crate::bootstrap::{self, Access, DirLock, Initialized};
 use crate::error::EngineError;
 use crate::health::{Health, HealthCheck};
 use crate::metrics::{Metrics, MetricsSnapshot};
+use crate::parallel::blocking;
 use crate::paths::Paths;
 use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
@@ -229,7 +230,7 @@ impl Engine {
 
     async fn open_by_root(&self) -> Result<Arc<Unsealed>, EngineError> {
         // A passphrase may come through a pipe, whose writer takes its time.
-        match tokio::task::block_in_place(|| self.provider()) {
+        match blocking(|| self.provider()) {
             Ok(provider) => {
                 let options = &self.options;
                 bootstrap::unseal(
@@ -332,7 +333,10 @@ impl Engine {
     /// How the service is.
     pub async fn health(&self) -> Health {
         let Ok(open) = self.unsealed() else { return Health::new(self.seal_state(), Vec::new()) };
-        let store = open.state().store().health().await.err().map(|error| error.to_string());
+        let store = match open.stuck() {
+            Some(stuck) => Some(stuck.to_string()),
+            None => open.state().store().health().await.err().map(|error| error.to_string()),
+        };
         let waits = || open.has_pending().then(|| "a change waits for its record".to_owned());
         let audit = open.log().health().failure.or_else(waits);
         let checks = vec![HealthCheck::of("store", store), HealthCheck::of("audit", audit)];

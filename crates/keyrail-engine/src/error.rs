@@ -186,6 +186,12 @@ pub enum EngineError {
     /// The change may or may not be made; its request id tells later.
     #[error("it is not known whether it was done")]
     Indeterminate,
+    /// The store has not ended a former change, so no other is begun.
+    #[error("the store has not answered for {seconds} seconds, and a change is still on its way")]
+    StoreStuck {
+        /// Since when, in seconds.
+        seconds: u64,
+    },
     /// The state kept changing while the operation ran.
     #[error("the state kept changing; nothing was done")]
     Contended,
@@ -295,6 +301,7 @@ impl EngineError {
             Self::Sealed { .. } => "sealed",
             Self::ShuttingDown => "shutting_down",
             Self::Store(_) => "store_failed",
+            Self::StoreStuck { .. } => "store_stuck",
             Self::TooLarge { .. } => "too_large",
             Self::TooMany { .. } => "too_many",
             Self::TooManyFailures => "too_many_failures",
@@ -343,7 +350,8 @@ impl EngineError {
             | Self::Indeterminate
             | Self::Log(_)
             | Self::Sealed { .. }
-            | Self::ShuttingDown => Fault::Dependency,
+            | Self::ShuttingDown
+            | Self::StoreStuck { .. } => Fault::Dependency,
         }
     }
 
@@ -416,6 +424,9 @@ impl EngineError {
             Self::Key(_) => "make another key: `keyrail key create`",
             Self::Log(_) => "`keyrail audit verify` tells what is wrong with its files",
             Self::ShuttingDown => "try again when the service is back",
+            Self::StoreStuck { .. } => {
+                "look at the disk of the data directory; the change that is on its way is recorded when it has ended"
+            }
             Self::TooLarge { .. } => "send it in smaller parts",
         };
         Some(hint.to_owned())

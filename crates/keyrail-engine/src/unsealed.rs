@@ -2,6 +2,7 @@
 
 pub(crate) mod alarm;
 mod commit;
+mod late;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ use crate::refusals::Refusals;
 use crate::request::Caller;
 use crate::unsealed::alarm::Raised;
 use crate::unsealed::commit::Pending;
+use crate::unsealed::late::{COMMIT_WAIT_MAX, Late};
 use crate::usage::UsageBook;
 
 /// How many tokens, decisions and keys are kept at hand.
@@ -85,11 +87,15 @@ pub struct Unsealed {
     ticks: AtomicU64,
     /// Set when the sweep must not wait for its turn.
     sweep_wanted: AtomicBool,
-    wake: tokio::sync::Notify,
+    wake: Arc<tokio::sync::Notify>,
     /// Alarms that were raised already.
     alarms: Mutex<Raised>,
     /// The one change whose record the log does not have yet.
     pending: Mutex<Option<Pending>>,
+    /// The one commit that the store did not end in time.
+    late: Mutex<Option<Late>>,
+    /// How long a commit may take.
+    commit_wait: std::time::Duration,
     /// When the last fences were complete, oldest first.
     fences: Mutex<VecDeque<Timestamp>>,
     watch: ClockWatch,
@@ -143,9 +149,11 @@ impl Unsealed {
             metrics: parts.metrics,
             ticks: AtomicU64::new(0),
             sweep_wanted: AtomicBool::new(false),
-            wake: tokio::sync::Notify::new(),
+            wake: Arc::default(),
             alarms: Mutex::default(),
             pending: Mutex::default(),
+            late: Mutex::default(),
+            commit_wait: COMMIT_WAIT_MAX,
             fences: Mutex::default(),
             watch,
             ticked: tokio::sync::Notify::new(),

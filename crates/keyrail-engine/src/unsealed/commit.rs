@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 
 use keyrail_audit::{AppendError, Epoch};
 use keyrail_core::id::RequestId;
-use keyrail_core::record::Record;
+use keyrail_core::record::{Outcome, Record};
 use keyrail_core::system::{LogHeadRow, OutboxEntry};
 use keyrail_store::{Change, Recorded, StoreError};
 
 use crate::error::EngineError;
 use crate::outbox::requests_since;
 use crate::pipeline::{CommitError, append, encode};
+use crate::unsealed::late::InTime;
 use crate::unsealed::{FENCES_MAX, Unsealed};
 
 /// A change whose record the log does not have. There is one at most: before the next change it is settled.
@@ -24,6 +25,23 @@ pub(crate) struct Pending {
     /// The head that the commit remembers.
     head: LogHeadRow,
     fate: Fate,
+}
+
+impl Pending {
+    #[cfg(test)]
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The record of a change that was not made.
+    fn not_made(&self) -> Result<Self, EngineError> {
+        let unreadable = |_| EngineError::Bug { what: "a record that is not readable" };
+        let record: Record = serde_json::from_slice(&self.body).map_err(unreadable)?;
+        let code = Some(EngineError::Indeterminate.code().to_owned());
+        let record = Record { outcome: Outcome::Failed, code, versions: Vec::new(), ..record };
+        let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
+        Ok(Self { body, ..self.clone() })
+    }
 }
 
 /// What is known of a commit.
@@ -57,16 +75,20 @@ impl Unsealed {
 
     async fn commit_fenced(&self, change: Change, record: &Record, generation: u64) -> Result<(), CommitError> {
         let _order = self.order.lock().await;
-        self.still_open().map_err(CommitError::Failed)?;
+        self.ready().await.map_err(CommitError::Failed)?;
         self.settle().await.map_err(CommitError::Failed)?;
         if self.generation() != generation {
             return Err(CommitError::Fenced);
         }
         let log_index_min = self.log.head().size;
         let written = self.write(change, record, log_index_min).await;
-        // Whoever does not know whether the state changed acts as if it had: nothing decided before is answered.
-        if matches!(written, Ok(_) | Err(CommitError::Failed(EngineError::Indeterminate))) {
-            self.fence();
+        match &written {
+            Ok(_) => self.fence(),
+            // Whoever does not know whether the state changed acts as if it had: nothing decided before is answered.
+            // What is still on its way is fenced when it has arrived, and only then is it complete.
+            Err(CommitError::Failed(EngineError::Indeterminate)) if self.is_late() => self.begin_generation(),
+            Err(CommitError::Failed(EngineError::Indeterminate)) => self.fence(),
+            Err(_) => {}
         }
         let handed = self.hand_over(written?).await;
         if self.sweep_wanted.load(Ordering::Acquire) {
@@ -84,7 +106,7 @@ impl Unsealed {
         let (open, record) = (self.clone(), record.clone());
         let committed = to_its_end(async move {
             let _order = open.order.lock().await;
-            open.still_open().map_err(CommitError::Failed)?;
+            open.ready().await.map_err(CommitError::Failed)?;
             open.settle().await.map_err(CommitError::Failed)?;
             let log_index_min = open.log.head().size;
             let written = open.write(change, &record, log_index_min).await?;
@@ -97,16 +119,20 @@ impl Unsealed {
     }
 
     /// From here on nothing that was decided before gets its record, and no cache knows anything of before.
-    fn fence(&self) {
-        let next = self.generation() + 1;
-        self.generation.store(next, Ordering::Release);
-        self.log.set_epoch(Epoch(next));
-        self.forget_before(next);
+    pub(super) fn fence(&self) {
+        self.begin_generation();
         let mut fences = self.fences.lock();
         if fences.len() >= FENCES_MAX {
             fences.pop_front();
         }
         fences.push_back(self.now());
+    }
+
+    fn begin_generation(&self) {
+        let next = self.generation() + 1;
+        self.generation.store(next, Ordering::Release);
+        self.log.set_epoch(Epoch(next));
+        self.forget_before(next);
     }
 
     /// Commits the rows with the record in the outbox; what comes back is to be handed over to the log.
@@ -117,11 +143,16 @@ impl Unsealed {
         change.settle(&settled);
         let head = self.remember_head(&mut change);
         let pending = Pending { request: record.id, body, log_index_min, head, fate: Fate::Unknown };
-        match self.state.commit(change.recorded(outbox)).await {
-            Ok(()) => Ok(self.made(pending)),
-            Err(error) => {
+        match self.commit_in_time(change.recorded(outbox)).await {
+            InTime::Done(Ok(())) => Ok(self.made(pending)),
+            InTime::Done(Err(error)) => {
                 self.settled.lock().extend(settled);
                 self.after_failed_commit(error, pending).await
+            }
+            InTime::Late => {
+                self.settled.lock().extend(settled);
+                *self.pending.lock() = Some(pending);
+                Err(CommitError::Failed(EngineError::Indeterminate))
             }
         }
     }
@@ -173,9 +204,13 @@ impl Unsealed {
         if pending.fate == Fate::Unknown && self.state.outbox_has(&pending.request).await? {
             pending = self.made(pending);
         }
-        if pending.fate == Fate::Made {
-            self.record_once(&pending).await?;
-            self.settled.lock().push(pending.request);
+        match pending.fate {
+            Fate::Made => {
+                self.record_once(&pending).await?;
+                self.settled.lock().push(pending.request);
+            }
+            // It was not made, and the log tells that too: its caller was told to look there.
+            Fate::Unknown => self.record_once(&pending.not_made()?).await?,
         }
         *self.pending.lock() = None;
         Ok(())
@@ -194,13 +229,13 @@ impl Unsealed {
 
     /// Settles what a failure left open, if it is over.
     pub(crate) async fn settle_pending(self: &Arc<Self>) -> Result<(), EngineError> {
-        if !self.has_pending() {
+        if !self.has_pending() && !self.is_late() {
             return Ok(());
         }
         let open = self.clone();
         let settled = to_its_end(async move {
             let _order = open.order.lock().await;
-            open.still_open()?;
+            open.ready().await?;
             open.settle().await
         });
         settled.await?
@@ -242,8 +277,8 @@ impl Unsealed {
     /// [`EngineError::Store`]; [`EngineError::Sealed`] once the store is closed.
     pub async fn commit_unrecorded(&self, change: Recorded) -> Result<(), EngineError> {
         let _order = self.order.lock().await;
-        self.still_open()?;
-        Ok(self.state.commit(change).await?)
+        self.ready().await?;
+        self.commit_unasked(change).await
     }
 
     /// Commits how far countdowns are, without a record. No decision of policy depends on it, so nothing is fenced: what
@@ -252,8 +287,8 @@ impl Unsealed {
         let open = self.clone();
         let committed = to_its_end(async move {
             let _order = open.order.lock().await;
-            open.still_open()?;
-            open.state.commit(change).await?;
+            open.ready().await?;
+            open.commit_unasked(change).await?;
             open.keyrings.clear();
             Ok(())
         });
@@ -268,7 +303,7 @@ impl Unsealed {
 
     async fn remember_now(&self) -> Result<(), EngineError> {
         let _order = self.order.lock().await;
-        self.still_open()?;
+        self.ready().await?;
         let known = self.remembered.lock().map(|row| row.size);
         let settled = std::mem::take(&mut *self.settled.lock());
         if known == Some(self.log.published().size) && settled.is_empty() {
@@ -277,9 +312,9 @@ impl Unsealed {
         let mut change = Change::new();
         change.settle(&settled);
         let head = self.remember_head(&mut change);
-        if let Err(error) = self.state.commit(change.unrecorded("the log's head is remembered")).await {
+        if let Err(error) = self.commit_unasked(change.unrecorded("the log's head is remembered")).await {
             self.settled.lock().extend(settled);
-            return Err(error.into());
+            return Err(error);
         }
         *self.remembered.lock() = Some(head);
         Ok(())

@@ -35,6 +35,8 @@ const NOTHING: u8 = 0;
 const STORED: u8 = 1;
 /// A commit is not made and reported as unknown.
 const NOT_STORED: u8 = 2;
+/// A commit does not end until the gate is opened; then it is made.
+const HANGS: u8 = 8;
 /// As before, and the store does not answer afterwards either.
 const DEAF: u8 = 4;
 
@@ -42,6 +44,7 @@ const DEAF: u8 = 4;
 struct Breaking {
     store: SqliteStore,
     fault: AtomicU8,
+    gate: tokio::sync::Semaphore,
 }
 
 impl Breaking {
@@ -81,6 +84,14 @@ impl Store for Breaking {
                 Err(self.broken())
             }
             NOT_STORED if hit => Err(self.broken()),
+            HANGS if hit => {
+                self.gate.acquire().await.unwrap().forget();
+                // What became of the disk meanwhile decides.
+                match self.fault.load(Ordering::SeqCst) {
+                    NOT_STORED => Err(self.broken()),
+                    _ => self.store.apply(transaction).await,
+                }
+            }
             _ => self.store.apply(transaction).await,
         }
     }
@@ -100,7 +111,7 @@ async fn open(dir: &Path) -> (Arc<Unsealed>, Arc<Breaking>) {
         bootstrap::init(dir.to_owned(), None, &FixedClock).await.unwrap();
     }
     let store = SqliteStore::open(&paths.store(), OpenMode::Write).unwrap();
-    let store = Arc::new(Breaking { store, fault: AtomicU8::new(NOTHING) });
+    let store = Arc::new(Breaking { store, fault: AtomicU8::new(NOTHING), gate: tokio::sync::Semaphore::new(0) });
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
     let metrics = Arc::default();
     let clock = Arc::new(FixedClock);
@@ -150,7 +161,7 @@ async fn a_commit_of_unknown_fate_is_looked_up_by_its_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_looked_up_is_indeterminate_and_settled_before_the_next_change() {
     for (fault, outcome, want) in
-        [(STORED, vec![Outcome::Done], vec!["next", "open"]), (NOT_STORED, vec![], vec!["next"])]
+        [(STORED, Outcome::Done, vec!["next", "open"]), (NOT_STORED, Outcome::Failed, vec!["next"])]
     {
         let dir = tempfile::tempdir().unwrap();
         let (open, store) = open(dir.path()).await;
@@ -165,10 +176,69 @@ async fn what_cannot_be_looked_up_is_indeterminate_and_settled_before_the_next_c
         assert_eq!(create(&open, "next").await.1.unwrap_err().code(), "store_failed");
         store.fault.store(NOTHING, Ordering::SeqCst);
         create(&open, "next").await.1.unwrap();
-        assert_eq!(outcomes(&open, request), outcome);
+        assert_eq!(outcomes(&open, request), [outcome]);
         assert_eq!(names(&open).await, want);
         assert!(!open.has_pending());
     }
+}
+
+/// A disk that hangs holds up nobody for longer than the limit, and what becomes of the change is told when it is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_hangs_is_indeterminate_and_settled_when_it_ends() {
+    for (end, outcome, want) in [(HANGS, Outcome::Done, vec!["late", "next"]), (NOT_STORED, Outcome::Failed, vec!["next"])] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut open, store) = open(dir.path()).await;
+        Arc::get_mut(&mut open).unwrap().commit_wait = std::time::Duration::from_millis(50);
+        create(&open, "before").await.1.unwrap();
+        store.fault.store(HANGS, Ordering::SeqCst);
+        let (request, done) = create(&open, "late").await;
+        assert_eq!(done.unwrap_err().code(), "indeterminate");
+        assert_eq!(outcomes(&open, request), []);
+        // Others get a clear refusal with a record, reads go on, and health has a reason.
+        let (refused, done) = create(&open, "refused").await;
+        assert_eq!(done.unwrap_err().code(), "store_stuck");
+        assert_eq!(outcomes(&open, refused), [Outcome::Failed]);
+        assert_eq!(open.remember().await.unwrap_err().code(), "store_stuck");
+        assert_eq!(names(&open).await, ["before"]);
+        assert!(open.stuck().unwrap().to_string().contains("on its way"));
+
+        let generation = open.generation();
+        store.fault.store(end, Ordering::SeqCst);
+        store.gate.add_permits(1);
+        open.woken().await;
+        store.fault.store(NOTHING, Ordering::SeqCst);
+        while open.is_late() {
+            // The commit has ended; its task may need a moment to say so.
+            let _stuck_a_moment_longer = open.settle_pending().await;
+            tokio::task::yield_now().await;
+        }
+        assert!(open.generation() > generation, "what was decided while nobody knew is not answered any more");
+        assert_eq!(outcomes(&open, request), [outcome]);
+        create(&open, "next").await.1.unwrap();
+        open.remember().await.unwrap();
+        let mut want = want;
+        want.insert(0, "before");
+        assert_eq!(names(&open).await, want);
+        assert!(open.stuck().is_none() && !open.has_pending());
+    }
+}
+
+/// An append that was given up on and made all the same is not made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_came_late_is_not_doubled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, store) = open(dir.path()).await;
+    store.fault.store(STORED | DEAF, Ordering::SeqCst);
+    let (request, done) = create(&open, "open").await;
+    assert_eq!(done.unwrap_err().code(), "indeterminate");
+    // The disk was slow: the record that nobody waited for any more is in the log after all.
+    let body = open.pending.lock().as_ref().unwrap().body().to_vec();
+    open.log.append(body, Epoch(open.generation())).await.unwrap();
+    assert_eq!(outcomes(&open, request), [Outcome::Done]);
+    store.fault.store(NOTHING, Ordering::SeqCst);
+    open.settle_pending().await.unwrap();
+    assert!(!open.has_pending());
+    assert_eq!(outcomes(&open, request), [Outcome::Done], "once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -168,3 +168,15 @@ async fn a_second_writer_is_refused_and_a_reader_is_not() {
     let anonymous = engine.execute(&Caller::new(Credential::None).unwrap(), ShowKey { name: name() }).await;
     assert!(matches!(anonymous, Err(EngineError::Unauthenticated)));
 }
+
+/// A program with one thread of its own may hold an engine too.
+#[tokio::test(flavor = "current_thread")]
+async fn a_runtime_of_one_thread_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let items = (0..200).map(|_| Ok(EncryptItem { plaintext: b"x".to_vec().into(), context: context() })).collect();
+    let answer = run(&engine, Encrypt { key: name(), items }).await.unwrap();
+    assert!(answer.len() == 200 && answer.iter().all(Result::is_ok));
+    engine.close().await.unwrap();
+}

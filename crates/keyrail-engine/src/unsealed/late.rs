@@ -1,0 +1,90 @@
+//! Commits that the store does not end in time: a disk that hangs holds up one change and refuses the others.
+
+use std::time::Duration;
+
+use keyrail_store::{Recorded, StoreError};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::error::EngineError;
+use crate::unsealed::Unsealed;
+
+/// How long a commit may take. After that its fate is open until it ends.
+pub(crate) const COMMIT_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A commit that was given up on and has not ended.
+pub(crate) struct Late {
+    since: Instant,
+    commit: JoinHandle<Result<(), StoreError>>,
+}
+
+/// How a commit ended.
+pub(super) enum InTime {
+    /// In time.
+    Done(Result<(), StoreError>),
+    /// Not yet: [`Unsealed::ready`] tells when it has.
+    Late,
+}
+
+impl Unsealed {
+    /// Commits, and gives up waiting after the limit. The commit itself goes on: nothing can call it back.
+    pub(super) async fn commit_in_time(&self, change: Recorded) -> InTime {
+        let (state, wake, wait) = (self.state.clone(), self.wake.clone(), self.commit_wait);
+        let since = Instant::now();
+        let mut commit = tokio::spawn(async move {
+            let ended = state.commit(change).await;
+            if since.elapsed() >= wait {
+                // Somebody was told that nobody knows: now it is known.
+                wake.notify_one();
+            }
+            ended
+        });
+        match tokio::time::timeout(wait, &mut commit).await {
+            Ok(Ok(ended)) => InTime::Done(ended),
+            Ok(Err(panic)) => InTime::Done(Err(StoreError::Indeterminate { source: Box::new(panic) })),
+            Err(_) => {
+                tracing::error!("the store has not ended a commit in time; changes are refused until it has");
+                *self.late.lock() = Some(Late { since, commit });
+                InTime::Late
+            }
+        }
+    }
+
+    /// Commits what has no record.
+    pub(super) async fn commit_unasked(&self, change: Recorded) -> Result<(), EngineError> {
+        match self.commit_in_time(change).await {
+            InTime::Done(ended) => Ok(ended?),
+            InTime::Late => Err(self.stuck().unwrap_or(EngineError::Indeterminate)),
+        }
+    }
+
+    /// Whether changes may be made: the store is open, and no former commit is on its way. One that has ended since is
+    /// fenced now, since nobody knew of it until now. Called under `order`.
+    pub(super) async fn ready(&self) -> Result<(), EngineError> {
+        self.still_open()?;
+        if !self.is_late() {
+            return Ok(());
+        }
+        if let Some(stuck) = self.stuck() {
+            return Err(stuck);
+        }
+        self.fence();
+        // It may have renewed the remembered head, or not.
+        let head = self.state.log_head().await?;
+        *self.remembered.lock() = head;
+        *self.late.lock() = None;
+        Ok(())
+    }
+
+    /// Whether a commit was given up on and not looked at since.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.lock().is_some()
+    }
+
+    /// What to tell as long as such a commit has not ended.
+    pub(crate) fn stuck(&self) -> Option<EngineError> {
+        let late = self.late.lock();
+        let late = late.as_ref().filter(|late| !late.commit.is_finished())?;
+        Some(EngineError::StoreStuck { seconds: late.since.elapsed().as_secs() })
+    }
+}
