@@ -198,7 +198,20 @@ impl Log {
     /// # Errors
     /// [`AppendError::Fenced`] when the epoch is older than the log's: then nothing was recorded.
     pub async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
-        let receiver = self.enqueue(body, epoch)?;
+        self.durable(body, epoch, Place::Usual).await
+    }
+
+    /// [`Log::append`] into room that is kept: for records of what must not be held up by a flood of others, such as a
+    /// revocation or an alarm.
+    ///
+    /// # Errors
+    /// Those of [`Log::append`].
+    pub async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
+        self.durable(body, epoch, Place::Reserved).await
+    }
+
+    async fn durable(&self, body: Vec<u8>, epoch: Epoch, place: Place) -> Result<Position, AppendError> {
+        let receiver = self.enqueue(body, epoch, place)?;
         let answer = tokio::time::timeout(self.0.shared.append_wait_max, receiver).await;
         answer.ok().and_then(Result::ok).unwrap_or(Err(AppendError::Indeterminate))
     }
@@ -208,13 +221,14 @@ impl Log {
     /// # Errors
     /// Those of [`Log::append`].
     pub fn append_blocking(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
-        self.enqueue(body, epoch)?.blocking_recv().unwrap_or(Err(AppendError::Indeterminate))
+        self.enqueue(body, epoch, Place::Usual)?.blocking_recv().unwrap_or(Err(AppendError::Indeterminate))
     }
 
     fn enqueue(
         &self,
         body: Vec<u8>,
         epoch: Epoch,
+        place: Place,
     ) -> Result<oneshot::Receiver<Result<Position, AppendError>>, AppendError> {
         if body.len() > BODY_LEN_MAX {
             return Err(AppendError::TooLong { max: BODY_LEN_MAX });
@@ -222,7 +236,7 @@ impl Log {
         let salt = random::array().map_err(|_| AppendError::Unavailable)?;
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting { logged: Record { salt, body }.into(), epoch, answer };
-        self.0.shared.push(waiting)?;
+        self.0.shared.push(waiting, place)?;
         Ok(receiver)
     }
 
@@ -311,6 +325,21 @@ fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogErro
     VerifierKey::new(origin, seed.public_key()?).map_err(LogError::Checkpoint)
 }
 
+/// Which room of the queue a record takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// What all share.
+    Usual,
+    /// What is kept beyond it.
+    Reserved,
+}
+
+/// How many records more may wait if they are of the kind that must get through.
+const RESERVED_LEN: usize = 1_024;
+
+/// How many bytes more such records may have together.
+const RESERVED_BYTES: usize = 16 * 1024 * 1024;
+
 /// What handles and sequencer share. Lock order: queue before state.
 pub(crate) struct Shared {
     audit_dir: PathBuf,
@@ -380,8 +409,12 @@ impl Shared {
         self.size.load(Ordering::Acquire)
     }
 
-    fn push(&self, waiting: Waiting) -> Result<(), AppendError> {
-        self.queue.lock().push(waiting, self.queue_len_max, self.queue_bytes_max)?;
+    fn push(&self, waiting: Waiting, place: Place) -> Result<(), AppendError> {
+        let (len, bytes) = match place {
+            Place::Usual => (0, 0),
+            Place::Reserved => (RESERVED_LEN, RESERVED_BYTES),
+        };
+        self.queue.lock().push(waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
         self.work.notify_one();
         Ok(())
     }

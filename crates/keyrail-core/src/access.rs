@@ -104,6 +104,13 @@ text_enum! {
     }
 }
 
+impl Action {
+    /// Whether it stops something that should not go on. Room is kept for it, and no limit of comfort refuses it.
+    pub const fn keeps_safe(self) -> bool {
+        matches!(self, Self::KeyCompromise | Self::KeySuspend | Self::SystemSeal | Self::TokenRevoke)
+    }
+}
+
 text_enum! {
     /// The built-in roles.
     Role, "role" {

@@ -409,6 +409,9 @@ pub(crate) async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineErro
 /// Makes a record durable, on condition that the state is still of `generation`.
 pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) -> Result<(), AppendError> {
     let body = encode(record)?;
+    if record.action.keeps_safe() || record.kind == RecordKind::Alarm {
+        return open.log().append_reserved(body, Epoch(generation)).await;
+    }
     open.log().append(body, Epoch(generation)).await
 }
 

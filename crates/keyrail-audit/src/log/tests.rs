@@ -198,11 +198,11 @@ fn nobody_waits_for_a_writer_that_is_gone() {
     let shared = Shared::new(&test.options(), &RightEdge::default());
     let (answer, receiver) = oneshot::channel();
     let record = Record { salt: [0; 16], body: body(0) };
-    shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }).unwrap();
+    shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }, Place::Usual).unwrap();
     shared.end_work();
     assert_eq!(receiver.blocking_recv().unwrap(), Err(AppendError::Unavailable));
     let (answer, _receiver) = oneshot::channel();
     let record = Record { salt: [0; 16], body: body(0) };
-    let late = shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer });
+    let late = shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }, Place::Usual);
     assert_eq!(late, Err(AppendError::Unavailable));
 }

@@ -88,6 +88,21 @@ fn the_queue_has_a_limit_in_records_and_bytes_and_a_record_in_bytes() {
     assert_eq!(test.verify().unwrap().records, 1);
 }
 
+/// What must get through has room when there is none for others, and that room has an end too.
+#[tokio::test]
+async fn room_is_kept_for_records_that_must_get_through() {
+    let test = TestLog::create();
+    let mut options = test.options();
+    options.queue_len_max = 0;
+    let (log, _) = test.open_with(options).unwrap();
+    assert_eq!(log.append(body(0), Epoch(0)).await, Err(AppendError::QueueFull));
+    assert_eq!(log.append_reserved(body(0), Epoch(0)).await.unwrap().index, 0);
+    log.set_epoch(Epoch(1));
+    assert_eq!(log.append_reserved(body(0), Epoch(0)).await, Err(AppendError::Fenced));
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, 1);
+}
+
 /// The journal is bounded: a new file begins, and the former ones go once the evidence is durable.
 #[test]
 fn journal_files_follow_each_other() {

@@ -187,9 +187,9 @@ impl Unsealed {
         }
     }
 
-    /// The record is safe in the outbox; now the log gets it. Until it has it, no answer leaves.
+    /// The record is safe in the outbox; now the log gets it, also when it takes no others. Until it has it, no answer leaves.
     async fn hand_over(&self, made: Pending) -> Result<(), CommitError> {
-        if self.log.append(made.body.clone(), Epoch(self.generation())).await.is_ok() {
+        if self.log.append_reserved(made.body.clone(), Epoch(self.generation())).await.is_ok() {
             self.settled.lock().push(made.request);
             return Ok(());
         }
@@ -223,7 +223,7 @@ impl Unsealed {
         if requests_since(&self.log, pending.log_index_min)?.contains(&pending.request) {
             return Ok(());
         }
-        let appended = self.log.append(pending.body.clone(), Epoch(self.generation())).await;
+        let appended = self.log.append_reserved(pending.body.clone(), Epoch(self.generation())).await;
         appended.map_err(EngineError::AuditUnavailable)
     }
 
