@@ -190,13 +190,13 @@ impl Operation for Reencrypt {
             Ok(Encrypted { ciphertext, version: active.version.version })
         });
         let acted = summarize(results, cx, |done: &Encrypted| done.version, &key.keyring.versions);
-        let opened = opened.into_inner().into_iter().take(OPENED_SHOWN_MAX);
-        Ok(opened.fold(acted, |acted, (from, count)| acted.detail("opened", format!("{count} under version {from}"))))
+        let opened = opened.into_inner().into_iter().filter_map(|(from, count)| {
+            let row = key.keyring.version(from).ok()?;
+            Some(VersionUse { version: from, kid: row.kid, count, opened: true })
+        });
+        Ok(acted.versions(opened))
     }
 }
-
-/// How many former versions one record of a re-encryption lists.
-const OPENED_SHOWN_MAX: usize = 100;
 
 /// Makes a data key for a caller who encrypts by himself: the plain key, and its ciphertext under this key.
 pub struct MakeDataKey {
