@@ -154,6 +154,8 @@ pub struct DestroyWait {
     pub observed_seconds: u64,
     /// Why it stands still, if it does.
     pub halt: Option<DestroyHalt>,
+    /// When it began: use from then on is use meanwhile. A countdown of an earlier schema does not know.
+    pub began_at: Option<Timestamp>,
 }
 
 text_enum! {

@@ -111,8 +111,11 @@ pub struct UsageMark {
 /// How long an idempotency key is remembered, in seconds.
 pub const IDEMPOTENCY_SECONDS: u64 = 24 * 60 * 60;
 
-/// How many idempotency keys are remembered at a time; beyond it, requests with one are told to wait.
+/// How many idempotency keys are remembered at a time; beyond it, the one that would be forgotten next is forgotten now.
 pub const IDEMPOTENCY_KEYS_MAX: u64 = 20_000;
+
+/// How many of them one principal may have; beyond it, its requests with one are told to wait.
+pub const IDEMPOTENCY_KEYS_PER_PRINCIPAL_MAX: u64 = 2_000;
 
 /// The longest answer that is kept for a repetition, in bytes.
 pub const IDEMPOTENCY_ANSWER_LEN_MAX: usize = 64 * 1024;
@@ -132,4 +135,6 @@ pub struct IdempotencyEntry {
     pub expires_at: Timestamp,
     /// Counts the changes of this row.
     pub generation: u64,
+    /// Who asked, as [`crate::access::Principal::label`] gives it; rows of an earlier schema do not tell.
+    pub principal: Option<String>,
 }

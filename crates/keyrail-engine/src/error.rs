@@ -367,9 +367,7 @@ impl EngineError {
                 error.hint().unwrap_or("try again; if it fails again, look at the log of this process")
             }
             Self::Store(error) => return Some(error.hint().to_owned()),
-            Self::Key(KeyError::Lifecycle(error)) => error.hint(),
-            Self::Key(KeyError::Disabled { .. }) => "resume its suspended version: `keyrail key resume`",
-            Self::Key(KeyError::NoSuchVersion { .. }) => "`keyrail key show` lists the versions",
+            Self::Key(error) => key_hint(error),
             Self::VersionUnusable { state: VersionState::Retired, .. } => {
                 "bring it back with `keyrail key reinstate`, then move its data with a campaign"
             }
@@ -420,8 +418,6 @@ impl EngineError {
             Self::Demand(_) => "choose a value within these bounds",
             Self::Exists { .. } => "choose another name, or use what is there",
             Self::File { .. } => "check that the path is there and belongs to this user",
-            Self::Key(KeyError::ReplacementNeeded { .. }) => "rotate the key first: `keyrail key rotate`",
-            Self::Key(_) => "make another key: `keyrail key create`",
             Self::Log(_) => "`keyrail audit verify` tells what is wrong with its files",
             Self::ShuttingDown => "try again when the service is back",
             Self::StoreStuck { .. } => {
@@ -430,6 +426,16 @@ impl EngineError {
             Self::TooLarge { .. } => "send it in smaller parts",
         };
         Some(hint.to_owned())
+    }
+}
+
+fn key_hint(error: &KeyError) -> &'static str {
+    match error {
+        KeyError::Lifecycle(error) => error.hint(),
+        KeyError::Disabled { .. } => "resume its suspended version: `keyrail key resume`",
+        KeyError::NoSuchVersion { .. } => "`keyrail key show` lists the versions",
+        KeyError::ReplacementNeeded { .. } => "rotate the key first: `keyrail key rotate`",
+        _ => "make another key: `keyrail key create`",
     }
 }
 

@@ -315,6 +315,22 @@ impl State {
         self.page(vec![Condition::Less("expires_at", now.to_value())], IdempotencyEntry::TABLE.key, None, limit).await
     }
 
+    /// How many idempotency keys of one principal are remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn count_idempotency_of(&self, principal: &str) -> Result<u64, StoreError> {
+        self.count::<IdempotencyEntry>(vec![is("principal", &principal.to_owned())]).await
+    }
+
+    /// The idempotency key that is forgotten next.
+    ///
+    /// # Errors
+    /// As [`State::page`].
+    pub async fn oldest_idempotency(&self) -> Result<Option<IdempotencyEntry>, StoreError> {
+        Ok(self.page(Vec::new(), &["expires_at", "key_hash"], None, 1).await?.pop())
+    }
+
     /// Tokens that ended, or were revoked, before `before`, at most `limit` of each.
     ///
     /// # Errors

@@ -23,6 +23,9 @@ pub struct Table {
     pub columns: &'static [&'static str],
     /// The columns of its key.
     pub key: &'static [&'static str],
+    /// The last of the columns: those that a later schema added. Where they are NULL no seal covers them, so that rows
+    /// of an earlier schema keep theirs.
+    pub added: &'static [&'static str],
 }
 
 /// A row that the store keeps.
@@ -79,20 +82,24 @@ impl Values {
 
 /// Declares a row whose columns are the fields of a struct, one to one.
 macro_rules! plain_row {
-    ($type:ty, $table:literal, key [$($key:ident),+], { $($field:ident),+ $(,)? }) => {
+    ($type:ty, $table:literal, key [$($key:ident),+], { $($field:ident),+ $(,)? } $(added { $($added:ident),+ })?) => {
         impl $crate::row::Row for $type {
             const TABLE: &'static $crate::row::Table = &$crate::row::Table {
                 name: $table,
-                columns: &[$(stringify!($field)),+],
+                columns: &[$(stringify!($field)),+ $($(, stringify!($added))+)?],
                 key: &[$(stringify!($key)),+],
+                added: &[$($(stringify!($added)),+)?],
             };
 
             fn values(&self) -> Vec<$crate::driver::Value> {
-                vec![$($crate::field::Field::to_value(&self.$field)),+]
+                vec![
+                    $($crate::field::Field::to_value(&self.$field)),+
+                    $($(, $crate::field::Field::to_value(&self.$added))+)?
+                ]
             }
 
             fn from_values(values: &mut $crate::row::Values) -> Result<Self, $crate::error::StoreError> {
-                Ok(Self { $($field: values.next()?),+ })
+                Ok(Self { $($field: values.next()?),+ $($(, $added: values.next()?)+)? })
             }
 
             fn generation(&self) -> u64 {

@@ -36,7 +36,7 @@ plain_row!(AcceptedDamage, "accepted_damage", key [asset, column, row], {
 });
 plain_row!(IdempotencyEntry, "idempotency", key [key_hash], {
     key_hash, request_sha256, answer, request, expires_at, generation,
-});
+} added { principal });
 
 impl Row for Label {
     const TABLE: &'static Table = &Table {
@@ -58,6 +58,7 @@ impl Row for Label {
             "generation",
         ],
         key: &["name"],
+        added: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -125,8 +126,10 @@ impl Row for DataKeyVersion {
             "destroy_observed_seconds",
             "destroy_halt",
             "generation",
+            "destroy_began_at",
         ],
         key: &["kid"],
+        added: &["destroy_began_at"],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -147,11 +150,12 @@ impl Row for DataKeyVersion {
             self.destroy.map(|wait| wait.observed_seconds).to_value(),
             self.destroy.and_then(|wait| wait.halt).to_value(),
             self.generation.to_value(),
+            self.destroy.and_then(|wait| wait.began_at).to_value(),
         ]
     }
 
     fn from_values(values: &mut Values) -> Result<Self, StoreError> {
-        Ok(Self {
+        let mut row = Self {
             kid: values.next()?,
             key: values.next()?,
             version: values.next()?,
@@ -166,13 +170,19 @@ impl Row for DataKeyVersion {
             fenced_at: values.next()?,
             destroy: match (values.next()?, values.next()?, values.next()?) {
                 (Some(wait_seconds), Some(observed_seconds), halt) => {
-                    Some(DestroyWait { wait_seconds, observed_seconds, halt })
+                    Some(DestroyWait { wait_seconds, observed_seconds, halt, began_at: None })
                 }
                 (None, None, None) => None,
                 _ => return Err(values.malformed("destroy_wait_seconds")),
             },
             generation: values.next()?,
-        })
+        };
+        match (row.destroy.as_mut(), values.next()?) {
+            (Some(wait), began_at) => wait.began_at = began_at,
+            (None, None) => {}
+            (None, Some(_)) => return Err(values.malformed("destroy_began_at")),
+        }
+        Ok(row)
     }
 
     fn generation(&self) -> u64 {
@@ -207,6 +217,7 @@ impl Row for Campaign {
             "generation",
         ],
         key: &["id"],
+        added: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -274,6 +285,7 @@ impl Row for Usage {
         name: "usage",
         columns: &["kid", "principal", "action", "place", "uses", "first_at", "last_at", "generation"],
         key: &["kid", "principal", "action", "place"],
+        added: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -310,7 +322,7 @@ impl Row for Usage {
 
 impl Row for OutboxEntry {
     const TABLE: &'static Table =
-        &Table { name: "outbox", columns: &["request", "log_index_min", "body"], key: &["request"] };
+        &Table { name: "outbox", columns: &["request", "log_index_min", "body"], key: &["request"], added: &[] };
 
     fn values(&self) -> Vec<Value> {
         vec![self.request.to_value(), self.log_index_min.to_value(), self.body.to_value()]
@@ -332,7 +344,7 @@ const ONLY: u64 = 1;
 macro_rules! single_row {
     ($type:ty, $table:literal, |$row:ident, $values:ident| { $($column:literal => $get:expr),+ $(,)? } $make:expr) => {
         impl Row for $type {
-            const TABLE: &'static Table = &Table { name: $table, columns: &["only", $($column,)+ "generation"], key: &["only"] };
+            const TABLE: &'static Table = &Table { name: $table, columns: &["only", $($column,)+ "generation"], key: &["only"], added: &[] };
 
             fn values(&self) -> Vec<Value> {
                 let $row = self;

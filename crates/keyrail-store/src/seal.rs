@@ -15,7 +15,8 @@ const SEAL_DOMAIN: &[u8] = b"keyrail/row/v1";
 
 /// Makes and checks seals, with one key per table.
 ///
-/// A seal is an HMAC-SHA-256 over the table's name and, column by column, its name and its typed value:
+/// A seal is an HMAC-SHA-256 over the table's name and, column by column, its name and its typed value (without the
+/// added columns that are NULL):
 /// id, version and generation are columns, so a row opens only as itself. It says nothing of rows that are
 /// missing or older than they should be; that is for the authenticated map, which takes every
 /// changed row's seal at [`crate::State::commit`].
@@ -65,17 +66,21 @@ fn with_parts<T>(table: &Table, values: &[Value], finish: impl FnOnce(&[&[u8]]) 
     let mut parts: Vec<&[u8]> = Vec::with_capacity(2 + 2 * values.len());
     parts.push(SEAL_DOMAIN);
     parts.push(table.name.as_bytes());
-    for (column, value) in table.columns.iter().zip(&encoded) {
+    let covered = |(column, value): &(&&str, &Vec<u8>)| value.as_slice() != NULL || !table.added.contains(column);
+    for (column, value) in table.columns.iter().zip(&encoded).filter(covered) {
         parts.push(column.as_bytes());
         parts.push(value);
     }
     finish(&parts)
 }
 
+/// No value, as it is covered.
+const NULL: &[u8] = b"n";
+
 /// The value with its type, so that no two values of different types look alike.
 fn typed(value: &Value) -> Vec<u8> {
     match value {
-        Value::Null => vec![b'n'],
+        Value::Null => NULL.to_vec(),
         Value::Integer(number) => [&[b'i'][..], &number.to_be_bytes()].concat(),
         Value::Text(text) => [&[b't'][..], text.as_bytes()].concat(),
         Value::Blob(bytes) => [&[b'b'][..], bytes].concat(),

@@ -332,7 +332,7 @@ impl Operation for DestroyVersion {
             let view = KeyView::of(&key.name, &key.keyring);
             return Ok(Acted::new(Destruction { key: view, destroyed: false, seconds_left, receipt: Vec::new() }));
         }
-        let found = still_needed(version, gather(cx.open, &key, version).await?, cx.now);
+        let found = still_needed(version, gather(cx.open, &key, version).await?);
         let obstacles = destroy_obstacles(version, &found.assets, &found.outside, acknowledged);
         if !obstacles.is_empty() {
             return Err(EngineError::DestroyBlocked { obstacles });
@@ -343,16 +343,19 @@ impl Operation for DestroyVersion {
             finish(&key, version, cx).await?
         } else {
             // A countdown that was halted begins anew: somebody looked at why.
-            begin(&key, version, DestroyWait { wait_seconds, observed_seconds: 0, halt: None }, cx).await?
+            let wait = DestroyWait { wait_seconds, observed_seconds: 0, halt: None, began_at: Some(cx.now) };
+            begin(&key, version, wait, cx).await?
         };
         Ok(with_evidence(acted, &found, acknowledged))
     }
 }
 
 /// Use from before a countdown was answered for when it began; what matters at its end is use meanwhile.
-fn still_needed(version: &DataKeyVersion, found: Found, now: Timestamp) -> Found {
-    let Some(wait) = version.destroy.filter(DestroyWait::is_over) else { return found };
-    let meanwhile = |row: &OutsideUse| row.count.last_at.plus_seconds(wait.wait_seconds) > now;
+/// A countdown that does not know when it began leaves all use as it is, and somebody has to look.
+fn still_needed(version: &DataKeyVersion, found: Found) -> Found {
+    let began_at = version.destroy.filter(DestroyWait::is_over).and_then(|wait| wait.began_at);
+    let Some(began_at) = began_at else { return found };
+    let meanwhile = |row: &OutsideUse| row.count.last_at >= began_at;
     Found { outside: found.outside.into_iter().filter(meanwhile).collect(), ..found }
 }
 

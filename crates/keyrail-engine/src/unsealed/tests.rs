@@ -185,7 +185,9 @@ async fn what_cannot_be_looked_up_is_indeterminate_and_settled_before_the_next_c
 /// A disk that hangs holds up nobody for longer than the limit, and what becomes of the change is told when it is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_hangs_is_indeterminate_and_settled_when_it_ends() {
-    for (end, outcome, want) in [(HANGS, Outcome::Done, vec!["late", "next"]), (NOT_STORED, Outcome::Failed, vec!["next"])] {
+    for (end, outcome, want) in
+        [(HANGS, Outcome::Done, vec!["late", "next"]), (NOT_STORED, Outcome::Failed, vec!["next"])]
+    {
         let dir = tempfile::tempdir().unwrap();
         let (mut open, store) = open(dir.path()).await;
         Arc::get_mut(&mut open).unwrap().commit_wait = std::time::Duration::from_millis(50);

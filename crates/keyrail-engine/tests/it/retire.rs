@@ -3,7 +3,7 @@
 use keyrail_core::access::Action;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::record::RecordKind;
-use keyrail_engine::ops::data::MakeDataKey;
+use keyrail_engine::ops::data::{CiphertextItem, MakeDataKey, Reencrypt};
 use keyrail_engine::ops::key::{CompromiseVersion, ExportVersion, ReinstateVersion, ResumeVersion, SuspendVersion};
 use keyrail_engine::ops::label::DemandsPatch;
 use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
@@ -335,4 +335,59 @@ async fn a_suspended_key_does_nothing_until_it_is_resumed() {
     assert_eq!(decrypt(&engine, &first).await.unwrap(), b"one");
     tick(&engine, 10).await;
     assert_eq!(show(&engine).await.versions.len(), 2);
+}
+
+/// Observed time runs behind the wall clock when the machine is off: what happened meanwhile is told by when the
+/// countdown began, not by how long it lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn use_while_a_countdown_runs_stops_it_however_long_the_machine_was_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let mut engine = with_key(dir.path(), &clock, "internal").await;
+    let (first, _) = encrypt(&engine, "one").await;
+    run(&engine, CompromiseVersion { name: version(1) }).await.unwrap();
+    clock.pass(1);
+    run(&engine, DestroyVersion { name: version(1), acknowledged: acknowledged() }).await.unwrap();
+    clock.pass(DAY);
+    tick(&engine, 61).await;
+    decrypt(&engine, &first).await.unwrap();
+    // A month passes unobserved, longer than the wait.
+    engine.close().await.unwrap();
+    drop(engine);
+    clock.reboot(30 * DAY);
+    engine = open(dir.path(), &clock, Access::Write).await;
+    tick(&engine, 61).await;
+    clock.pass(7 * DAY);
+    tick(&engine, 61).await;
+    let row = show(&engine).await.versions.remove(0);
+    assert_eq!(row.state, VersionState::Compromised, "somebody decrypted with it while it waited");
+    assert!(row.destroy.is_none());
+
+    // Use before it began was answered for, also right before.
+    clock.pass(1);
+    run(&engine, DestroyVersion { name: version(1), acknowledged: acknowledged() }).await.unwrap();
+    clock.pass(8 * DAY);
+    tick(&engine, 61).await;
+    assert_eq!(show(&engine).await.versions[0].state, VersionState::Destroyed);
+}
+
+/// What a re-encryption opens is use of the version it was under, and stands in the evidence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reencryption_counts_under_the_version_that_it_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let (first, _) = encrypt(&engine, "one").await;
+    rotate(&engine).await;
+    let item = || Ok(CiphertextItem { ciphertext: first.clone(), context: context() });
+    run(&engine, Reencrypt { key: key_name(), items: vec![item(), item()] }).await.unwrap();
+    let evidence = run(&engine, ShowEvidence { name: version(1) }).await.unwrap();
+    let opened: Vec<_> = evidence.outside.iter().filter(|row| row.action == Action::DataDecrypt).collect();
+    assert_eq!(opened.iter().map(|row| row.count).collect::<Vec<_>>(), [2]);
+    let record = records_of(&engine, Action::DataReencrypt).remove(0);
+    let used: Vec<_> = record.versions.iter().map(|row| (row.version.get(), row.count, row.opened)).collect();
+    assert_eq!(used, [(2, 2, false), (1, 2, true)]);
+    // It is no encryption under it: only those count towards a rotation.
+    let evidence = run(&engine, ShowEvidence { name: version(2) }).await.unwrap();
+    assert!(evidence.outside.iter().all(|row| row.action == Action::DataReencrypt && row.count == 2));
 }

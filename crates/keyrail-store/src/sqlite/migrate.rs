@@ -20,10 +20,16 @@ pub(crate) struct Migration {
 }
 
 /// All steps; the schema's version is their number.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    up: include_str!("migrations/0001-initial.up.sql"),
-    down: include_str!("migrations/0001-initial.down.sql"),
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        up: include_str!("migrations/0001-initial.up.sql"),
+        down: include_str!("migrations/0001-initial.down.sql"),
+    },
+    Migration {
+        up: include_str!("migrations/0002-began.up.sql"),
+        down: include_str!("migrations/0002-began.down.sql"),
+    },
+];
 
 /// The newest schema.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -208,7 +214,9 @@ mod tests {
         for table in crate::row::TABLES {
             let sql = "SELECT group_concat(name, ',') FROM pragma_table_info(?)";
             let found: String = connection.query_row(sql, [table.name], |row| row.get(0)).unwrap();
-            assert_eq!(found, [table.columns, &["seal"]].concat().join(","), "{}", table.name);
+            let (first, added) = table.columns.split_at(table.columns.len() - table.added.len());
+            assert_eq!(added, table.added);
+            assert_eq!(found, [first, &["seal"], added].concat().join(","), "{}", table.name);
         }
         let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table'";
         let tables: i64 = connection.query_row(tables, [], |row| row.get(0)).unwrap();

@@ -132,3 +132,32 @@ async fn a_changed_schema_is_found() {
         assert!(matches!(findings[0].kind, FindingKind::Database { .. }));
     }
 }
+
+/// A store of the first schema, with rows that its program sealed: after the migration each reads as it was.
+#[tokio::test]
+async fn rows_of_the_first_schema_keep_their_seals() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let key = StoreKey::generate().unwrap();
+    let state = open(&path, &key);
+    let rows = crate::rows::fill_first_schema(&state).await;
+    state.commit(rows.recorded(outbox(1))).await.unwrap();
+    drop(state);
+    let back = include_str!("../../src/sqlite/migrations/0002-began.down.sql");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(&format!("BEGIN; {back} PRAGMA user_version = 1; COMMIT")).unwrap();
+    drop(connection);
+    let read = SqliteStore::open(&path, OpenMode::Read).err().unwrap();
+    assert!(matches!(read, StoreError::OldSchema { found: 1, known } if known == SCHEMA_VERSION), "{read}");
+    let state = open(&path, &key);
+    assert_eq!(state.verify_all().await.unwrap(), []);
+    let (_, keyring) = state.keyrings_page(None, None, 10).await.unwrap().remove(0);
+    let wait = keyring.versions[0].destroy.unwrap();
+    assert_eq!((wait.observed_seconds, wait.began_at), (3, None));
+    // A value where there was none is an altered row.
+    let connection = Connection::open(&path).unwrap();
+    connection.execute("UPDATE data_key_version SET destroy_began_at = 1 WHERE version = 1", []).unwrap();
+    let findings = state.verify_all().await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!((findings[0].table, &findings[0].kind), ("data_key_version", &FindingKind::Altered));
+}

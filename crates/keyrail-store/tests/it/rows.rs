@@ -133,6 +133,15 @@ fn asset() -> (Asset, AssetColumn, AcceptedDamage, Campaign) {
 
 /// Puts a row of every kind into a store.
 pub(crate) async fn fill(state: &State) -> Change {
+    filled(state, true).await
+}
+
+/// The same, with nothing that the first schema had no place for.
+pub(crate) async fn fill_first_schema(state: &State) -> Change {
+    filled(state, false).await
+}
+
+async fn filled(state: &State, added: bool) -> Change {
     let mut change = Change::new();
     let app = App {
         id: AppId::from_bytes([2; 16]),
@@ -159,7 +168,12 @@ pub(crate) async fn fill(state: &State) -> Change {
         generation: 1,
     };
     let mut waiting = version(1, VersionState::Deactivated);
-    waiting.destroy = Some(DestroyWait { wait_seconds: 10, observed_seconds: 3, halt: Some(DestroyHalt::ClockJumped) });
+    waiting.destroy = Some(DestroyWait {
+        wait_seconds: 10,
+        observed_seconds: 3,
+        halt: Some(DestroyHalt::ClockJumped),
+        began_at: added.then_some(AT),
+    });
     change
         .insert(&key)
         .insert(&waiting)
@@ -208,6 +222,7 @@ pub(crate) async fn fill(state: &State) -> Change {
         request: RequestId::from_bytes([3; 16]),
         expires_at: AT,
         generation: 1,
+        principal: added.then(|| "local-operator".to_owned()),
     });
     let _ = state;
     change
@@ -229,7 +244,8 @@ async fn every_kind_of_row_reads_back_what_was_written() {
     let (name, keyring) = state.keyrings_page(None, None, 10).await.unwrap().remove(0);
     assert_eq!(name.to_string(), "acme/prod/crm/pii");
     assert_eq!(keyring.versions[1], version(2, VersionState::Active));
-    assert_eq!(keyring.versions[0].destroy.unwrap().observed_seconds, 3);
+    let wait = keyring.versions[0].destroy.unwrap();
+    assert_eq!((wait.observed_seconds, wait.began_at), (3, Some(AT)));
     assert_eq!(state.waiting_for_destruction().await.unwrap().len(), 1);
     let (asset_row, column, damage, campaign) = asset();
     assert_eq!(state.asset_by_name(&"people".parse().unwrap()).await.unwrap(), Some(asset_row.clone()));

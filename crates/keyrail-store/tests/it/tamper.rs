@@ -72,7 +72,8 @@ impl Attacked {
     }
 
     fn rows(&self, table: &Table) -> Vec<Vec<Value>> {
-        let mut statement = self.attacker.prepare(&format!("SELECT * FROM \"{}\"", table.name)).unwrap();
+        let sql = format!("SELECT {} FROM \"{}\"", columns(table), table.name);
+        let mut statement = self.attacker.prepare(&sql).unwrap();
         let width = table.columns.len() + 1;
         let read = |row: &rusqlite::Row<'_>| (0..width).map(|index| row.get(index)).collect();
         statement.query_map([], read).unwrap().collect::<Result<_, _>>().unwrap()
@@ -82,7 +83,7 @@ impl Attacked {
         self.attacker.execute(&format!("DELETE FROM \"{}\"", table.name), []).unwrap();
         let marks = vec!["?"; table.columns.len() + 1].join(", ");
         for row in rows {
-            let sql = format!("INSERT INTO \"{}\" VALUES ({marks})", table.name);
+            let sql = format!("INSERT INTO \"{}\" ({}) VALUES ({marks})", table.name, columns(table));
             self.attacker.execute(&sql, params_from_iter(row)).unwrap();
         }
     }
@@ -96,6 +97,12 @@ impl Attacked {
             assert_eq!((finding.table, &finding.kind), (table.name, &FindingKind::Altered), "{what}");
         }
     }
+}
+
+/// The columns as programs know them, the seal last.
+fn columns(table: &Table) -> String {
+    let quoted: Vec<_> = table.columns.iter().chain(&["seal"]).map(|column| format!("\"{column}\"")).collect();
+    quoted.join(", ")
 }
 
 /// Another value of the same type, or one where there was none.

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use keyrail_core::id::{DomainId, MasterKeyId, MasterVersionId};
+use keyrail_core::id::{DomainId, MasterKeyId, MasterVersionId, RequestId};
 use keyrail_core::key::{Domain, MasterKey, MasterVersion};
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::VersionNumber;
+use keyrail_core::system::IdempotencyEntry;
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::CryptoError;
 use keyrail_crypto::secret::{RootKey, SlotKey, StoreKey};
@@ -66,6 +67,17 @@ async fn seals_are_those_that_others_made() {
                 generation: column("generation").as_u64().unwrap(),
             };
             stored(&vectors, &row, |_| {}).await
+        } else if vector["table"] == "idempotency" {
+            let row = IdempotencyEntry {
+                key_hash: bytes(&column("key_hash")).try_into().unwrap(),
+                request_sha256: bytes(&column("request_sha256")).try_into().unwrap(),
+                answer: None,
+                request: RequestId::from_bytes(id(&column("request"))),
+                expires_at: at("expires_at"),
+                generation: column("generation").as_u64().unwrap(),
+                principal: column("principal").as_str().map(str::to_owned),
+            };
+            stored(&vectors, &row, |_| {}).await
         } else {
             let master_key = MasterKeyId::from_bytes(id(&column("master_key")));
             let row = MasterVersion {
@@ -96,7 +108,7 @@ async fn seals_are_those_that_others_made() {
         assert_eq!(found.last(), Some(&Column::Blob(bytes(&vector["seal"]))), "{}", vector["id"]);
         seals.push(found.last().cloned());
     }
-    assert_eq!(seals.len(), 3);
+    assert_eq!(seals.len(), 5);
     assert_ne!(seals[0], seals[1], "a generation is in the seal");
 }
 
