@@ -18,7 +18,7 @@ use crate::request::Caller;
 use crate::unsealed::Unsealed;
 
 /// How often an operation begins anew because the state changed under it.
-const ATTEMPTS_MAX: usize = 8;
+pub(crate) const ATTEMPTS_MAX: usize = 8;
 
 /// A typed request. `load` reads, `act` decides and transforms; neither writes, so both may run again.
 pub trait Operation: Send + Sync + Sized {

@@ -1,7 +1,7 @@
 //! The opened store: state, log, keys and caches, as long as the service is unsealed.
 
 pub(crate) mod alarm;
-mod commit;
+pub(crate) mod commit;
 mod late;
 
 use std::collections::VecDeque;
@@ -277,16 +277,21 @@ impl Unsealed {
         if let Some(key) = self.keyrings.get(generation, now, name) {
             return Ok(Some(key));
         }
-        let Some(keyring) = self.state.keyring_by_name(name).await? else { return Ok(None) };
-        let label = self.state.label_by_name(&keyring.key.label).await?;
-        let demands = label.ok_or(EngineError::Bug { what: "a key's label is missing" })?.demands;
-        let good_until = now.plus_seconds(demands.cache_seconds_max);
-        let key = Arc::new(OpenKey { name: name.clone(), keyring, demands, materials: RwLock::default() });
+        let Some(key) = self.read_key(name).await? else { return Ok(None) };
+        let good_until = now.plus_seconds(key.demands.cache_seconds_max);
         // With a cache time of zero the material leaves memory with the operation.
         if good_until > now {
             self.keyrings.put(generation, name.clone(), key.clone(), good_until);
         }
         Ok(Some(key))
+    }
+
+    /// As [`Unsealed::key`], from the store itself: a cache may hold a row from before the last step of a countdown.
+    pub(crate) async fn read_key(&self, name: &KeyName) -> Result<Option<Arc<OpenKey>>, EngineError> {
+        let Some(keyring) = self.state.keyring_by_name(name).await? else { return Ok(None) };
+        let label = self.state.label_by_name(&keyring.key.label).await?;
+        let demands = label.ok_or(EngineError::Bug { what: "a key's label is missing" })?.demands;
+        Ok(Some(Arc::new(OpenKey { name: name.clone(), keyring, demands, materials: RwLock::default() })))
     }
 
     /// Whether an app is registered.

@@ -18,7 +18,7 @@ use keyrail_store::Change;
 use crate::error::EngineError;
 use crate::ops::put_key_change;
 use crate::ops::retire::with_wait;
-use crate::pipeline::{CommitError, append};
+use crate::pipeline::{ATTEMPTS_MAX, CommitError, append};
 use crate::unsealed::{OpenKey, Unsealed};
 
 /// How long an alarm about a refused decrypt of the same version is not repeated, in seconds.
@@ -87,21 +87,38 @@ impl Unsealed {
         if version.state != VersionState::Retired || !self.writes() {
             return Ok(());
         }
-        let now = self.now();
-        let Some(wait) = version.destroy.filter(|wait| wait.halt.is_none()) else {
+        if version.destroy.is_none_or(|wait| wait.halt.is_some()) {
             return self.raise(AlarmKind::DecryptRefused, &key.name, version).await.map(drop);
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            if self.halt_countdown(&key.name, &version.kid).await? {
+                return Ok(());
+            }
+        }
+        Err(EngineError::Contended)
+    }
+
+    /// Halts the countdown of a retired version, with an alarm. Answers whether that is decided: a countdown goes on
+    /// without a fence, so a step of it may have come in between, and then nothing else would begin anew.
+    async fn halt_countdown(self: &Arc<Self>, name: &KeyName, kid: &Kid) -> Result<bool, EngineError> {
+        let (generation, now) = (self.generation(), self.now());
+        let Some(key) = self.read_key(name).await? else { return Ok(true) };
+        // What is reinstated or destroyed meanwhile was fenced: the caller's operation begins anew.
+        let retired = |version: &&DataKeyVersion| version.state == VersionState::Retired;
+        let Some(version) = key.keyring.by_kid(kid).filter(retired) else { return Ok(true) };
+        let Some(wait) = version.destroy.filter(|wait| wait.halt.is_none()) else {
+            return self.raise(AlarmKind::DecryptRefused, name, version).await.map(|_| true);
         };
         let halted = DestroyWait { halt: Some(DestroyHalt::DecryptRefused), ..wait };
         let mut change = Change::new();
-        put_key_change(&mut change, &with_wait(key, version, Some(halted), now));
-        let record = about_version(AlarmKind::DecryptRefused, &key.name, version, now)?;
-        match self.commit(change, &record, self.generation()).await {
+        put_key_change(&mut change, &with_wait(&key, version, Some(halted), now));
+        let record = about_version(AlarmKind::DecryptRefused, name, version, now)?;
+        match self.commit(change, &record, generation).await {
             Ok(()) => {
                 self.note_alarm(AlarmKind::DecryptRefused, version.kid, now);
-                Ok(())
+                Ok(true)
             }
-            // The version changed meanwhile; the caller's operation begins anew and comes here again.
-            Err(CommitError::Fenced) => Ok(()),
+            Err(CommitError::Fenced) => Ok(false),
             Err(CommitError::Failed(error)) => Err(error),
         }
     }
@@ -188,3 +205,6 @@ fn alarm(now: Timestamp, action: Action, code: &str, reason: &str) -> Result<Rec
         detail: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;
