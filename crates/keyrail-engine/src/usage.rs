@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 
 use crate::error::EngineError;
 use crate::unsealed::Unsealed;
+use crate::unsealed::commit::to_its_end;
 
 /// How many records are counted in one step.
 const STEP_LEN: usize = 1_000;
@@ -30,24 +31,14 @@ pub(crate) struct UsageBook {
 impl UsageBook {
     /// Counts every record that is durable now.
     pub(crate) async fn catch_up(&self, open: &Arc<Unsealed>) -> Result<(), EngineError> {
-        let _turn = self.turn.lock().await;
         let end = open.log().size();
-        let mark = open.state().usage_mark().await?;
-        let mut mark = mark.unwrap_or(UsageMark { log_index: 0, generation: 0 });
-        while mark.log_index < end {
-            let count = usize::try_from(end - mark.log_index).unwrap_or(STEP_LEN).min(STEP_LEN);
-            let bodies = open.log().read(mark.log_index, count)?;
-            if bodies.is_empty() {
-                return Err(EngineError::Bug { what: "the log is shorter than its size" });
+        loop {
+            let open = open.clone();
+            // A step whose caller is gone ends all the same: the next one must not begin from its old mark.
+            if to_its_end(async move { step(&open, end).await }).await?? {
+                return Ok(());
             }
-            let records = bodies.iter().map(|body| serde_json::from_slice::<Counted<'_>>(&body.body));
-            let records = records
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
-            mark = UsageMark { log_index: mark.log_index + bodies.len() as u64, generation: mark.generation + 1 };
-            store(open, tally(&records), &mark).await?;
         }
-        Ok(())
     }
 
     /// How often a version encrypted, as far as it is counted.
@@ -55,6 +46,30 @@ impl UsageBook {
         let rows = open.state().usage_of(kid).await?;
         Ok(rows.iter().filter(|row| encrypts(row.key.action)).map(|row| row.count.count).sum())
     }
+}
+
+/// Counts the next records before `end`. Answers whether there are no more.
+async fn step(open: &Arc<Unsealed>, end: u64) -> Result<bool, EngineError> {
+    let _turn = open.usage().turn.lock().await;
+    let mark = open.state().usage_mark().await?;
+    let mark = mark.unwrap_or(UsageMark { log_index: 0, generation: 0 });
+    if mark.log_index >= end {
+        return Ok(true);
+    }
+    let count = usize::try_from(end - mark.log_index).unwrap_or(STEP_LEN).min(STEP_LEN);
+    let bodies = open.log().read(mark.log_index, count)?;
+    if bodies.is_empty() {
+        return Err(EngineError::Bug { what: "the log is shorter than its size" });
+    }
+    let records = bodies.iter().map(|body| serde_json::from_slice::<Counted<'_>>(&body.body));
+    let records = records
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
+    let next = UsageMark { log_index: mark.log_index + bodies.len() as u64, generation: mark.generation + 1 };
+    let counts = tally(&records);
+    drop(records);
+    store(open, counts, &next).await?;
+    Ok(next.log_index >= end)
 }
 
 /// What of a record is counted. Reading no more than that keeps counting cheap.
@@ -71,7 +86,11 @@ struct Counted<'a> {
     outcome: Outcome,
 }
 
-async fn store(open: &Unsealed, counts: BTreeMap<UsageKey, UsageCount>, mark: &UsageMark) -> Result<(), EngineError> {
+async fn store(
+    open: &Arc<Unsealed>,
+    counts: BTreeMap<UsageKey, UsageCount>,
+    mark: &UsageMark,
+) -> Result<(), EngineError> {
     let mut change = Change::new();
     for (key, count) in counts {
         match open.state().usage(&key).await? {
@@ -118,3 +137,6 @@ const fn encrypts(action: Action) -> bool {
             | Action::CampaignRollback
     )
 }
+
+#[cfg(test)]
+mod tests;

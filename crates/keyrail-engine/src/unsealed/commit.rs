@@ -55,8 +55,10 @@ enum Fate {
 
 /// Runs `work` to its end, also when whoever waits for it goes away: a caller that hangs up between a commit and
 /// its fence must not leave the one without the other.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, EngineError> {
-    tokio::spawn(work).await.map_err(|_| EngineError::Bug { what: "a commit ended by a panic" })
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::spawn(work).await.map_err(|_| EngineError::Bug { what: "what was to run to its end ended by a panic" })
 }
 
 impl Unsealed {
@@ -275,14 +277,19 @@ impl Unsealed {
     ///
     /// # Errors
     /// [`EngineError::Store`]; [`EngineError::Sealed`] once the store is closed.
-    pub async fn commit_unrecorded(&self, change: Recorded) -> Result<(), EngineError> {
-        let _order = self.order.lock().await;
-        self.ready().await?;
-        self.commit_unasked(change).await
+    pub async fn commit_unrecorded(self: &Arc<Self>, change: Recorded) -> Result<(), EngineError> {
+        let open = self.clone();
+        let committed = to_its_end(async move {
+            let _order = open.order.lock().await;
+            open.ready().await?;
+            open.commit_unasked(change).await
+        });
+        committed.await?
     }
 
-    /// Commits how far countdowns are, without a record. No decision of policy depends on it, so nothing is fenced: what
-    /// takes longer than a countdown's step would never end. Keys are read anew.
+    /// Commits how far countdowns are, without a record, and without a fence: what takes longer than a countdown's step
+    /// would never end. Keys are read anew; what was decided from an older row meets a conflict when it is committed, and
+    /// whoever halts a countdown reads the row itself.
     pub(crate) async fn commit_bookkeeping(self: &Arc<Self>, change: Recorded) -> Result<(), EngineError> {
         let open = self.clone();
         let committed = to_its_end(async move {

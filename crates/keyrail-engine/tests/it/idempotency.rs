@@ -90,7 +90,7 @@ async fn a_secret_answer_is_refused_on_repetition_and_stored_nowhere() {
 }
 
 /// Rows of others, as if they had asked for so many changes.
-async fn fill(open: &Unsealed, principal: &str, count: u64, expires_at: Timestamp) {
+async fn fill(open: &std::sync::Arc<Unsealed>, principal: &str, count: u64, expires_at: Timestamp) {
     for begin in (0..count).step_by(1_000) {
         let mut change = Change::new();
         for number in begin..(begin + 1_000).min(count) {

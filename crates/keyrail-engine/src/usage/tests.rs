@@ -1,0 +1,94 @@
+//! A caller that goes away while the store has its step.
+
+use async_trait::async_trait;
+use keyrail_core::time::{BootId, Clock, Observation};
+use keyrail_store::{Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
+use tokio::sync::{Notify, Semaphore};
+
+use super::*;
+use crate::bootstrap::{self, Access};
+use crate::ops::domain::CreateDomain;
+use crate::paths::Paths;
+use crate::request::{Caller, Credential};
+
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_795_512_600_000)
+    }
+
+    fn observe(&self) -> Observation {
+        Observation { boot: BootId([1; 16]), wall: self.now(), uptime_millis: 1 }
+    }
+}
+
+/// The real store, whose thread does not get to the steps of the count before the gate is opened.
+struct Gated {
+    store: Arc<SqliteStore>,
+    arrived: Notify,
+    gate: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Store for Gated {
+    async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
+        self.store.select(select).await
+    }
+
+    async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError> {
+        self.store.count(table, conditions).await
+    }
+
+    async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let counts = |write: &Write| match write {
+            Write::Insert { table, .. } | Write::Update { table, .. } => table.name == "usage_mark",
+            _ => false,
+        };
+        if !transaction.writes.iter().any(counts) {
+            return self.store.apply(transaction).await;
+        }
+        self.arrived.notify_one();
+        let (store, gate) = (self.store.clone(), self.gate.clone());
+        // As in the store itself, the job goes on when nobody waits for it any more.
+        let job = tokio::spawn(async move {
+            let _open = gate.acquire().await.unwrap();
+            store.apply(transaction).await
+        });
+        job.await.unwrap()
+    }
+
+    async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        self.store.integrity().await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_caller_is_gone_ends_before_the_next_one_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    bootstrap::init(dir.path().to_owned(), None, &FixedClock).await.unwrap();
+    let paths = Paths::new(dir.path());
+    let store = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap());
+    let gated = Arc::new(Gated { store, arrived: Notify::new(), gate: Arc::new(Semaphore::new(0)) });
+    let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
+    let (clock, metrics, refusals) = (Arc::new(FixedClock), Arc::default(), Arc::default());
+    let open =
+        bootstrap::unseal_on(gated.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals).await;
+    let open = open.unwrap();
+    let make = CreateDomain { name: "acme".parse().unwrap() };
+    open.execute(&Caller::new(Credential::LocalOperator).unwrap(), make).await.unwrap();
+
+    tokio::select! {
+        () = gated.arrived.notified() => {}
+        done = open.usage().catch_up(&open) => panic!("the step ended behind a closed gate: {done:?}"),
+    }
+    assert!(open.usage().turn.try_lock().is_err(), "the step is under way, and the next one must wait for it");
+    gated.gate.add_permits(1);
+    open.usage().catch_up(&open).await.unwrap();
+    let mark = open.state().usage_mark().await.unwrap().unwrap();
+    assert_eq!(mark, UsageMark { log_index: open.log().size(), generation: 1 });
+}
