@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyrail_core::access::Action;
 use keyrail_core::record::{Record, RecordDecision};
 use keyrail_core::time::Clock;
 use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
+use crate::attempts::Attempts;
 use crate::authenticate::{authenticate, is_plausible};
 use crate::authorize::may;
 use crate::bootstrap::{self, Access, DirLock, Initialized};
@@ -20,16 +22,13 @@ use crate::paths::Paths;
 use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
 use crate::refusals::{AggregateWait, Refusals};
-use crate::request::{Caller, Credential};
+use crate::request::{Caller, Credential, KeptCaller};
 use crate::scheduler;
 use crate::unsealed::Unsealed;
+use crate::unsealed::commit::to_its_end;
 
-/// How many attempts to open the store may fail within [`ATTEMPTS_SECONDS`], until callers are told to wait: each may
-/// cost the computing of a passphrase.
-const FAILED_ATTEMPTS_MAX: u64 = 5;
-
-/// How long failed attempts to open the store are counted together, in seconds.
-const ATTEMPTS_SECONDS: u64 = 10;
+/// How long an attempt to open the store waits for those before it.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What an engine is made with.
 pub struct EngineOptions {
@@ -48,15 +47,21 @@ pub type MakeAssets = fn(&Arc<Unsealed>) -> Arc<dyn AssetPort>;
 
 /// The engine of one data directory.
 pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// What opening and closing hold: both go on when the caller, or the engine itself, is gone.
+struct Inner {
     options: EngineOptions,
     paths: Paths,
     phase: RwLock<Phase>,
-    /// Held while the store is opened or closed.
-    turning: tokio::sync::Mutex<()>,
+    /// Held while the store is opened, and while it is closed until its log has ended: the next one writes the same
+    /// files.
+    turning: Arc<tokio::sync::Mutex<()>>,
     metrics: Arc<Metrics>,
     /// Outlives the opened store, so that neither limit nor count begins anew with each attempt to open it.
     refusals: Arc<Refusals>,
-    attempts: Mutex<Attempts>,
+    attempts: Attempts,
     _lock: Option<DirLock>,
 }
 
@@ -65,16 +70,9 @@ struct Phase {
     open: Option<Arc<Unsealed>>,
 }
 
-/// Failed attempts to open the store, on the machine's own clock.
-#[derive(Default)]
-struct Attempts {
-    since_millis: u64,
-    failed: u64,
-}
-
 /// An attempt to open the store: however it ends short of that, the store shows the state that it had before.
 struct Attempt<'a> {
-    engine: &'a Engine,
+    engine: &'a Inner,
     former: SealState,
 }
 
@@ -113,26 +111,27 @@ impl Engine {
             Access::Read => None,
         };
         let phase = RwLock::new(Phase { state: SealState::Sealed, open: None });
-        Ok(Self {
+        let inner = Inner {
             options,
             paths,
             phase,
-            turning: tokio::sync::Mutex::new(()),
+            turning: Arc::default(),
             metrics: Arc::default(),
             refusals: Arc::default(),
-            attempts: Mutex::default(),
+            attempts: Attempts::default(),
             _lock: lock,
-        })
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The files of the data directory.
     pub fn paths(&self) -> &Paths {
-        &self.paths
+        &self.inner.paths
     }
 
     /// Whether the store is open, and if not, why.
     pub fn seal_state(&self) -> SealState {
-        self.phase.read().state
+        self.inner.seal_state()
     }
 
     /// The root of trust that `init` wrote down.
@@ -140,7 +139,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotInitialized`], [`EngineError::File`], [`EngineError::Root`].
     pub fn configured_root(&self) -> Result<RootSpec, EngineError> {
-        bootstrap::configured_root(&self.paths)
+        self.inner.configured_root()
     }
 
     /// The opened store.
@@ -148,8 +147,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Sealed`].
     pub fn unsealed(&self) -> Result<Arc<Unsealed>, EngineError> {
-        let phase = self.phase.read();
-        phase.open.clone().ok_or(EngineError::Sealed { state: phase.state })
+        self.inner.unsealed()
     }
 
     /// Opens the store with the root of trust that `init` wrote down. One that is open stays open.
@@ -157,121 +155,59 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Root`], [`EngineError::Store`], [`EngineError::Log`], [`EngineError::LogOlder`].
     pub async fn unseal(&self) -> Result<(), EngineError> {
-        let _turn = self.turning.lock().await;
+        let _turn = self.inner.turning.lock().await;
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
-        self.set_phase(SealState::Unsealing, None);
-        let open = self.open_by_root().await.inspect_err(|error| self.set_phase(state_after(error), None))?;
-        self.publish(open);
-        Ok(())
+        self.inner.set_phase(SealState::Unsealing, None);
+        self.inner.open_and_publish().await
     }
 
     /// Opens the store on behalf of a caller, who must be allowed to: until that is decided nobody else sees it open.
-    /// An attempt that fails or is given up leaves the state as it was: what somebody sealed is not opened by itself
-    /// because somebody else tried.
+    /// An attempt that fails leaves the state as it was: what somebody sealed is not opened by itself because somebody
+    /// else tried. One that began goes on to its end without its caller.
     ///
     /// # Errors
     /// As [`Engine::unseal`], and what the pipeline refuses with; [`EngineError::TooManyFailures`].
     pub async fn unseal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
-        // Who asks is known only once the store is open, and opening may take a second of computing: attempts do not queue.
-        let _turn = self.turning.try_lock().map_err(|_| EngineError::Sealed { state: SealState::Unsealing })?;
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
+        let inner = self.inner.clone();
         if !is_plausible(caller.credential) {
-            return Err(self.refusals.note(EngineError::Unauthenticated, &caller.origin, self.options.clock.now()));
+            return Err(inner.refusals.note(EngineError::Unauthenticated, &caller.origin, inner.options.clock.now()));
         }
-        self.begin_attempt(caller)?;
-        let attempt = Attempt { engine: self, former: self.seal_state() };
-        self.set_phase(SealState::Unsealing, None);
-        let open = self.open_by_root().await?;
-        match execute(&open, caller, crate::ops::system::Unseal).await {
-            Ok(()) => {
-                self.publish(open);
-                *self.attempts.lock() = Attempts::default();
-                Ok(())
-            }
-            Err(error) => {
-                drop(attempt);
-                finish(&open, AggregateWait::Usual).await?;
-                Err(error)
-            }
+        // Whoever acts in this process holds the data directory anyway and needs no limit.
+        if matches!(caller.credential, Credential::Token(_)) {
+            let now_millis = inner.options.clock.observe().uptime_millis;
+            inner.attempts.begin(caller.origin.from.as_deref(), now_millis)?;
         }
+        // Who asks is known only once the store is open. Attempts come one after the other, no more than are counted.
+        let turn = tokio::time::timeout(TURN_WAIT_MAX, inner.turning.clone().lock_owned()).await;
+        let turn = turn.map_err(|_| EngineError::Sealed { state: inner.seal_state() })?;
+        let caller = KeptCaller::of(caller);
+        let opened = to_its_end(async move {
+            let _turn = turn;
+            inner.open_for(&caller.caller()).await
+        });
+        opened.await?
     }
 
-    /// Counts an attempt to open the store; it no longer counts when it succeeds. Whoever acts in this process holds
-    /// the data directory anyway and needs no limit.
-    fn begin_attempt(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
-        if !matches!(caller.credential, Credential::Token(_)) {
-            return Ok(());
-        }
-        let now_millis = self.options.clock.observe().uptime_millis;
-        let mut attempts = self.attempts.lock();
-        if now_millis.saturating_sub(attempts.since_millis) >= ATTEMPTS_SECONDS * 1_000 {
-            *attempts = Attempts { since_millis: now_millis, failed: 0 };
-        }
-        if attempts.failed >= FAILED_ATTEMPTS_MAX {
-            return Err(EngineError::TooManyFailures);
-        }
-        attempts.failed += 1;
-        Ok(())
-    }
-
-    /// Tries a root that was not available again: until it is, the store shows why it is closed, and not each attempt.
-    async fn retry(&self) -> Result<(), EngineError> {
-        let _turn = self.turning.lock().await;
-        if self.seal_state() == SealState::RootUnavailable {
-            let open = self.open_by_root().await.inspect_err(|error| self.set_phase(state_after(error), None))?;
-            self.publish(open);
-        }
-        Ok(())
-    }
-
-    async fn open_by_root(&self) -> Result<Arc<Unsealed>, EngineError> {
-        // A passphrase may come through a pipe, whose writer takes its time.
-        match blocking(|| self.provider()) {
-            Ok(provider) => {
-                let options = &self.options;
-                bootstrap::unseal(
-                    &self.paths,
-                    options.access,
-                    provider.as_ref(),
-                    options.clock.clone(),
-                    self.metrics.clone(),
-                    self.refusals.clone(),
-                )
-                .await
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn provider(&self) -> Result<Box<dyn RootOfTrust>, EngineError> {
-        Ok(self.configured_root()?.resolve()?)
-    }
-
-    fn publish(&self, open: Arc<Unsealed>) {
-        if let Some(make) = &self.options.assets {
-            open.set_assets(make(&open));
-        }
-        self.set_phase(SealState::Unsealed, Some(open));
-    }
-
-    fn set_phase(&self, state: SealState, open: Option<Arc<Unsealed>>) {
-        *self.phase.write() = Phase { state, open };
-    }
-
-    /// Closes the store on behalf of a caller: keys leave memory as soon as running operations end.
+    /// Closes the store on behalf of a caller: keys leave memory as soon as running operations end. Once it began it
+    /// goes on to its end without its caller.
     ///
     /// # Errors
     /// What the pipeline refuses with, [`EngineError::Log`].
     pub async fn seal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
-        let _turn = self.turning.lock().await;
-        let open = self.unsealed()?;
-        execute(&open, caller, crate::ops::system::Seal).await?;
-        self.set_phase(SealState::Sealed, None);
-        finish(&open, AggregateWait::None).await
+        let turn = self.inner.turning.clone().lock_owned().await;
+        let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
+        let closed = to_its_end(async move {
+            let _turn = turn;
+            let open = inner.unsealed()?;
+            execute(&open, &caller.caller(), crate::ops::system::Seal).await?;
+            inner.close(open).await
+        });
+        closed.await?
     }
 
     /// Runs one operation.
@@ -317,7 +253,7 @@ impl Engine {
     pub async fn tick(&self) -> Result<(), EngineError> {
         match self.seal_state() {
             SealState::Unsealed => scheduler::tick(&self.unsealed()?).await,
-            SealState::RootUnavailable => self.retry().await,
+            SealState::RootUnavailable => self.inner.retry().await,
             _ => Ok(()),
         }
     }
@@ -345,7 +281,7 @@ impl Engine {
 
     /// The counters.
     pub fn metrics(&self) -> MetricsSnapshot {
-        self.metrics.snapshot()
+        self.inner.metrics.snapshot()
     }
 
     /// Closes everything: what was counted is recorded, the log is published.
@@ -353,8 +289,105 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Log`] when the log could not be published; its records are safe in the journal.
     pub async fn close(&self) -> Result<(), EngineError> {
+        let turn = self.inner.turning.clone().lock_owned().await;
+        let inner = self.inner.clone();
+        let closed = to_its_end(async move {
+            let _turn = turn;
+            match inner.unsealed() {
+                Ok(open) => inner.close(open).await,
+                Err(_) => {
+                    inner.refusals.tell_lost();
+                    Ok(())
+                }
+            }
+        });
+        closed.await?
+    }
+}
+
+impl Inner {
+    fn seal_state(&self) -> SealState {
+        self.phase.read().state
+    }
+
+    fn configured_root(&self) -> Result<RootSpec, EngineError> {
+        bootstrap::configured_root(&self.paths)
+    }
+
+    fn unsealed(&self) -> Result<Arc<Unsealed>, EngineError> {
+        let phase = self.phase.read();
+        phase.open.clone().ok_or(EngineError::Sealed { state: phase.state })
+    }
+
+    fn set_phase(&self, state: SealState, open: Option<Arc<Unsealed>>) {
+        *self.phase.write() = Phase { state, open };
+    }
+
+    fn publish(&self, open: Arc<Unsealed>) {
+        if let Some(make) = &self.options.assets {
+            open.set_assets(make(&open));
+        }
+        self.set_phase(SealState::Unsealed, Some(open));
+    }
+
+    async fn open_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
+        if self.seal_state() == SealState::Unsealed {
+            return Ok(());
+        }
+        let attempt = Attempt { engine: self, former: self.seal_state() };
+        self.set_phase(SealState::Unsealing, None);
+        let open = self.open_by_root().await?;
+        match execute(&open, caller, crate::ops::system::Unseal).await {
+            Ok(()) => {
+                self.publish(open);
+                self.attempts.forget();
+                Ok(())
+            }
+            Err(error) => {
+                drop(attempt);
+                finish(&open, AggregateWait::Usual).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries a root that was not available again: until it is, the store shows why it is closed, and not each attempt.
+    async fn retry(&self) -> Result<(), EngineError> {
         let _turn = self.turning.lock().await;
-        let Ok(open) = self.unsealed() else { return Ok(()) };
+        if self.seal_state() == SealState::RootUnavailable { self.open_and_publish().await } else { Ok(()) }
+    }
+
+    async fn open_and_publish(&self) -> Result<(), EngineError> {
+        let open = self.open_by_root().await.inspect_err(|error| self.set_phase(state_after(error), None))?;
+        self.publish(open);
+        Ok(())
+    }
+
+    async fn open_by_root(&self) -> Result<Arc<Unsealed>, EngineError> {
+        // A passphrase may come through a pipe, whose writer takes its time.
+        match blocking(|| self.provider()) {
+            Ok(provider) => {
+                let options = &self.options;
+                bootstrap::unseal(
+                    &self.paths,
+                    options.access,
+                    provider.as_ref(),
+                    options.clock.clone(),
+                    self.metrics.clone(),
+                    self.refusals.clone(),
+                )
+                .await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn provider(&self) -> Result<Box<dyn RootOfTrust>, EngineError> {
+        Ok(self.configured_root()?.resolve()?)
+    }
+
+    /// From here on nothing new begins; when it returns, the log has ended and nothing of the former store is written.
+    async fn close(&self, open: Arc<Unsealed>) -> Result<(), EngineError> {
         self.set_phase(SealState::Sealed, None);
         finish(&open, AggregateWait::None).await
     }

@@ -68,6 +68,13 @@ impl Refusals {
         if due { inner.counted.take() } else { None }
     }
 
+    /// Tells the operational log what no record will tell: there is no log to write it to, and the process ends.
+    pub(crate) fn tell_lost(&self) {
+        if let Some(counted) = self.inner.lock().counted.take() {
+            tracing::warn!(count = counted.count, since = %counted.first_at, "refusals while the store was closed are not recorded");
+        }
+    }
+
     /// What was taken and could not be recorded counts on.
     pub(crate) fn put_back(&self, former: Counted) {
         let mut inner = self.inner.lock();

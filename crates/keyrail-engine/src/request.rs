@@ -3,6 +3,7 @@
 use keyrail_core::id::RequestId;
 use keyrail_core::record::Origin;
 use keyrail_crypto::random;
+use zeroize::Zeroizing;
 
 use crate::error::EngineError;
 
@@ -52,5 +53,55 @@ impl<'a> Caller<'a> {
     pub fn new(credential: Credential<'a>) -> Result<Self, EngineError> {
         let request = RequestId::from_bytes(random::array()?);
         Ok(Self { credential, origin: Origin::default(), request, idempotency_key: None, if_match: None })
+    }
+}
+
+/// A call that goes on when its caller is gone. The token's text is wiped with it.
+pub(crate) struct KeptCaller {
+    credential: KeptCredential,
+    origin: Origin,
+    request: RequestId,
+    idempotency_key: Option<String>,
+    if_match: Option<u64>,
+}
+
+enum KeptCredential {
+    None,
+    Token(Zeroizing<String>),
+    LocalOperator,
+    System(SystemCredential),
+}
+
+impl KeptCaller {
+    pub(crate) fn of(caller: &Caller<'_>) -> Self {
+        let credential = match caller.credential {
+            Credential::None => KeptCredential::None,
+            Credential::Token(text) => KeptCredential::Token(Zeroizing::new(text.to_owned())),
+            Credential::LocalOperator => KeptCredential::LocalOperator,
+            Credential::System(shown) => KeptCredential::System(shown),
+        };
+        Self {
+            credential,
+            origin: caller.origin.clone(),
+            request: caller.request,
+            idempotency_key: caller.idempotency_key.map(str::to_owned),
+            if_match: caller.if_match,
+        }
+    }
+
+    pub(crate) fn caller(&self) -> Caller<'_> {
+        let credential = match &self.credential {
+            KeptCredential::None => Credential::None,
+            KeptCredential::Token(text) => Credential::Token(text),
+            KeptCredential::LocalOperator => Credential::LocalOperator,
+            KeptCredential::System(shown) => Credential::System(*shown),
+        };
+        Caller {
+            credential,
+            origin: self.origin.clone(),
+            request: self.request,
+            idempotency_key: self.idempotency_key.as_deref(),
+            if_match: self.if_match,
+        }
     }
 }

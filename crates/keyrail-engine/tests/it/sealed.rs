@@ -164,6 +164,13 @@ async fn what_was_sealed_by_hand_is_not_opened_because_somebody_tried() {
     assert!(engine.health().await.ready);
 }
 
+/// A caller at an address.
+fn caller_at<'a>(address: &str, token: &'a str) -> Caller<'a> {
+    let mut caller = Caller::new(Credential::Token(token)).unwrap();
+    caller.origin.from = Some(address.to_owned());
+    caller
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_to_open_are_limited_and_counted_over_all_of_them() {
     let dir = tempfile::tempdir().unwrap();
@@ -173,21 +180,54 @@ async fn attempts_to_open_are_limited_and_counted_over_all_of_them() {
     engine.seal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
     let bad = format!("krt_{}", "A".repeat(43));
     let mut codes = Vec::new();
-    for _ in 0..7 {
-        codes.push(engine.unseal_for(&Caller::new(Credential::Token(&bad)).unwrap()).await.unwrap_err().code());
+    for port in 1_000..1_007 {
+        let tried = engine.unseal_for(&caller_at(&format!("192.0.2.7:{port}"), &bad)).await;
+        codes.push(tried.unwrap_err().code());
     }
     assert_eq!(codes[..5], ["unauthenticated"; 5]);
     assert_eq!(codes[5..], ["too_many_failures"; 2]);
-    clock.pass(10);
-    engine.unseal_for(&Caller::new(Credential::Token(&owner)).unwrap()).await.unwrap();
+    // Whoever guesses from there keeps himself out, and nobody else.
+    let there = engine.unseal_for(&caller_at("192.0.2.7:1008", &owner)).await.unwrap_err();
+    assert_eq!(there.code(), "too_many_failures");
+    engine.unseal_for(&caller_at("192.0.2.8:1000", &owner)).await.unwrap();
     tick(&engine, 1).await;
-    let counted: Vec<_> = records_of(&engine, Action::SystemRead).into_iter().filter_map(|row| row.items).collect();
-    assert_eq!(counted, [5], "one record of them all");
+    assert_eq!(counted(&engine), 0, "not before its time");
+    clock.pass(10);
+    tick(&engine, 1).await;
+    assert_eq!(counted(&engine), 5, "one record of them all");
+}
+
+/// How many refusals the records of counted ones tell.
+fn counted(engine: &Engine) -> u64 {
+    records_of(engine, Action::SystemRead).into_iter().filter_map(|row| row.items).sum()
+}
+
+/// The right caller is not turned away because somebody else's attempt is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_waits_for_the_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = Arc::new(with_key(dir.path(), &clock, "internal").await);
+    let (_, owner) = token(&engine, Role::Owner, None).await;
+    engine.seal_for(&Caller::new(Credential::LocalOperator).unwrap()).await.unwrap();
+    let guesses: Vec<_> = (0..5)
+        .map(|_| {
+            let engine = engine.clone();
+            let bad = format!("krt_{}", "A".repeat(43));
+            tokio::spawn(async move { engine.unseal_for(&caller_at("192.0.2.7:1", &bad)).await })
+        })
+        .collect();
+    engine.unseal_for(&caller_at("192.0.2.8:1", &owner)).await.unwrap();
+    assert!(engine.health().await.ready);
+    for guess in guesses {
+        // Before the right caller they are refused, after it there is nothing left to open.
+        assert!(guess.await.unwrap().err().is_none_or(|error| error.code() == "unauthenticated"));
+    }
 }
 
 /// A caller that hangs up at any moment leaves the store sealed or open, and never half way.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_that_is_given_up_leaves_the_state_as_it_was() {
+async fn an_attempt_that_is_given_up_goes_to_its_end_or_does_not_begin() {
     let dir = tempfile::tempdir().unwrap();
     let clock = TestClock::new();
     let engine = with_key(dir.path(), &clock, "internal").await;
@@ -197,10 +237,46 @@ async fn an_attempt_that_is_given_up_leaves_the_state_as_it_was() {
         engine.seal_for(&local()).await.unwrap();
         if crate::gone::give_up(polls, engine.unseal_for(&local())).await.is_none() {
             given_up += 1;
-            refuses(&engine, "sealed").await;
             engine.unseal_for(&local()).await.unwrap();
         }
         assert!(engine.health().await.ready);
     }
     assert!(given_up > 1, "{given_up}");
+    assert_eq!(records_of(&engine, Action::SystemUnseal).len(), 12, "what is recorded as opened was opened");
+}
+
+/// Whoever seals and hangs up has sealed, or did not begin: the former store changes nothing beside the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealing_that_is_given_up_goes_to_its_end_or_does_not_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let local = || Caller::new(Credential::LocalOperator).unwrap();
+    let rotate = || RotateKey { name: key_name(), reason: keyrail_core::rotation::RotationReason::Demand };
+    let (mut given_up, mut sealed, mut rotated) = (0, 0, 0);
+    for polls in 0..16 {
+        // Somebody still works with the opened store, and there is something to flush.
+        let held = engine.unsealed().unwrap();
+        encrypt(&engine, "one").await;
+        if crate::gone::give_up(polls, engine.seal_for(&local())).await.is_none() {
+            given_up += 1;
+        }
+        engine.unseal_for(&local()).await.unwrap();
+        let open = engine.unsealed().unwrap();
+        if !Arc::ptr_eq(&held, &open) {
+            sealed += 1;
+            let late = held.execute(&local(), rotate()).await.unwrap_err();
+            assert!(matches!(late.code(), "sealed" | "audit_unavailable"), "after {polls} polls: {}", late.code());
+            assert!(held.execute(&local(), ShowKey { name: key_name() }).await.is_err(), "after {polls} polls");
+        }
+        open.execute(&local(), rotate()).await.unwrap();
+        rotated += 1;
+    }
+    assert!(given_up > 1 && sealed > 3, "{given_up} given up, {sealed} sealed");
+    assert_eq!(records_of(&engine, Action::SystemSeal).len(), sealed, "what is recorded as sealed was sealed");
+    engine.close().await.unwrap();
+    drop(engine);
+    let engine = take_hold(dir.path(), &clock);
+    engine.unseal().await.unwrap();
+    assert_eq!(records_of(&engine, Action::KeyRotate).len(), rotated, "one journal, with every record once");
 }
