@@ -26,29 +26,7 @@ pub fn row(table: &str, values: Vec<Value>) -> Result<Vec<Value>, StoreError> {
             })+
         };
     }
-    of_tables!(
-        AcceptedDamage,
-        App,
-        Asset,
-        AssetColumn,
-        Campaign,
-        DataKey,
-        DataKeyVersion,
-        Domain,
-        IdempotencyEntry,
-        Label,
-        LogHeadRow,
-        MasterKey,
-        MasterVersion,
-        ObservationRow,
-        OutboxEntry,
-        RootSecret,
-        RootSlotRow,
-        Setting,
-        Token,
-        Usage,
-        UsageMark,
-    );
+    crate::row_types!(of_tables);
     Err(StoreError::Malformed { table: "", column: "" })
 }
 

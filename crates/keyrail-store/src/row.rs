@@ -110,27 +110,43 @@ macro_rules! plain_row {
 }
 pub(crate) use plain_row;
 
+/// Calls a macro with the type of every row, in an order in which rows can be inserted. The types are in scope where it
+/// is called.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! row_types {
+    ($call:ident) => {
+        $call! {
+            RootSlotRow,
+            RootSecret,
+            Setting,
+            Domain,
+            App,
+            MasterKey,
+            MasterVersion,
+            Label,
+            DataKey,
+            DataKeyVersion,
+            Token,
+            Asset,
+            AssetColumn,
+            AcceptedDamage,
+            Campaign,
+            Usage,
+            UsageMark,
+            OutboxEntry,
+            LogHeadRow,
+            ObservationRow,
+            IdempotencyEntry
+        }
+    };
+}
+
+macro_rules! tables {
+    ($($row:ty),+) => {
+        [$(<$row>::TABLE),+]
+    };
+}
+
 /// Every table, in an order in which rows can be inserted.
-pub const TABLES: [&Table; 21] = [
-    RootSlotRow::TABLE,
-    RootSecret::TABLE,
-    Setting::TABLE,
-    Domain::TABLE,
-    App::TABLE,
-    MasterKey::TABLE,
-    MasterVersion::TABLE,
-    Label::TABLE,
-    DataKey::TABLE,
-    DataKeyVersion::TABLE,
-    Token::TABLE,
-    Asset::TABLE,
-    AssetColumn::TABLE,
-    AcceptedDamage::TABLE,
-    Campaign::TABLE,
-    Usage::TABLE,
-    UsageMark::TABLE,
-    OutboxEntry::TABLE,
-    LogHeadRow::TABLE,
-    ObservationRow::TABLE,
-    IdempotencyEntry::TABLE,
-];
+pub const TABLES: [&Table; 21] = crate::row_types!(tables);

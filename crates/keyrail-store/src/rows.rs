@@ -390,26 +390,4 @@ macro_rules! check_rows {
     };
 }
 
-check_rows!(
-    RootSlotRow,
-    RootSecret,
-    Setting,
-    Domain,
-    App,
-    MasterKey,
-    MasterVersion,
-    Label,
-    DataKey,
-    DataKeyVersion,
-    Token,
-    Asset,
-    AssetColumn,
-    AcceptedDamage,
-    Campaign,
-    Usage,
-    UsageMark,
-    OutboxEntry,
-    LogHeadRow,
-    ObservationRow,
-    IdempotencyEntry,
-);
+crate::row_types!(check_rows);

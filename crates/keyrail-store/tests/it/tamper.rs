@@ -26,29 +26,7 @@ async fn read(state: &State, table: &Table) -> Result<usize, StoreError> {
             panic!("no row type of table {}", table.name)
         }};
     }
-    read!(
-        RootSlotRow,
-        RootSecret,
-        Setting,
-        Domain,
-        App,
-        MasterKey,
-        MasterVersion,
-        Label,
-        DataKey,
-        DataKeyVersion,
-        Token,
-        Asset,
-        AssetColumn,
-        AcceptedDamage,
-        Campaign,
-        Usage,
-        UsageMark,
-        OutboxEntry,
-        LogHeadRow,
-        ObservationRow,
-        IdempotencyEntry,
-    )
+    keyrail_store::row_types!(read)
 }
 
 /// A store with a row of every kind, and an attacker who writes its file.
