@@ -1,14 +1,14 @@
 //! Child processes: spawned, waited for with a limit, and ended by their own id.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -41,11 +41,22 @@ pub fn keyrail_bin() -> anyhow::Result<PathBuf> {
 pub struct Exit {
     /// Its exit status.
     pub status: ExitStatus,
-    /// All that it wrote to standard output.
+    /// What it wrote to standard output; of more than 64 MiB, the beginning and the end.
     pub stdout: String,
-    /// All that it wrote to standard error.
+    /// The same of standard error.
     pub stderr: String,
+    /// How many bytes of both were left out.
+    pub left_out: u64,
 }
+
+/// How much of each output of a child is kept, in bytes: half of it from the beginning, half from the end.
+pub(crate) const KEPT_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// How many lines wait for who looks at them; of more the oldest go.
+const LINES_MAX: usize = 100_000;
+
+/// A line that is longer is taken for several, in bytes.
+const LINE_LEN_MAX: u64 = 1024 * 1024;
 
 /// A running child whose two outputs are read as they come. It is killed when it is dropped.
 pub struct Child {
@@ -53,7 +64,7 @@ pub struct Child {
     pid: Pid,
     stdout: Stream,
     stderr: Stream,
-    lines: Receiver<String>,
+    lines: Arc<Lines>,
 }
 
 impl Child {
@@ -66,9 +77,9 @@ impl Child {
         let mut child =
             command.spawn().with_context(|| format!("`{}` cannot be started", command.get_program().display()))?;
         let pid = Pid::from_child(&child);
-        let (sender, lines) = mpsc::channel();
-        let stdout = Stream::follow(child.stdout.take().context("no standard output")?, sender.clone());
-        let stderr = Stream::follow(child.stderr.take().context("no standard error")?, sender);
+        let lines = Arc::new(Lines::default());
+        let stdout = Stream::follow(child.stdout.take().context("no standard output")?, &lines);
+        let stderr = Stream::follow(child.stderr.take().context("no standard error")?, &lines);
         Ok(Self { child, pid, stdout, stderr, lines })
     }
 
@@ -85,19 +96,14 @@ impl Child {
     pub fn wait_line<T>(&self, limit: Duration, wanted: impl Fn(&str) -> Option<T>) -> anyhow::Result<T> {
         let deadline = Instant::now() + limit;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => {
+            match self.lines.next(deadline) {
+                Next::Line(line) => {
                     if let Some(found) = wanted(&line) {
                         return Ok(found);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("no such line within {limit:?}: {}", self.written())
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the child ended before such a line: {}", self.written())
-                }
+                Next::TooLate => bail!("no such line within {limit:?}: {}", self.written()),
+                Next::Ended => bail!("the child ended before such a line: {}", self.written()),
             }
         }
     }
@@ -154,7 +160,9 @@ impl Child {
 
     fn collect(&mut self) -> anyhow::Result<Exit> {
         let status = self.child.wait()?;
-        Ok(Exit { status, stdout: self.stdout.finish(), stderr: self.stderr.finish() })
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        let left_out = self.stdout.kept.lock().left_out + self.stderr.kept.lock().left_out;
+        Ok(Exit { status, stdout, stderr, left_out })
     }
 }
 
@@ -218,20 +226,24 @@ fn is_address(c: char) -> bool {
 
 /// One output of a child, read by a thread of its own so that the child never blocks on a full pipe.
 struct Stream {
-    text: Arc<Mutex<String>>,
+    kept: Arc<Mutex<Kept>>,
     reader: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Stream {
-    fn follow(source: impl Read + Send + 'static, lines: Sender<String>) -> Self {
-        let text = Arc::new(Mutex::new(String::new()));
-        let kept = Arc::clone(&text);
-        let reader = std::thread::spawn(move || follow(source, &kept, &lines));
-        Self { text, reader: Some(reader) }
+    fn follow(source: impl Read + Send + 'static, lines: &Arc<Lines>) -> Self {
+        let kept = Arc::new(Mutex::new(Kept::new(KEPT_LEN_MAX)));
+        lines.state.lock().writers += 1;
+        let (to, lines) = (Arc::clone(&kept), Arc::clone(lines));
+        let reader = std::thread::spawn(move || {
+            follow(source, &to, &lines);
+            lines.end();
+        });
+        Self { kept, reader: Some(reader) }
     }
 
     fn text(&self) -> String {
-        self.text.lock().clone()
+        self.kept.lock().text()
     }
 
     /// The whole text; the child has ended, so the reader ends too.
@@ -243,21 +255,124 @@ impl Stream {
     }
 }
 
-fn follow(source: impl Read, kept: &Mutex<String>, lines: &Sender<String>) {
+fn follow(source: impl Read, kept: &Mutex<Kept>, lines: &Lines) {
     let mut source = BufReader::new(source);
     let mut bytes = Vec::new();
-    while source.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-        let line = String::from_utf8_lossy(&bytes).into_owned();
-        kept.lock().push_str(&line);
-        // Nobody may be waiting for lines any more; the text is kept all the same.
-        let _ = lines.send(line.trim_end().to_owned());
+    while source.by_ref().take(LINE_LEN_MAX).read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+        kept.lock().push(&bytes);
+        lines.push(String::from_utf8_lossy(&bytes).trim_end().to_owned());
         bytes.clear();
+    }
+}
+
+/// The beginning and the end of an output.
+struct Kept {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    half_len_max: usize,
+    left_out: u64,
+}
+
+impl Kept {
+    const fn new(len_max: usize) -> Self {
+        Self { head: Vec::new(), tail: VecDeque::new(), half_len_max: len_max / 2, left_out: 0 }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let (head, rest) = bytes.split_at(bytes.len().min(self.half_len_max - self.head.len()));
+        self.head.extend_from_slice(head);
+        self.tail.extend(rest);
+        let beyond = self.tail.len().saturating_sub(self.half_len_max);
+        self.tail.drain(..beyond);
+        self.left_out += beyond as u64;
+    }
+
+    fn text(&self) -> String {
+        let head = String::from_utf8_lossy(&self.head).into_owned();
+        let tail: Vec<u8> = self.tail.iter().copied().collect();
+        let tail = String::from_utf8_lossy(&tail);
+        if self.left_out == 0 { head + &tail } else { format!("{head}\n[{} bytes left out]\n{tail}", self.left_out) }
+    }
+}
+
+/// Lines of both outputs, in the order in which they came.
+#[derive(Default)]
+struct Lines {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: VecDeque<String>,
+    /// Outputs that are still open.
+    writers: usize,
+}
+
+enum Next {
+    Line(String),
+    TooLate,
+    Ended,
+}
+
+impl Lines {
+    /// Nobody may be looking at lines any more: then the oldest make room.
+    fn push(&self, line: String) {
+        let mut state = self.state.lock();
+        if state.lines.len() >= LINES_MAX {
+            state.lines.pop_front();
+        }
+        state.lines.push_back(line);
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        self.state.lock().writers -= 1;
+        self.changed.notify_all();
+    }
+
+    fn next(&self, deadline: Instant) -> Next {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                return Next::Line(line);
+            }
+            if state.writers == 0 {
+                return Next::Ended;
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return Next::TooLate;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::address;
+    use super::{Kept, LINES_MAX, Lines, Next, address};
+    use std::time::Instant;
+
+    #[test]
+    fn of_a_long_output_the_beginning_and_the_end_are_kept() {
+        let mut kept = Kept::new(10);
+        kept.push(b"abc");
+        assert_eq!((kept.text().as_str(), kept.left_out), ("abc", 0));
+        kept.push(b"defghij");
+        assert_eq!((kept.text().as_str(), kept.left_out), ("abcdefghij", 0));
+        for letter in b'k'..=b'z' {
+            kept.push(&[letter]);
+        }
+        assert_eq!((kept.text().as_str(), kept.left_out), ("abcde\n[16 bytes left out]\nvwxyz", 16));
+        assert!(kept.head.len() + kept.tail.len() <= 10);
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_make_room() {
+        let lines = Lines::default();
+        (0..LINES_MAX + 2).for_each(|number| lines.push(number.to_string()));
+        assert_eq!(lines.state.lock().lines.len(), LINES_MAX);
+        assert!(matches!(lines.next(Instant::now()), Next::Line(line) if line == "2"));
+    }
 
     #[test]
     fn an_address_is_found_in_a_ready_line() {

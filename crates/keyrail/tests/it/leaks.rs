@@ -107,6 +107,7 @@ fn require_nothing_leaks(place: &Place, init: &str, root: &Path, wrong: &[u8], m
     require_secrets_absent(place, &secrets);
     let logs = server.into_child().stop(ENDS).unwrap();
     assert!(logs.stderr.contains("TRACE") && logs.stderr.contains("DEBUG"), "the log is at trace level");
+    assert_eq!(logs.left_out, 0, "all of the log is looked at");
     secrets.say("log", &format!("{}{}", logs.stdout, logs.stderr));
     require_secrets_absent(place, &secrets);
     let count = |prefix| secrets.count(prefix);
