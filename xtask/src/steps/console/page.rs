@@ -45,7 +45,9 @@ fn read_line(block: &mut Vec<Example>, at: usize, line: &str) -> anyhow::Result<
         return Ok(());
     }
     let Some(example) = block.last_mut() else { bail!("line {at}: a console block begins with `$ ` and a command") };
-    match (line.strip_prefix("> "), line.strip_prefix("? "), &mut example.output) {
+    // What stands behind a line was taken off, so an empty one has its mark alone.
+    let more = if line == ">" { Some("") } else { line.strip_prefix("> ") };
+    match (more, line.strip_prefix("? "), &mut example.output) {
         (Some(more), _, None) => example.command.extend(["\n", more]),
         (_, Some(status), None) => example.status = status.parse()?,
         (_, _, output) => output.get_or_insert_default().push(line.to_owned()),
@@ -59,7 +61,7 @@ mod tests {
 
     #[test]
     fn commands_status_and_output_are_read_from_console_blocks_alone() {
-        let page = "text\n```sh\n$ rm -rf x\n```\n```console\n$ one \\\n>   two\nout\n\nmore\n$ three\n? 2\nerror: no\n$ four\n```\n";
+        let page = "text\n```sh\n$ rm -rf x\n```\n```console\n$ one \\\n>   two\nout\n\nmore\n$ three\n? 2\nerror: no\n$ four\n```\n```console\n$ cat <<E\n> a\n>\n> b\n> E\na\n```\n";
         let found = examples(page).unwrap();
         let seen: Vec<_> = found.iter().map(|e| (e.line, e.command.as_str(), e.status, e.output.clone())).collect();
         let lines = |text: &[&str]| Some(text.iter().map(ToString::to_string).collect());
@@ -69,6 +71,7 @@ mod tests {
                 (6, "one \\\n  two", 0, lines(&["out", "", "more"])),
                 (11, "three", 2, lines(&["error: no"])),
                 (14, "four", 0, None),
+                (17, "cat <<E\na\n\nb\nE", 0, lines(&["a"])),
             ]
         );
     }
