@@ -55,6 +55,17 @@ pub enum ClientError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The server's certificate is refused: nothing was sent to it.
+    #[error("the certificate of `{url}` is refused: {problem}")]
+    Certificate {
+        /// The server.
+        url: String,
+        /// What is wrong with it.
+        problem: CertificateProblem,
+        /// What the TLS library said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The answer ended before its end, or is longer than [`ANSWER_LEN_MAX`].
     #[error("the answer of `{url}` cannot be read")]
     Answer {
@@ -77,6 +88,68 @@ pub enum ClientError {
     Request(#[from] http::Error),
 }
 
+/// Why a server's certificate is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateProblem {
+    /// Nobody who signed it is trusted here.
+    #[error("it is signed by nobody who is trusted here")]
+    Issuer,
+    /// It is made out to other names.
+    #[error("it is for another name than the one in the URL")]
+    Name,
+    /// Its time is over.
+    #[error("it has expired")]
+    Expired,
+    /// Its time has not begun.
+    #[error("it is not valid yet")]
+    NotYet,
+    /// It was revoked.
+    #[error("it was revoked")]
+    Revoked,
+    /// Something else; the source tells.
+    #[error("it is not one for a server")]
+    Other,
+}
+
+impl CertificateProblem {
+    fn of(error: &rustls::Error) -> Option<Self> {
+        use rustls::CertificateError as E;
+        let rustls::Error::InvalidCertificate(error) = error else { return None };
+        Some(match error {
+            E::UnknownIssuer | E::BadSignature => Self::Issuer,
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::Name,
+            E::Expired | E::ExpiredContext { .. } => Self::Expired,
+            E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYet,
+            E::Revoked => Self::Revoked,
+            _ => Self::Other,
+        })
+    }
+
+    /// Looks for it among the causes of an error; an IO error holds its own beside the chain.
+    fn among(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(problem) = error.downcast_ref::<rustls::Error>().and_then(Self::of) {
+                return Some(problem);
+            }
+            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            next = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+        }
+        None
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Issuer => "name the certificates that it is signed by with --ca-cert",
+            Self::Name => "use a name of the certificate in --server, or give the server a certificate for this one",
+            Self::Expired => "give the server a new certificate (--tls-cert, --tls-key), and check the clock here",
+            Self::NotYet => "check the clocks here and on the server",
+            Self::Revoked | Self::Other => "give the server another certificate (--tls-cert, --tls-key)",
+        }
+    }
+}
+
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
@@ -91,6 +164,7 @@ impl ClientError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Answer { .. } => "answer_lost",
+            Self::Certificate { .. } => "certificate_refused",
             Self::Certificates { .. } => "certificates_unusable",
             Self::PlainBeyondLoopback { .. } => "plain_beyond_loopback",
             Self::Request(_) => "request_unusable",
@@ -106,7 +180,9 @@ impl ClientError {
             Self::Certificates { .. } | Self::PlainBeyondLoopback { .. } | Self::Request(_) | Self::Url { .. } => {
                 Fault::Caller
             }
-            Self::Answer { .. } | Self::TimedOut { .. } | Self::Unreachable { .. } => Fault::Dependency,
+            Self::Answer { .. } | Self::Certificate { .. } | Self::TimedOut { .. } | Self::Unreachable { .. } => {
+                Fault::Dependency
+            }
         }
     }
 
@@ -116,7 +192,8 @@ impl ClientError {
             Self::Url { .. } => "write it like https://keyrail.example:8440",
             Self::PlainBeyondLoopback { .. } => "write https://, and let the server have a certificate",
             Self::Certificates { .. } => "name a PEM file with certificates",
-            Self::Unreachable { .. } => "check that the server runs and that its certificate is trusted (--ca-cert)",
+            Self::Certificate { problem, .. } => problem.hint(),
+            Self::Unreachable { .. } => "check that the server runs there, and that the URL is right",
             Self::Answer { .. } | Self::TimedOut { .. } => {
                 "a change may have been made: look into the log before trying again"
             }
@@ -175,7 +252,7 @@ impl Client {
     /// `path` begins with a slash and is already percent-encoded; the body is JSON or empty.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`], [`ClientError::TimedOut`], [`ClientError::Answer`], [`ClientError::Request`]; an
+    /// [`ClientError::Unreachable`], [`ClientError::Certificate`], [`ClientError::TimedOut`], [`ClientError::Answer`], [`ClientError::Request`]; an
     /// answer that says no is no error here.
     pub async fn send(
         &self,
@@ -206,7 +283,10 @@ impl Client {
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, ClientError> {
         let url = || self.base.clone();
         let answer = self.http.request(request).await;
-        let answer = answer.map_err(|error| ClientError::Unreachable { url: url(), source: error.into() })?;
+        let answer = answer.map_err(|error| match CertificateProblem::among(&error) {
+            Some(problem) => ClientError::Certificate { url: url(), problem, source: error.into() },
+            None => ClientError::Unreachable { url: url(), source: error.into() },
+        })?;
         let (parts, body) = answer.into_parts();
         let read = Limited::new(body, ANSWER_LEN_MAX).collect().await;
         let body = read.map_err(|source| ClientError::Answer { url: url(), source })?.to_bytes();

@@ -1,6 +1,6 @@
 //! What the command line says when something does not work, and with which exit code it ends.
 
-use keyrail_client::ClientError;
+use keyrail_client::{CertificateProblem, ClientError};
 use keyrail_engine::EngineError;
 use keyrail_http::{ListenError, Problem};
 
@@ -118,7 +118,9 @@ impl From<ClientError> for Failure {
             keyrail_client::Fault::Dependency => Exit::Dependency,
         };
         let mut title = error.to_string();
-        if let Some(cause) = innermost(&error) {
+        // What the TLS library says of a certificate is said already, but for what nobody foresaw.
+        let told = matches!(&error, ClientError::Certificate { problem, .. } if *problem != CertificateProblem::Other);
+        if let Some(cause) = innermost(&error).filter(|_| !told) {
             title = format!("{title}: {cause}");
         }
         Self { title, code: error.code().to_owned(), hint: Some(error.hint().to_owned()), exit }

@@ -86,6 +86,48 @@ fn a_server_with_a_certificate_of_its_own_is_trusted_by_name() {
     server.into_child().stop(Duration::from_secs(30)).unwrap();
 }
 
+/// A refused certificate is told with what is wrong about it, and what to do.
+#[test]
+fn a_refused_certificate_is_told_with_its_fault() {
+    let place = Place::new();
+    let token = place.with_key();
+    std::fs::write(place.file("token"), &token).unwrap();
+    let dated = |names: &[&str], from: i32, until: i32, file: &str| {
+        let mut params =
+            rcgen::CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        std::fs::write(place.file(&format!("{file}.pem")), cert.pem()).unwrap();
+        std::fs::write(place.file(&format!("{file}.key")), key.serialize_pem()).unwrap();
+    };
+    dated(&["127.0.0.1"], 2001, 2002, "old");
+    dated(&["127.0.0.1"], 2500, 2501, "early");
+    dated(&["keys.example"], 2001, 2500, "named");
+    dated(&["127.0.0.1"], 2001, 2500, "strange");
+    let cases = [
+        ("old", Some("old.pem"), "expired", "new certificate"),
+        ("early", Some("early.pem"), "not valid yet", "clock"),
+        ("named", Some("named.pem"), "another name", "name of the certificate"),
+        ("strange", None, "nobody who is trusted here", "--ca-cert"),
+    ];
+    for (file, ca, fault, hint) in cases {
+        let path = |end: &str| place.file(&format!("{file}.{end}")).display().to_string();
+        let server = serve(&place, &path("pem"), &path("key"));
+        let mut args = vec!["--server", server.url(), "--token-file", "token", "key", "list"];
+        args.extend(ca.into_iter().flat_map(|ca| ["--ca-cert", ca]));
+        let refused = place.run_with(&args, b"");
+        assert_eq!(refused.code, 6, "{file}: {}", refused.stderr);
+        let lines: Vec<_> = refused.stderr.lines().collect();
+        assert!(lines[0].starts_with("error: the certificate of `https://") && lines[0].contains(fault), "{lines:?}");
+        assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{lines:?}");
+        args.push("--json");
+        let said: serde_json::Value = serde_json::from_str(&place.run_with(&args, b"").stderr).unwrap();
+        assert_eq!(said["error"]["code"], "certificate_refused");
+        server.into_child().stop(Duration::from_secs(30)).unwrap();
+    }
+}
+
 /// What a server says to these bytes until it closes.
 fn told(address: &str, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
