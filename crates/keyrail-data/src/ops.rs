@@ -59,12 +59,18 @@ pub(crate) async fn census_of(
     let keys = Keyset::load(open, key).await?;
     let name = asset.name.to_string();
     let spec = AssetSpec::of(asset, &columns).map_err(|error| error.into_engine(&name))?;
+    let unsealed = open.clone();
     let counted = tokio::task::spawn_blocking(move || {
+        // The keys are wiped from memory when the store is sealed: then nothing is opened with them any more.
+        let mut goes_on = |_| unsealed.still_open().is_ok();
         let taken = adapter::open(&spec)
-            .and_then(|mut adapter| census::take(adapter.as_mut(), &spec, &keys, &accepted, &mut |_| true));
+            .and_then(|mut adapter| census::take(adapter.as_mut(), &spec, &keys, &accepted, &mut goes_on));
         (keys, taken)
     });
     let (keys, taken) = counted.await.map_err(|_| EngineError::Bug { what: "a census ended by a panic" })?;
     let census = taken.map_err(|error| error.into_engine(&name))?;
-    Ok((keys, census.ok_or(EngineError::Bug { what: "a census was stopped by nobody" })?))
+    match census {
+        Some(census) => Ok((keys, census)),
+        None => Err(open.still_open().err().unwrap_or(EngineError::Bug { what: "a census was stopped by nobody" })),
+    }
 }

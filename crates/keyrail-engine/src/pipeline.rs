@@ -400,10 +400,15 @@ pub(crate) async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineErro
         Ok(()) => error,
         Err(AppendError::Fenced) => match append(open, &record, open.generation()).await {
             Ok(()) => error,
-            Err(failure) => EngineError::AuditUnavailable(failure),
+            Err(failure) => unrecorded(open, failure),
         },
-        Err(failure) => EngineError::AuditUnavailable(failure),
+        Err(failure) => unrecorded(open, failure),
     }
+}
+
+/// The log of a store that was sealed meanwhile takes no record; that is the state to tell.
+fn unrecorded(open: &Unsealed, failure: AppendError) -> EngineError {
+    open.still_open().err().unwrap_or(EngineError::AuditUnavailable(failure))
 }
 
 /// Makes a record durable, on condition that the state is still of `generation`.

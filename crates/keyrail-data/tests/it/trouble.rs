@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use keyrail_core::access::Role;
-use keyrail_core::campaign::CampaignState;
-use keyrail_data::Stop;
-use keyrail_data::ops::asset::{IdentityChoice, UpdateAsset};
+use keyrail_core::campaign::{Campaign, CampaignState};
+use keyrail_core::id::CampaignId;
+use keyrail_data::ops::asset::{CensusAsset, IdentityChoice, UpdateAsset};
 use keyrail_data::ops::campaign::{Pause, Protect, Resume, Start};
-use keyrail_engine::EngineError;
+use keyrail_data::{Run, Stop};
+use keyrail_engine::{Caller, Credential, EngineError};
+use parking_lot::Mutex;
 
 use crate::support::{World, connect, start};
 
@@ -26,12 +28,23 @@ async fn world() -> World {
     world
 }
 
+/// The same, with a campaign that has not begun to walk.
+async fn protecting() -> (World, CampaignId) {
+    let world = world().await;
+    let id = world.run(Protect(start())).await.unwrap().id;
+    (world, id)
+}
+
+fn local_operator() -> Caller<'static> {
+    Caller::new(Credential::LocalOperator).unwrap()
+}
+
 fn on(path: PathBuf, sql: &'static str) -> impl FnOnce() + Send + 'static {
     move || connect(&path).execute_batch(sql).unwrap()
 }
 
 /// Resumes a campaign that stopped, and sees it complete with every value moved once.
-async fn finish(world: &World, id: keyrail_core::id::CampaignId) {
+async fn finish(world: &World, id: CampaignId) {
     world.run(Resume { id }).await.unwrap();
     let outcome = world.complete(id).await;
     assert_eq!(outcome.campaign.counts.cells_moved, ROWS);
@@ -40,8 +53,7 @@ async fn finish(world: &World, id: keyrail_core::id::CampaignId) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_campaign_goes_on_where_it_was() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let (stop, asked) = (Stop::default(), Stop::default());
     let handle = stop.clone();
     let outcome = world.walk_with(id, stop, move || handle.pause()).await.unwrap();
@@ -59,13 +71,12 @@ async fn a_paused_campaign_goes_on_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_campaign_hears_of_a_pause_by_somebody_else() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let engine = world.engine.unsealed().unwrap();
     let runtime = tokio::runtime::Handle::current();
     let outcome = world
         .walk_with(id, Stop::default(), move || {
-            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            let caller = local_operator();
             runtime.block_on(engine.execute(&caller, Pause { id })).unwrap();
         })
         .await
@@ -79,12 +90,11 @@ async fn a_campaign_hears_of_a_pause_by_somebody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_was_taken_back_leaves_no_trace() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let (engine, runtime) = (world.engine.unsealed().unwrap(), tokio::runtime::Handle::current());
     let outcome = world
         .walk_with(id, Stop::default(), move || {
-            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            let caller = local_operator();
             runtime.block_on(engine.execute(&caller, Pause { id })).unwrap();
             runtime.block_on(engine.execute(&caller, Resume { id })).unwrap();
         })
@@ -118,8 +128,7 @@ async fn changes_of_the_schema_that_do_not_matter_are_followed() {
         "CREATE TABLE other (a)",
         "ANALYZE",
     ] {
-        let world = world().await;
-        let id = world.run(Protect(start())).await.unwrap().id;
+        let (world, id) = protecting().await;
         let outcome = world.walk_with(id, Stop::default(), on(world.database(), sql)).await.unwrap();
         assert_eq!(
             (outcome.campaign.state, outcome.campaign.counts.cells_moved),
@@ -143,8 +152,7 @@ async fn a_schema_that_does_not_fit_any_more_stops_the_campaign() {
         ),
         ("CREATE TRIGGER g BEFORE UPDATE ON people BEGIN SELECT RAISE(ABORT, 'not now'); END", Some("DROP TRIGGER g")),
     ] {
-        let world = world().await;
-        let id = world.run(Protect(start())).await.unwrap().id;
+        let (world, id) = protecting().await;
         let error = world.walk_with(id, Stop::default(), on(world.database(), sql)).await.unwrap_err();
         let want = match sql {
             sql if sql.contains("RAISE") => "asset_constraint",
@@ -169,8 +177,7 @@ async fn a_schema_that_does_not_fit_any_more_stops_the_campaign() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_database_stops_the_campaign_which_is_resumed() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let (sender, receiver) = std::sync::mpsc::channel();
     let path = world.database();
     let error = world
@@ -190,8 +197,7 @@ async fn a_locked_database_stops_the_campaign_which_is_resumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_campaign_whose_key_cannot_be_read_stops_and_says_why() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let store = connect(&world.dir.path().join("D").join("store.sqlite"));
     let seal: Vec<u8> = store.query_row("SELECT seal FROM data_key_version", [], |row| row.get(0)).unwrap();
     store.execute("UPDATE data_key_version SET seal = zeroblob(length(seal))", []).unwrap();
@@ -205,8 +211,7 @@ async fn a_campaign_whose_key_cannot_be_read_stops_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_campaign_is_resumed_by_who_may_steer_it() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let before = world.state_of(id).await;
     assert_eq!(world.run_as(Role::Auditor, Resume { id }).await.unwrap_err().code(), "refused");
     let resumed = world.run_as(Role::Operator, Resume { id }).await.unwrap();
@@ -243,12 +248,11 @@ async fn a_file_that_is_gone_or_another_one_stops_the_campaign() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_turns_meanwhile_is_followed() {
-    let world = world().await;
-    let id = world.run(Protect(start())).await.unwrap().id;
+    let (world, id) = protecting().await;
     let (engine, runtime) = (world.engine.unsealed().unwrap(), tokio::runtime::Handle::current());
     let outcome = world
         .walk_with(id, Stop::default(), move || {
-            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            let caller = local_operator();
             let rotate = keyrail_engine::ops::key::RotateKey {
                 name: crate::support::key(),
                 reason: keyrail_core::rotation::RotationReason::Demand,
@@ -265,11 +269,10 @@ async fn a_key_that_turns_meanwhile_is_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_campaign_of_a_sealed_store_ends_and_goes_on_after_the_next_unseal() {
     for unsealed_meanwhile in [false, true] {
-        let world = world().await;
-        let id = world.run(Protect(start())).await.unwrap().id;
+        let (world, id) = protecting().await;
         let (engine, runtime) = (world.engine.clone(), tokio::runtime::Handle::current());
         let event = move || {
-            let caller = keyrail_engine::Caller::new(keyrail_engine::Credential::LocalOperator).unwrap();
+            let caller = local_operator();
             runtime.block_on(engine.seal_for(&caller)).unwrap();
             if unsealed_meanwhile {
                 runtime.block_on(engine.unseal()).unwrap();
@@ -287,4 +290,64 @@ async fn a_campaign_of_a_sealed_store_ends_and_goes_on_after_the_next_unseal() {
         world.engine.close().await.unwrap();
         world.engine.unseal().await.unwrap();
     }
+}
+
+/// A census that is under way when the store is sealed ends: its keys are to be gone from memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_census_of_a_campaign_ends_when_the_store_is_sealed() {
+    let (world, id) = protecting().await;
+    let (engine, runtime) = (world.engine.clone(), tokio::runtime::Handle::current());
+    // After the last page nothing but the census is left.
+    let progress = Box::new(move |campaign: &Campaign| {
+        if campaign.counts.rows == ROWS {
+            let caller = local_operator();
+            runtime.block_on(engine.seal_for(&caller)).unwrap();
+        }
+    });
+    let run = Run { open: world.engine.unsealed().unwrap(), id, stop: Stop::default(), progress };
+    assert_eq!(run.run().await.unwrap_err().code(), "sealed");
+    world.engine.unseal().await.unwrap();
+    let stored = world.state_of(id).await;
+    assert_eq!((stored.state, stored.error), (CampaignState::Running, None), "nobody stopped it");
+    world.complete(id).await;
+}
+
+/// So does a census that somebody asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_census_of_a_sealed_store_is_refused_as_sealed() {
+    let world = world().await;
+    let open = world.engine.unsealed().unwrap();
+    let caller = local_operator();
+    world.engine.seal_for(&caller).await.unwrap();
+    // It was let in before the store was sealed, and counts now.
+    let census = CensusAsset { name: "people".parse().unwrap() };
+    assert_eq!(open.execute(&caller, census).await.unwrap_err().code(), "sealed");
+}
+
+/// A campaign that waits because of its rate does nothing more once the store is sealed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_that_keeps_its_rate_ends_when_the_store_is_sealed() {
+    let world = world().await;
+    let id = world.run(Protect(Start { rate: Some(1), ..start() })).await.unwrap().id;
+    let (engine, runtime) = (world.engine.clone(), tokio::runtime::Handle::current());
+    let sealing = Mutex::new(None);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let progress = Box::new(move |campaign: &Campaign| {
+        // Sealed while the campaign waits for its next second.
+        let (engine, sender) = (engine.clone(), sender.clone());
+        let seal = async move {
+            let caller = local_operator();
+            sender.send(engine.seal_for(&caller).await.map_err(|error| error.code())).unwrap();
+        };
+        sealing.lock().get_or_insert_with(|| runtime.spawn(seal));
+        assert_eq!(campaign.counts.rows, 1, "it went on");
+    });
+    let run = Run { open: world.engine.unsealed().unwrap(), id, stop: Stop::default(), progress };
+    assert_eq!(run.run().await.unwrap_err().code(), "sealed");
+    assert_eq!(receiver.recv().unwrap(), Ok(()));
+    world.engine.unseal().await.unwrap();
+    assert_eq!(world.state_of(id).await.state, CampaignState::Running);
+    let held: i64 =
+        world.connect().query_row("SELECT count(*) FROM people WHERE v LIKE 'kr1.%'", [], |row| row.get(0)).unwrap();
+    assert_eq!(held, 1, "one page of one row");
 }
