@@ -151,6 +151,15 @@ pub enum VerifyProblem {
         /// The size at which it was remembered.
         size: u64,
     },
+    /// A frame of the journal was altered, and others follow it.
+    #[error("the journal was altered at byte {offset}")]
+    JournalAltered {
+        /// Where.
+        offset: u64,
+    },
+    /// The journal does not come through the checkpoint: one of them is of another log or another time.
+    #[error("the journal does not match the checkpoint")]
+    Mismatch,
     /// A file cannot be read.
     #[error("a file cannot be read")]
     Unreadable(#[source] std::io::Error),
@@ -159,7 +168,12 @@ pub enum VerifyProblem {
 impl VerifyProblem {
     /// Whether a writer that runs just now can look like this for a moment.
     pub(crate) fn may_be_a_running_writer(&self) -> bool {
-        matches!(self, Self::Older { .. } | Self::Uncovered)
+        match self {
+            Self::Older { .. } | Self::Uncovered | Self::Mismatch => true,
+            // A journal file that was followed by another is removed.
+            Self::Unreadable(error) => error.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 }
 

@@ -30,6 +30,6 @@ pub fn journal(frames: &[(u8, u64, &[u8])], sequence: u64, key: &MacKey) -> Vec<
 /// # Errors
 /// [`LogError::JournalAltered`].
 pub fn replay(bytes: &[u8], sequence: u64, key: &MacKey) -> Result<Option<(Vec<Record>, u64)>, LogError> {
-    let replayed = journal::replay_bytes(bytes, Path::new("journal"), sequence, key)?;
+    let replayed = journal::replay_bytes(bytes, Path::new("journal"), sequence, Some(key))?;
     Ok(replayed.map(|state| (state.records, state.torn_len)))
 }

@@ -133,22 +133,22 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
 }
 
 /// Reads a journal file. `None` if it was begun and its edge is not whole, so that nothing can be in it.
-pub(crate) fn replay(path: &Path, sequence: u64, key: &MacKey) -> Result<Option<Replayed>, LogError> {
+pub(crate) fn replay(path: &Path, sequence: u64, key: Option<&MacKey>) -> Result<Option<Replayed>, LogError> {
     replay_bytes(&std::fs::read(path).map_err(failed("read", path))?, path, sequence, key)
 }
 
-/// Reads what a journal file holds; `path` is for errors.
+/// Reads what a journal file holds; `path` is for errors. Without the key its form alone is looked at.
 pub(crate) fn replay_bytes(
     bytes: &[u8],
     path: &Path,
     sequence: u64,
-    key: &MacKey,
+    key: Option<&MacKey>,
 ) -> Result<Option<Replayed>, LogError> {
     let altered = |offset: usize| LogError::JournalAltered { path: path.to_owned(), offset: offset as u64 };
     let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
         return if is_begun(bytes) { Ok(None) } else { Err(altered(0)) };
     };
-    let mut chain = start_of_chain(key, sequence);
+    let mut chain = key.map_or([0; MAC_LEN], |key| start_of_chain(key, sequence));
     let mut replayed: Option<Replayed> = None;
     loop {
         let offset = bytes.len() - rest.len();
@@ -197,14 +197,13 @@ enum Next<'a> {
 /// A frame is torn if the file ends before it does, or if it is the last one and its content is not whole: a
 /// power cut can do both. Its head is guarded by itself, so that no altered length makes later frames look like
 /// the rest of a torn one.
-fn next_frame<'a>(bytes: &'a [u8], chain: &[u8; MAC_LEN], key: &MacKey) -> Next<'a> {
+fn next_frame<'a>(bytes: &'a [u8], chain: &[u8; MAC_LEN], key: Option<&MacKey>) -> Next<'a> {
     let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN).filter(|_| written >= HEAD_LEN + CHECK_LEN) else {
         // A head that is not whole, with nothing or with zeros behind it.
         return Next::End;
     };
-    let check = head_check(key, chain, head);
-    if rest.get(..CHECK_LEN) != Some(check.as_slice()) {
+    if key.is_some_and(|key| rest.get(..CHECK_LEN) != Some(head_check(key, chain, head).as_slice())) {
         return Next::Altered;
     }
     match parse_frame(bytes) {
@@ -227,8 +226,11 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    fn is_whole(&self, chain: &[u8; MAC_LEN], key: &MacKey) -> bool {
-        key.verify(&[chain, self.head, self.payload], &self.mac)
+    fn is_whole(&self, chain: &[u8; MAC_LEN], key: Option<&MacKey>) -> bool {
+        match key {
+            Some(key) => key.verify(&[chain, self.head, self.payload], &self.mac),
+            None => self.kind != FrameKind::Records as u8 || parse_records(self.payload, usize::MAX).is_some(),
+        }
     }
 }
 

@@ -28,4 +28,4 @@ pub use log::{Epoch, Head, Keys, Log, LogHealth, LogOptions, Position, Recovered
 pub use note::{Checkpoint, NoteError, VerifierKey};
 pub use reader::Reader;
 pub use tree::Hash;
-pub use verify::{Remembered, Report, verify};
+pub use verify::{JournalPlace, Remembered, Report, Tail, verify, verify_with_journal};

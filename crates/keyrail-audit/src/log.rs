@@ -1,7 +1,7 @@
 //! The log as its users see it: append, read, publish, close.
 
 pub(crate) mod queue;
-mod replay;
+pub(crate) mod replay;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -156,7 +156,7 @@ impl Log {
     pub fn open(options: LogOptions, keys: Keys) -> Result<(Self, Recovered), LogError> {
         let key = verifier_key(&options.origin, &keys.seed)?;
         let file_system = FileSystem::of(&options.audit_dir)?;
-        let mut replay = Replay::read(&options, &keys.journal)?;
+        let mut replay = Replay::read(&options.journal_dir, Some(&keys.journal))?;
         let recovered = replay.recovered();
         replay.require_consistent(&options, &key)?;
         let mut publisher = Publisher::new(options.audit_dir.clone(), &options.journal_dir, replay.edge.clone());

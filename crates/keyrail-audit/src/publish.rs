@@ -41,7 +41,7 @@ impl RightEdge {
     }
 
     /// Appends a record; gives what became full: files that will never change again.
-    fn push(&mut self, logged: &Logged) -> Vec<(Tile, Vec<u8>)> {
+    pub(crate) fn push(&mut self, logged: &Logged) -> Vec<(Tile, Vec<u8>)> {
         encode_entry(&logged.entry, &mut self.entries);
         logged.record.encode(&mut self.bodies);
         let bundle = self.tree.size() / TILE_WIDTH as u64;
@@ -59,7 +59,7 @@ impl RightEdge {
     }
 
     /// The files of the tiles that are not full.
-    fn partial(&self) -> Vec<(Tile, Vec<u8>)> {
+    pub(crate) fn partial(&self) -> Vec<(Tile, Vec<u8>)> {
         let mut files = Vec::new();
         let bundle = self.tree.size() / TILE_WIDTH as u64;
         let width = self.width();

@@ -1,6 +1,7 @@
 //! Offline verification: the files and a public key, nothing else.
 
 mod listing;
+mod tail;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use crate::publish::BODY_FILE_LEN_MAX;
 use crate::tile::{Tile, TileKind, partial_tiles};
 use crate::tree::{Edge, FullTile, Hash, TILE_WIDTH, leaf_hash};
 use listing::Listing;
+pub use tail::{JournalPlace, Tail};
 
 /// How often verification goes on with a newer checkpoint because the log grew meanwhile.
 const ATTEMPTS_MAX: usize = 256;
@@ -48,22 +50,50 @@ impl From<&Checkpoint> for Remembered {
 pub struct Report {
     /// The log's name.
     pub origin: String,
-    /// Records in the log.
+    /// Records in the log, those in the journal included.
     pub records: u64,
-    /// Root hash.
+    /// Root hash over all of them.
     pub root: Hash,
+    /// What the journal says beyond the checkpoint; absent if it was not looked at.
+    pub tail: Option<Tail>,
 }
 
 /// Verifies a log: every byte of every file under `audit_dir`, against the checkpoint that `key` signed and
 /// the heads that are remembered. Read-only. A log that grows meanwhile is verified at its newer size.
 ///
 /// Nothing may lie there beside the files that the checkpoint demands. A writer that was stopped the hard way
-/// can leave such files; its next start puts them right.
+/// can leave such files: [`verify_with_journal`] knows them, and the next start puts them right.
 ///
 /// # Errors
 /// [`VerifyFailure`] with the first bad record or file.
 pub fn verify(audit_dir: &Path, key: &VerifierKey, remembered: &[Remembered]) -> Result<Report, VerifyFailure> {
-    let mut verification = Verification { audit_dir, key, remembered, full: Edge::default(), listing: None };
+    verify_places(audit_dir, None, key, remembered)
+}
+
+/// [`verify`], and the records in the journal that are durable and not published yet.
+///
+/// The journal must come through the checkpoint and through the heads that are remembered. A frame at its end that is
+/// not whole was never acknowledged and is no damage; [`Tail`] tells of it. What a writer that was stopped the hard
+/// way had begun to publish must hold what the journal says.
+///
+/// # Errors
+/// [`VerifyFailure`] with the first bad record or file.
+pub fn verify_with_journal(
+    audit_dir: &Path,
+    journal: &JournalPlace<'_>,
+    key: &VerifierKey,
+    remembered: &[Remembered],
+) -> Result<Report, VerifyFailure> {
+    verify_places(audit_dir, Some(journal), key, remembered)
+}
+
+fn verify_places(
+    audit_dir: &Path,
+    journal: Option<&JournalPlace<'_>>,
+    key: &VerifierKey,
+    remembered: &[Remembered],
+) -> Result<Report, VerifyFailure> {
+    let mut verification = Verification { audit_dir, journal, key, remembered, full: Edge::default(), listing: None };
     let mut waiting_since = Instant::now();
     let mut attempts = 0;
     loop {
@@ -89,6 +119,7 @@ pub fn verify(audit_dir: &Path, key: &VerifierKey, remembered: &[Remembered]) ->
 
 struct Verification<'a> {
     audit_dir: &'a Path,
+    journal: Option<&'a JournalPlace<'a>>,
     key: &'a VerifierKey,
     remembered: &'a [Remembered],
     /// The tree of the full bundles that were verified: their files never change again.
@@ -118,8 +149,17 @@ impl Verification<'_> {
             Some(listing) => listing,
             none => none.insert(Listing::read(self.audit_dir)?),
         };
-        listing.check(self.audit_dir, checkpoint.size)?;
-        Ok(Report { origin: checkpoint.origin, records: checkpoint.size, root: checkpoint.root })
+        let open = listing.open(self.audit_dir, checkpoint.size);
+        let Some(journal) = self.journal else {
+            listing.check(checkpoint.size, false)?;
+            let Checkpoint { origin, size, root } = checkpoint;
+            return Ok(Report { origin, records: size, root, tail: None });
+        };
+        // Before the journal is read: whatever a running writer publishes is in the journal already.
+        let leftovers = tail::read_leftovers(self.audit_dir, open)?;
+        listing.check(checkpoint.size, true)?;
+        let (tail, tree) = tail::check(journal, &checkpoint, &leftovers, self.remembered)?;
+        Ok(Report { origin: checkpoint.origin, records: tree.size(), root: tree.root(), tail: Some(tail) })
     }
 
     fn checkpoint(&self, note: &[u8]) -> Result<Checkpoint, VerifyFailure> {
@@ -131,11 +171,12 @@ impl Verification<'_> {
         let note = std::str::from_utf8(note).map_err(|_| invalid(NoteError::Form))?;
         let checkpoint = Checkpoint::verify(note, self.key).map_err(invalid)?;
         match self.remembered.iter().find(|head| head.size > checkpoint.size) {
-            Some(newer) => {
+            // The journal may have what is missing.
+            Some(newer) if self.journal.is_none() => {
                 let problem = VerifyProblem::Older { found: checkpoint.size, remembered: newer.size };
                 Err(VerifyFailure { problem, file: None, record: None })
             }
-            None => Ok(checkpoint),
+            _ => Ok(checkpoint),
         }
     }
 

@@ -289,7 +289,7 @@ pub(crate) async fn unseal_on(
             });
             Journal::Write(opened?.0)
         }
-        Access::Read => Journal::Read(Reader::open(&paths.audit())?),
+        Access::Read => Journal::Read(Reader::open(&paths.audit())?, store_key.mac_key(JOURNAL_PURPOSE)?),
     };
     let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
     let audit_dir = paths.audit();

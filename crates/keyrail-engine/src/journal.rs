@@ -1,22 +1,32 @@
 //! The log as the engine sees it: written by the one process that holds the data directory, read by others.
 
 use keyrail_audit::{AppendError, Epoch, Head, Log, LogError, LogHealth, Reader, Record};
+use keyrail_crypto::mac::MacKey;
 
 /// The log of an opened store.
 pub enum Journal {
     /// This process writes it.
     Write(Log),
-    /// Another process may write it; this one looks at what is published, changes nothing, and leaves no record.
-    Read(Reader),
+    /// Another process may write it; this one looks at what is published, changes nothing, and leaves no record. The
+    /// key tells whether what is not published yet was altered.
+    Read(Reader, MacKey),
 }
 
 impl Journal {
+    /// What guards the records that are not published yet, for a reader.
+    pub fn guard(&self) -> Option<&MacKey> {
+        match self {
+            Self::Write(_) => None,
+            Self::Read(_, key) => Some(key),
+        }
+    }
+
     /// Makes a record durable, on condition that no change of state came in between. A process that only
     /// reads leaves no record.
     pub(crate) async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<(), AppendError> {
         match self {
             Self::Write(log) => log.append(body, epoch).await.map(drop),
-            Self::Read(_) => Ok(()),
+            Self::Read(..) => Ok(()),
         }
     }
 
@@ -24,7 +34,7 @@ impl Journal {
     pub(crate) async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<(), AppendError> {
         match self {
             Self::Write(log) => log.append_reserved(body, epoch).await.map(drop),
-            Self::Read(_) => Ok(()),
+            Self::Read(..) => Ok(()),
         }
     }
 
@@ -38,7 +48,7 @@ impl Journal {
     pub(crate) fn head(&self) -> Head {
         match self {
             Self::Write(log) => log.head(),
-            Self::Read(reader) => Head { size: reader.size(), root: [0; 32] },
+            Self::Read(reader, _) => Head { size: reader.size(), root: [0; 32] },
         }
     }
 
@@ -46,7 +56,7 @@ impl Journal {
     pub(crate) fn published(&self) -> Head {
         match self {
             Self::Write(log) => log.published(),
-            Self::Read(reader) => Head { size: reader.size(), root: [0; 32] },
+            Self::Read(reader, _) => Head { size: reader.size(), root: [0; 32] },
         }
     }
 
@@ -54,7 +64,7 @@ impl Journal {
     pub fn size(&self) -> u64 {
         match self {
             Self::Write(log) => log.size(),
-            Self::Read(reader) => reader.size(),
+            Self::Read(reader, _) => reader.size(),
         }
     }
 
@@ -65,7 +75,7 @@ impl Journal {
     pub fn read(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
         match self {
             Self::Write(log) => log.read(first, count),
-            Self::Read(reader) => reader.read(first, count),
+            Self::Read(reader, _) => reader.read(first, count),
         }
     }
 
@@ -73,7 +83,7 @@ impl Journal {
     pub(crate) fn health(&self) -> LogHealth {
         match self {
             Self::Write(log) => log.health(),
-            Self::Read(_) => LogHealth::default(),
+            Self::Read(..) => LogHealth::default(),
         }
     }
 
@@ -84,7 +94,7 @@ impl Journal {
     pub async fn publish(&self) -> Result<(), LogError> {
         match self {
             Self::Write(log) => log.publish().await.map(drop),
-            Self::Read(_) => Ok(()),
+            Self::Read(..) => Ok(()),
         }
     }
 
@@ -92,7 +102,7 @@ impl Journal {
     pub(crate) fn close(&self) -> Result<(), LogError> {
         match self {
             Self::Write(log) => log.close().map(drop),
-            Self::Read(_) => Ok(()),
+            Self::Read(..) => Ok(()),
         }
     }
 }

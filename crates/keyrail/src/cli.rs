@@ -488,6 +488,9 @@ pub(crate) enum AuditCommand {
         /// The log's directory; that of the data directory if left out.
         #[arg(long, value_name = "DIR")]
         audit_dir: Option<PathBuf>,
+        /// The journal with records that are not signed yet; the `journal` beside the log's directory if left out.
+        #[arg(long, value_name = "DIR")]
+        journal_dir: Option<PathBuf>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! What the journal says when the log is opened, and whether the log is still the one it was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyrail_crypto::mac::MacKey;
 
@@ -13,21 +13,22 @@ use crate::publish::{Logged, RightEdge};
 use crate::tree::leaf_hash;
 
 /// What the journal files say together.
-pub(super) struct Replay {
-    pub(super) edge: RightEdge,
-    pub(super) records: Vec<Logged>,
-    pub(super) last: Replayed,
-    pub(super) path: PathBuf,
-    pub(super) sequence: u64,
-    pub(super) former: Vec<PathBuf>,
+pub(crate) struct Replay {
+    pub(crate) edge: RightEdge,
+    pub(crate) records: Vec<Logged>,
+    pub(crate) last: Replayed,
+    pub(crate) path: PathBuf,
+    pub(crate) sequence: u64,
+    pub(crate) former: Vec<PathBuf>,
 }
 
 impl Replay {
-    pub(super) fn read(options: &LogOptions, key: &MacKey) -> Result<Self, LogError> {
+    /// Reads the journal files of a directory; without the key their form alone is looked at.
+    pub(crate) fn read(dir: &Path, key: Option<&MacKey>) -> Result<Self, LogError> {
         let mut found: Option<Self> = None;
         let mut former = Vec::new();
         let mut sequence_max = 0;
-        for (sequence, path) in journal::list(&options.journal_dir)? {
+        for (sequence, path) in journal::list(dir)? {
             sequence_max = sequence;
             let Some(mut last) = journal::replay(&path, sequence, key)? else {
                 former.push(path);
@@ -55,7 +56,7 @@ impl Replay {
         let Some(replay) = found else {
             return Err(match former.pop() {
                 Some(path) => LogError::JournalAltered { path, offset: 0 },
-                None => LogError::NoJournal { path: options.journal_dir.clone() },
+                None => LogError::NoJournal { path: dir.to_owned() },
             });
         };
         // No number is used twice: a file that was begun and never used still has to be removed under its own.
@@ -63,7 +64,7 @@ impl Replay {
     }
 
     /// Nothing is written before the log is known to be the one that was signed and the one that is remembered.
-    pub(super) fn require_consistent(&self, options: &LogOptions, key: &VerifierKey) -> Result<(), LogError> {
+    pub(crate) fn require_consistent(&self, options: &LogOptions, key: &VerifierKey) -> Result<(), LogError> {
         let clean = self.recovered().clean;
         let path = options.audit_dir.join("checkpoint");
         let signed = std::fs::read_to_string(&path).map_err(failed("read", &path));
@@ -94,7 +95,7 @@ impl Replay {
         Ok(())
     }
 
-    pub(super) fn recovered(&self) -> Recovered {
+    pub(crate) fn recovered(&self) -> Recovered {
         let clean = self.last.clean && self.former.is_empty();
         let published = if clean { 0 } else { self.records.len() as u64 };
         Recovered { published, torn_len: self.last.torn_len, clean }

@@ -22,21 +22,27 @@ impl Listing {
         Ok(Self { open })
     }
 
-    /// Nothing but the files of a log of this size may be there. That all of them are there and hold what they must
-    /// was seen before. What does not belong to the log stays open: a running writer may have made it for the next
-    /// checkpoint, and then it is looked at again with that one, without listing the rest anew.
-    pub(super) fn check(&mut self, audit_dir: &Path, size: u64) -> Result<(), VerifyFailure> {
+    /// What is there and belongs to no log of this size. That all files of the log are there and hold what they must was
+    /// seen before. What does not belong to it stays open: a running writer may have made it for the next checkpoint,
+    /// and then it is looked at again with that one, without listing the rest anew.
+    pub(super) fn open(&mut self, audit_dir: &Path, size: u64) -> &[(PathBuf, Found)] {
         self.open.retain(|(path, kind)| problem(path, *kind, size).is_some());
         self.open.retain_mut(|(path, kind)| match look(&audit_dir.join(&*path)) {
             None => false,
             Some(found) => {
                 *kind = found;
-                true
+                problem(path, found, size).is_some()
             }
         });
+        &self.open
+    }
+
+    /// Nothing but the files of a log of this size may be there, and what a writer may have left if `tolerated`.
+    pub(super) fn check(&self, size: u64, tolerated: bool) -> Result<(), VerifyFailure> {
         let problems = self.open.iter().filter_map(|(path, kind)| Some((path, problem(path, *kind, size)?)));
         // What no writer makes comes first: it says more than what a writer may have left.
         match problems.min_by_key(|(_, problem)| problem.may_be_a_running_writer()) {
+            Some((_, VerifyProblem::Uncovered)) if tolerated => Ok(()),
             None => Ok(()),
             Some((path, problem)) => Err(failure(problem, path.clone())),
         }

@@ -13,5 +13,6 @@ mod fence;
 mod journal;
 mod life;
 mod support;
+mod tail;
 mod tamper;
 mod vectors;

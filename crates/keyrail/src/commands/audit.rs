@@ -1,11 +1,14 @@
 //! The log: shown, and verified offline.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use http::Method;
-use keyrail_audit::{Checkpoint, Remembered, Report, VerifierKey, VerifyProblem, verify};
+use keyrail_audit::{
+    Checkpoint, JournalPlace, Remembered, Report, VerifierKey, VerifyProblem, verify, verify_with_journal,
+};
 use keyrail_engine::paths::Paths;
-use keyrail_engine::{Access, EngineError};
+use keyrail_engine::{Access, EngineError, Unsealed};
 use serde_json::{Value, json};
 
 use crate::cli::{AuditCommand, Global};
@@ -24,12 +27,27 @@ pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Fa
             print(global, Access::Read, Method::GET, &path, Value::Null).await
         }
         AuditCommand::Checkpoint => checkpoint(global).await,
-        AuditCommand::Verify { checkpoint, public_key, audit_dir } => {
-            let answer = offline(global, checkpoint.as_deref(), public_key.as_deref(), audit_dir).await?;
+        AuditCommand::Verify { checkpoint, public_key, audit_dir, journal_dir } => {
+            let named = Named {
+                checkpoint: checkpoint.as_deref(),
+                public_key: public_key.as_deref(),
+                audit_dir: audit_dir.as_deref(),
+                journal_dir: journal_dir.as_deref(),
+            };
+            let answer = offline(global, &named).await?;
             Output { json: global.json }.print(&answer);
             Ok(())
         }
     }
+}
+
+/// What the line names for verification.
+#[derive(Clone, Copy, Default)]
+struct Named<'a> {
+    checkpoint: Option<&'a Path>,
+    public_key: Option<&'a str>,
+    audit_dir: Option<&'a Path>,
+    journal_dir: Option<&'a Path>,
 }
 
 /// Prints the signed note itself, so that a file with it can be kept and named again with `--checkpoint`.
@@ -46,67 +64,110 @@ async fn checkpoint(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn offline(
-    global: &Global,
-    checkpoint: Option<&Path>,
-    public_key: Option<&str>,
-    audit_dir: Option<PathBuf>,
-) -> Result<Value, Failure> {
+async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
     if global.server.is_some() {
         return Err(Failure::caller(
             "the log is verified from its files",
             "leave --server out; name --audit-dir and --public-key",
         ));
     }
-    let key = match public_key {
+    let key = match named.public_key {
         Some(text) => key_of(text)?,
         None => key_of(&Paths::new(data_dir(global)?).public_key().display().to_string())?,
     };
     let mut remembered = Vec::new();
-    if let Some(path) = checkpoint {
-        let note = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
-        let head = Checkpoint::verify(&checkpoint_text(&note), &key);
-        let head = head.map_err(|error| {
-            Failure::caller(
-                format!("`{}` is no checkpoint of this log: {error}", path.display()),
-                "name a file that `keyrail audit checkpoint` printed",
-            )
-        })?;
-        remembered.push(Remembered { size: head.size, root: head.root });
+    if let Some(path) = named.checkpoint {
+        remembered.push(saved_head(path, &key)?);
     }
-    // The store remembers a head, too; it needs the root of trust, which an auditor does not have.
-    let sealed = match &audit_dir {
+    // The store remembers a head, too, and guards the journal; both need the root of trust, which an auditor does not
+    // have.
+    let store = match named.audit_dir {
         Some(_) => None,
-        None => sealed_head(global).await?,
+        None => opened(global).await?,
     };
-    remembered.extend(sealed);
-    let dir = match audit_dir {
-        Some(dir) => dir,
+    remembered.extend(store.as_ref().and_then(|store| store.head));
+    let dir = match named.audit_dir {
+        Some(dir) => dir.to_owned(),
         None => Paths::new(data_dir(global)?).audit(),
     };
-    let report = verify(&dir, &key, &remembered).map_err(|failure| {
-        Failure::stored_data(format!("the log does not verify: {failure}"), hint(&failure.problem))
+    let journal_dir = match named.journal_dir {
+        Some(dir) => Some(dir.to_owned()),
+        None => dir.parent().map(|parent| parent.join("journal")).filter(|beside| beside.is_dir()),
+    };
+    let guard = store.as_ref().and_then(|store| store.open.log().guard());
+    let verified = match &journal_dir {
+        Some(dir_of_journal) => {
+            let place = JournalPlace { dir: dir_of_journal, key: guard };
+            verify_with_journal(&dir, &place, &key, &remembered)
+        }
+        None => verify(&dir, &key, &remembered),
+    };
+    let report = verified.map_err(|failure| {
+        Failure::stored_data(format!("the log does not verify: {failure}"), hint(&failure.problem, &journal_dir))
     })?;
+    warn(&report, &remembered);
+    Ok(shown(&report, !remembered.is_empty()))
+}
+
+/// What was not seen.
+fn warn(report: &Report, remembered: &[Remembered]) {
     if remembered.is_empty() {
         note("warning: an older copy of the log would not be seen: nothing remembers how long it was");
         note("hint: keep a checkpoint elsewhere (`keyrail audit checkpoint`) and name it with --checkpoint");
     }
-    Ok(shown(&report, !remembered.is_empty()))
+    let Some(tail) = &report.tail else { return };
+    if tail.torn_len > 0 {
+        note(&format!(
+            "note: the journal ends with {} bytes of a record that was not finished, and that nobody was told of",
+            tail.torn_len
+        ));
+    }
+    if tail.records > 0 && !tail.guarded {
+        note(&format!(
+            "warning: {} records in the journal are signed by nothing yet: only the holder of the root of trust sees a \
+             change in them",
+            tail.records
+        ));
+    }
 }
 
-/// What a killed writer leaves looks like this too, until it is started again.
-fn hint(problem: &VerifyProblem) -> &'static str {
+/// The head in a file that was saved earlier.
+fn saved_head(path: &Path, key: &VerifierKey) -> Result<Remembered, Failure> {
+    let note = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+    let head = Checkpoint::verify(&checkpoint_text(&note), key);
+    let head = head.map_err(|error| {
+        Failure::caller(
+            format!("`{}` is no checkpoint of this log: {error}", path.display()),
+            "name a file that `keyrail audit checkpoint` printed",
+        )
+    })?;
+    Ok(Remembered { size: head.size, root: head.root })
+}
+
+/// A power cut leaves files that no journal explains, until the next start writes them anew.
+fn hint(problem: &VerifyProblem, journal_dir: &Option<PathBuf>) -> &'static str {
     match problem {
+        VerifyProblem::Older { .. } | VerifyProblem::Uncovered if journal_dir.is_none() => {
+            "if Keyrail was killed on this directory, name the journal that lies beside it, too (--journal-dir)"
+        }
         VerifyProblem::Older { .. } | VerifyProblem::Uncovered => {
-            "if Keyrail was killed on this directory, start it once, which publishes what is durable, and verify again; \
-             otherwise keep the files as they are: they are evidence"
+            "if the machine lost power, start Keyrail once, which publishes what is durable, and verify again; otherwise \
+             keep the files as they are: they are evidence"
         }
         _ => "keep the files as they are: they are evidence; look at who could write to them",
     }
 }
 
 fn shown(report: &Report, remembered: bool) -> Value {
-    json!({ "origin": report.origin, "records": report.records, "root": hex::encode(report.root), "verified": true, "checked_against_remembered_head": remembered })
+    let unsigned = report.tail.as_ref().map(|tail| tail.records);
+    json!({
+        "origin": report.origin,
+        "records": report.records,
+        "not_yet_signed": unsigned,
+        "root": hex::encode(report.root),
+        "verified": true,
+        "checked_against_remembered_head": remembered,
+    })
 }
 
 /// A checkpoint file holds the note itself, or the answer of `keyrail audit checkpoint --json`.
@@ -127,11 +188,17 @@ fn key_of(text: &str) -> Result<VerifierKey, Failure> {
     content.trim().parse().map_err(|_| wrong())
 }
 
-/// The head that the store remembers. A store that cannot be opened here (an auditor has no root of trust) is told
-/// and left out; one that was altered is not.
-async fn sealed_head(global: &Global) -> Result<Option<Remembered>, Failure> {
-    match remembered_by_store(global).await {
-        Ok(head) => Ok(head),
+/// What the opened store knows of the log.
+struct Store {
+    open: Arc<Unsealed>,
+    head: Option<Remembered>,
+}
+
+/// The store, as far as it can be opened. One that cannot be opened here (an auditor has no root of trust) is told and
+/// left out; one that was altered is not.
+async fn opened(global: &Global) -> Result<Option<Store>, Failure> {
+    match open_store(global).await {
+        Ok(store) => Ok(Some(store)),
         Err(failure) if failure.exit == Exit::StoredData => Err(failure),
         Err(failure) => {
             note(&format!("warning: the head that the store remembers was not compared: {}", failure.title));
@@ -140,10 +207,10 @@ async fn sealed_head(global: &Global) -> Result<Option<Remembered>, Failure> {
     }
 }
 
-async fn remembered_by_store(global: &Global) -> Result<Option<Remembered>, Failure> {
-    let engine = open_engine(data_dir(global)?, Access::Read).await?;
-    let head = engine.unsealed()?.state().log_head().await.map_err(EngineError::from)?;
-    Ok(head.map(|head| Remembered { size: head.size, root: head.root }))
+async fn open_store(global: &Global) -> Result<Store, Failure> {
+    let open = open_engine(data_dir(global)?, Access::Read).await?.unsealed()?;
+    let head = open.state().log_head().await.map_err(EngineError::from)?;
+    Ok(Store { open, head: head.map(|head| Remembered { size: head.size, root: head.root }) })
 }
 
 /// Every row of the store, then the log.
@@ -153,7 +220,7 @@ pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
     let store = api.send(Method::POST, "/v1/system/verify", &Value::Null).await;
     api.close().await?;
     let store = store?;
-    let log = if global.server.is_some() { Ok(Value::Null) } else { offline(global, None, None, None).await };
+    let log = if global.server.is_some() { Ok(Value::Null) } else { offline(global, &Named::default()).await };
     // What the store showed is told as well when the log does not verify.
     let audit = log.as_ref().map_or_else(|_| json!({ "verified": false }), Value::clone);
     output.print(&json!({ "store": store, "audit": audit }));

@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use http::Method;
+use keyrail_testkit::scale;
+
+use crate::client::Http;
 use crate::interop::script;
-use crate::place::Place;
+use crate::place::{Place, READY};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -49,6 +53,54 @@ fn a_verifier_that_is_not_ours_agrees() {
         std::fs::write(&file, whole).unwrap();
     }
     verified(&place, public_key.trim()).unwrap();
+}
+
+const KEY: &str = "/v1/keys/acme/prod/crm/customer-pii";
+
+/// Encrypts until the server is gone; gives how often it was answered.
+fn keep_busy(url: &str, token: &str) -> usize {
+    let http = Http::new(url, Some(token));
+    let body = serde_json::json!({ "items": [{ "plaintext": "c2VjcmV0" }] });
+    let answers = std::iter::from_fn(|| http.try_send(Method::POST, &format!("{KEY}/encrypt"), &[], &body));
+    answers.inspect(|said| assert_eq!(said.status, 200, "{}", said.text)).count()
+}
+
+/// Whoever verifies beside a server under load sees a log that verifies and grows.
+#[test]
+fn a_log_verifies_beside_a_busy_server_and_right_after_it_was_killed() {
+    let place = Place::new();
+    let token = place.with_key();
+    let server = place.serve();
+    let url = server.url().to_owned();
+    let killed = std::thread::scope(|scope| {
+        let busy: Vec<_> = (0..3).map(|_| scope.spawn(|| keep_busy(&url, &token))).collect();
+        let mut last = 0;
+        for round in 0..scale(400).max(12) {
+            let report = place.run("audit verify --json");
+            assert_eq!(report.code, 0, "round {round}: {}", report.stderr);
+            let records = report.json()["records"].as_u64().unwrap();
+            assert!(records >= last, "round {round}: {records} after {last}");
+            last = records;
+        }
+        assert!(last > 100, "the server was not busy: {last} records");
+        let killed = server.into_child().kill().unwrap();
+        let answered: usize = busy.into_iter().map(|thread| thread.join().unwrap()).sum();
+        let report = place.ok("audit verify --json").json();
+        assert!(report["records"].as_u64().unwrap() >= answered as u64, "{report}: {answered} were answered");
+        // An auditor has the files and the public key alone.
+        let public_key = place.data_dir().join("log-public-key");
+        let line = format!("audit verify --audit-dir D/audit --public-key {} --json", public_key.display());
+        let auditor = place.run_with(&line.split(' ').collect::<Vec<_>>(), b"").json();
+        assert_eq!((&auditor["records"], &auditor["root"]), (&report["records"], &report["root"]));
+        killed
+    });
+    assert!(!killed.status.success());
+    // The next start finds as many, and the record of nothing else.
+    let before = place.ok("audit verify --json").json();
+    place.serve().into_child().stop(READY).unwrap();
+    let after = place.ok("audit verify --json").json();
+    assert_eq!(after["not_yet_signed"], 0);
+    assert!(after["records"].as_u64() >= before["records"].as_u64());
 }
 
 /// The example of `spec/audit-record.md` is a record, and written as the page writes it.

@@ -154,6 +154,8 @@ impl World {
         };
         self.table.require_whole_rows();
         require_readable(&self.place);
+        // At once, without a start that would put anything right.
+        self.place.ok("audit verify");
         self.check(phase);
         hit
     }
