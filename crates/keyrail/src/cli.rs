@@ -298,6 +298,9 @@ pub(crate) enum KeyCommand {
         /// Answer for the use of this principal outside every asset.
         #[arg(long, value_name = "PRINCIPAL")]
         acknowledge: Vec<String>,
+        /// How long to wait for the end of the label's write window, like 5m.
+        #[arg(long, value_name = "TIME", default_value = "5m")]
+        wait: String,
     },
     /// Bring a retired version back to decrypt.
     Reinstate {
@@ -414,9 +417,10 @@ pub(crate) struct AssetAdd {
     #[arg(long)]
     pub(crate) table: String,
     /// Columns that tell the rows apart and never change; `none` binds values to no row. The primary key if left out.
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
+    /// A name with a colon, comma or quotation mark, or called none, stands in double quotes: '"none"'.
+    #[arg(long, value_name = "COLUMN,...")]
     pub(crate) id: Vec<String>,
-    /// A column to protect, or a path in its JSON.
+    /// A column to protect, or a path in its JSON. A name with a colon stands in double quotes: '"a:b":$.x'.
     #[arg(long, required = true, value_name = "COLUMN[:JSON-PATH]")]
     pub(crate) column: Vec<String>,
     /// The data key.

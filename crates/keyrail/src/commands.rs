@@ -18,7 +18,7 @@ use crate::cli::{Cli, Command, Global, Page};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;
-use crate::output::{Output, line, note};
+use crate::output::{Output, line, note, raw};
 
 /// What stands in a path or query as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -58,8 +58,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Health => system::health(&global).await,
         Command::Setting(command) => system::setting(&global, command).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "keyrail", &mut std::io::stdout());
-            Ok(())
+            // Made whole first: the generator knows no reader that goes away.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "keyrail", &mut script);
+            raw(&script)
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir).map_err(|error| Failure::file("create", &dir, &error))?;

@@ -4,6 +4,8 @@ use std::io::Write;
 
 use serde_json::{Map, Value};
 
+use crate::failure::{Exit, Failure};
+
 /// How answers are printed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
@@ -21,6 +23,20 @@ impl Output {
 /// Prints a line; a reader that went away is no error of ours.
 pub(crate) fn line(text: &str) {
     let _closed = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Writes bytes as they are; a reader that went away is no error of ours.
+pub(crate) fn raw(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure {
+            title: format!("cannot write standard output: {error}"),
+            code: "output_failed".to_owned(),
+            hint: Some("check the disk or the program that reads, and run the command again".to_owned()),
+            exit: Exit::Dependency,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Prints a line beside the answer.

@@ -214,6 +214,17 @@ async fn check_none_open(
     }
 }
 
+/// What a campaign that is planned would move values to.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanGoal {
+    /// The active version of the key, as protecting and re-encrypting do.
+    #[default]
+    Active,
+    /// Plaintext, as unprotecting does.
+    Plaintext,
+}
+
 /// Tells what a campaign would do, and how long it would take; nothing is changed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -221,6 +232,8 @@ pub struct Plan {
     pub asset: Name,
     /// The most rows per second.
     pub rate: Option<u32>,
+    /// Where values would go.
+    pub goal: PlanGoal,
 }
 
 /// What a campaign would do.
@@ -228,8 +241,8 @@ pub struct Plan {
 pub struct PlanView {
     /// What the asset holds now.
     pub census: CensusView,
-    /// The version that values would end under.
-    pub target: VersionNumber,
+    /// The version that values would end under; none for plaintext.
+    pub target: Option<VersionNumber>,
     /// Rows that would be looked at.
     pub rows: u64,
     /// Values that would move.
@@ -271,10 +284,13 @@ impl Operation for Plan {
         let (keys, census) = census_of(cx.open, &loaded.asset, &loaded.key).await?;
         let counting = begun.elapsed().as_secs_f64();
         let disabled = || keyrail_core::key::KeyError::Disabled { name: loaded.key.key.clone() };
-        let active = keys.keyring().active().ok_or_else(disabled)?;
-        let (target, values) = (active.version, census.left(Some(&active.kid)));
+        let target = match op.goal {
+            PlanGoal::Active => Some(keys.keyring().active().ok_or_else(disabled)?),
+            PlanGoal::Plaintext => None,
+        };
+        let (target, values) = (target.map(|row| row.version), census.left(target.map(|row| &row.kid)));
         let shown = CensusView::of(&op.asset, &keys, &census);
-        let (sample, elapsed) = sample(&loaded, keys).await?;
+        let (sample, elapsed) = sample(&loaded, keys, op.goal).await?;
         let per_row = if sample.rows == 0 { 0.0 } else { elapsed.as_secs_f64() / sample.rows as f64 };
         let unbound = census.rows as f64 * per_row;
         let bound = op.rate.map_or(0.0, |rate| census.rows as f64 / f64::from(rate.max(1)));
@@ -293,15 +309,19 @@ impl Operation for Plan {
     }
 }
 
-async fn sample(loaded: &Loaded, keys: Keyset) -> Result<(Rehearsed, Duration), EngineError> {
+async fn sample(loaded: &Loaded, keys: Keyset, goal: PlanGoal) -> Result<(Rehearsed, Duration), EngineError> {
     let name = loaded.asset.name.to_string();
     let spec = AssetSpec::of(&loaded.asset, &loaded.columns).map_err(|error| error.into_engine(&name))?;
     let taken = tokio::task::spawn_blocking(move || {
         let mut adapter = adapter::open(&spec)?;
         let begun = Instant::now();
-        let sample = match keys.active() {
-            Ok(active) => rehearse(adapter.as_mut(), &spec, &keys, Goal::Under(active), SAMPLE_ROWS)?,
-            Err(_) => Rehearsed::default(),
+        let goal = match (goal, keys.active()) {
+            (PlanGoal::Plaintext, _) => Some(Goal::Plaintext),
+            (PlanGoal::Active, active) => active.ok().map(Goal::Under),
+        };
+        let sample = match goal {
+            Some(goal) => rehearse(adapter.as_mut(), &spec, &keys, goal, SAMPLE_ROWS)?,
+            None => Rehearsed::default(),
         };
         Ok((sample, begun.elapsed()))
     });

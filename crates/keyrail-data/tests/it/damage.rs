@@ -6,7 +6,7 @@ use keyrail_core::lifecycle::VersionState;
 use keyrail_crypto::envelope::Context;
 use keyrail_crypto::secret::Plaintext;
 use keyrail_data::ops::asset::{AcceptDamaged, IdentityChoice};
-use keyrail_data::ops::campaign::{Plan, Protect, Reencrypt, Resume, Rollback, Unprotect};
+use keyrail_data::ops::campaign::{Plan, PlanGoal, Protect, Reencrypt, Resume, Rollback, Unprotect};
 use keyrail_engine::ops::data::{Encrypt, EncryptItem};
 use keyrail_engine::ops::key::{CompromiseVersion, CreateKey, ShowKey};
 use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion};
@@ -123,7 +123,7 @@ async fn a_column_that_holds_no_json_is_listed_and_can_be_accepted() {
         &["p:$.a"],
     )
     .await;
-    let plan = world.run(Plan { asset: "people".parse().unwrap(), rate: None }).await.unwrap();
+    let plan = world.run(Plan { asset: "people".parse().unwrap(), rate: None, goal: PlanGoal::Active }).await.unwrap();
     assert!(plan.misfits.iter().any(|misfit| misfit.problem.starts_with("2 rows of column `p` hold no JSON")));
     let started = world.run(Protect(start())).await.unwrap();
     let outcome = world.walk(started.id).await.unwrap();

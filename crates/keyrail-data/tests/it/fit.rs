@@ -1,7 +1,7 @@
 //! What does not go with protected values is refused or named before anything is changed.
 
 use keyrail_data::ops::asset::{AddAsset, ColumnChoice, IdentityChoice, UpdateAsset};
-use keyrail_data::ops::campaign::{Plan, Protect};
+use keyrail_data::ops::campaign::{Plan, PlanGoal, Protect};
 
 use crate::support::{World, connect, dump, key, start};
 
@@ -321,9 +321,9 @@ async fn a_dry_run_tells_rows_bytes_and_time_and_changes_nothing() {
     app.execute_batch("CREATE TABLE people (id INTEGER PRIMARY KEY, v, w); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200) INSERT INTO people SELECT i, printf('%.10c', 'x'), NULL FROM n").unwrap();
     world.add("people", IdentityChoice::PrimaryKey, &["v", "w"]).await.unwrap();
     let before = dump(&app, "people");
-    let plan = |rate| world.run(Plan { asset: "people".parse().unwrap(), rate });
+    let plan = |rate| world.run(Plan { asset: "people".parse().unwrap(), rate, goal: PlanGoal::Active });
     let unbound = plan(None).await.unwrap();
-    assert_eq!((unbound.rows, unbound.values, unbound.bytes, unbound.target.get()), (1200, 1200, 12_000, 1));
+    assert_eq!((unbound.rows, unbound.values, unbound.bytes, unbound.target.unwrap().get()), (1200, 1200, 12_000, 1));
     assert!(unbound.seconds > 0.0 && unbound.seconds < 60.0, "{}", unbound.seconds);
     assert!(plan(Some(100)).await.unwrap().seconds >= 12.0);
     // What came to the table after it was registered is seen as well, and a campaign does not begin.

@@ -7,7 +7,7 @@ use keyrail_core::record::Record;
 use keyrail_core::rotation::RotationReason;
 use keyrail_core::usage::UsagePlace;
 use keyrail_data::ops::asset::IdentityChoice;
-use keyrail_data::ops::campaign::{ListCampaigns, Plan, Protect, Reencrypt, Rollback, Unprotect};
+use keyrail_data::ops::campaign::{ListCampaigns, Plan, PlanGoal, Protect, Reencrypt, Rollback, Unprotect};
 use keyrail_engine::ops::key::RotateKey;
 use keyrail_engine::ops::retire::{RetireVersion, ShowEvidence};
 
@@ -34,7 +34,7 @@ async fn a_table_is_protected_turned_and_given_back_bit_for_bit() {
         .await
         .unwrap();
 
-    let plan = world.run(Plan { asset: "people".parse().unwrap(), rate: None }).await.unwrap();
+    let plan = world.run(Plan { asset: "people".parse().unwrap(), rate: None, goal: PlanGoal::Active }).await.unwrap();
     assert_eq!((plan.rows, plan.values), (5, 17));
     let protect = world.run(Protect(start())).await.unwrap();
     let outcome = world.complete(protect.id).await;

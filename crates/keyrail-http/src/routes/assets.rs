@@ -10,8 +10,8 @@ use keyrail_data::ops::asset::{
     UpdateAsset,
 };
 use keyrail_data::ops::campaign::{
-    CampaignView, ListCampaigns, Pause, Plan, PlanView, Protect, Reencrypt, Resume, Rollback, ShowCampaign, Start,
-    Unprotect,
+    CampaignView, ListCampaigns, Pause, Plan, PlanGoal, PlanView, Protect, Reencrypt, Resume, Rollback, ShowCampaign,
+    Start, Unprotect,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -41,7 +41,7 @@ fn asset_routes(api: Api<Shared>) -> Api<Shared> {
             About::post("/v1/assets/{name}/census", "censusAsset", "Counts what an asset holds"),
             post(census),
         )
-        .route::<StartRequest, PlanView>(
+        .route::<PlanRequest, PlanView>(
             About::post("/v1/assets/{name}/plan", "planCampaign", "Tells what a campaign would do"),
             post(plan),
         )
@@ -173,13 +173,25 @@ struct StartRequest {
     rate: Option<u32>,
 }
 
+/// What is planned.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PlanRequest {
+    /// The most rows per second.
+    #[serde(default)]
+    rate: Option<u32>,
+    /// Where values would go; under the active version if left out.
+    #[serde(default)]
+    goal: PlanGoal,
+}
+
 async fn plan(
     State(service): State<Shared>,
     call: Call,
     NameInPath(asset): NameInPath,
-    Json(body): Json<StartRequest>,
+    Json(body): Json<PlanRequest>,
 ) -> Answered<PlanView> {
-    run(&service, &call, Plan { asset, rate: body.rate }).await
+    run(&service, &call, Plan { asset, rate: body.rate, goal: body.goal }).await
 }
 
 /// Which damage is accepted, and why.

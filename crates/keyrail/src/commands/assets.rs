@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use keyrail_core::campaign::{CampaignKind, CampaignState};
 use keyrail_core::id::CampaignId;
-use keyrail_data::ops::campaign::CampaignView;
+use keyrail_data::ops::campaign::{CampaignView, PlanGoal};
 use keyrail_data::sqlite::BEYOND;
 use keyrail_data::{Run, Stop};
 use keyrail_engine::Access;
@@ -18,7 +18,7 @@ use crate::connect::Api;
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, line, note};
 use crate::progress::Progress;
-use crate::words::pair;
+use crate::words::{name, names};
 
 /// How often a server is asked how far a campaign is.
 const POLL: Duration = Duration::from_millis(500);
@@ -35,8 +35,8 @@ pub(super) async fn asset(global: &Global, command: AssetCommand) -> Result<(), 
         AssetCommand::Update { name, url, table, column } => {
             let mut columns = Map::new();
             for text in &column {
-                let (former, now) = pair(text)?;
-                columns.insert(former.to_owned(), json!(now));
+                let (former, now) = renamed(text)?;
+                columns.insert(former, json!(now));
             }
             let url = url.map(|url| absolute_url(global, &url)).transpose()?;
             let body = json!({ "url": url, "table": table, "columns": columns });
@@ -55,18 +55,36 @@ pub(super) async fn asset(global: &Global, command: AssetCommand) -> Result<(), 
 }
 
 fn new_asset(global: &Global, args: AssetAdd) -> Result<Value, Failure> {
-    let column = |text: &String| match text.split_once(':') {
-        Some((column, path)) => json!({ "column": column, "json_path": path }),
-        None => json!({ "column": text }),
+    let column = |text: &String| -> Result<Value, Failure> {
+        let (column, _, rest) = name(text, &[':'])?;
+        Ok(match rest.strip_prefix(':') {
+            Some(path) => json!({ "column": column, "json_path": path }),
+            None => json!({ "column": column }),
+        })
     };
-    let columns: Vec<_> = args.column.iter().map(column).collect();
-    let id = match args.id.as_slice() {
+    let columns = args.column.iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    let lists = args.id.iter().map(|text| names(text)).collect::<Result<Vec<_>, _>>()?.concat();
+    let id = match lists.as_slice() {
         [] => Value::Null,
-        [none] if none == "none" => json!([]),
-        columns => json!(columns),
+        [(none, false)] if none == "none" => json!([]),
+        columns => columns.iter().map(|(column, _)| column.as_str()).collect(),
     };
     let url = absolute_url(global, &args.url)?;
     Ok(json!({ "name": args.name, "url": url, "table": args.table, "id": id, "columns": columns, "key": args.key }))
+}
+
+/// The two names of `FORMER=NOW`.
+fn renamed(text: &str) -> Result<(String, String), Failure> {
+    let (former, _, rest) = name(text, &['='])?;
+    let now = rest.strip_prefix('=').ok_or_else(|| {
+        Failure::caller(
+            format!("`{text}` has no ="),
+            "write it like former=now, with names in double quotes if need be",
+        )
+    })?;
+    // What follows the first name is the other one, whatever is in it; quotes are taken off if they enclose it all.
+    let (now, _, _) = name(now, &[])?;
+    Ok((former, now))
 }
 
 /// A relative path means a file here; on a server it would mean another one.
@@ -103,11 +121,9 @@ pub(super) async fn campaign(global: &Global, command: CampaignCommand) -> Resul
 async fn start(global: &Global, args: &CampaignStart, verb: &str, what: &str) -> Result<(), Failure> {
     let asset = escaped(args.asset.as_str());
     let body = json!({ "rate": args.rate });
-    if args.dry_run && verb == "unprotect" {
-        let title = "a dry run tells of protecting and re-encrypting";
-        return Err(Failure::caller(title, "`keyrail asset census` counts what unprotecting would decrypt"));
-    }
     if args.dry_run {
+        let goal = if verb == "unprotect" { PlanGoal::Plaintext } else { PlanGoal::Active };
+        let body = json!({ "rate": args.rate, "goal": goal });
         return print(global, Access::Write, Method::POST, &format!("/v1/assets/{asset}/plan"), body).await;
     }
     begin(global, &format!("/v1/assets/{asset}/{verb}"), body, what).await
@@ -150,17 +166,45 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
         listener.abort();
     }
     let shown = api.call::<CampaignView>(Method::GET, &format!("/v1/campaigns/{}", started.id), &Value::Null).await;
-    let remote = matches!(api, Api::Remote(_));
+    let unscrubbed = match (&api, &shown) {
+        (Api::Remote(_), Ok(shown)) => unscrubbed(&api, shown).await,
+        _ => Vec::new(),
+    };
     let closed = api.close().await;
     ran?;
     let shown = shown?;
     closed?;
-    if matches!((&shown.kind, shown.state, remote), (CampaignKind::Protect, CampaignState::Completed, true)) {
-        note(&format!("warning: not scrubbed: {BEYOND}"));
-        note("hint: `keyrail audit show` lists as `not-scrubbed` what else the server could not scrub");
+    for left in unscrubbed {
+        note(&format!("warning: not scrubbed: {left}"));
     }
     output.print(&serde_json::to_value(&shown).unwrap_or_default());
     ended(&shown)
+}
+
+/// What a server did not scrub of the plaintext that a campaign took away. The record of its end says it; who may not
+/// read the log is told what never is scrubbed, after every campaign that may have found plaintext.
+async fn unscrubbed(api: &Api, shown: &CampaignView) -> Vec<String> {
+    let ended = matches!(shown.state, CampaignState::Completed | CampaignState::Incomplete);
+    if !ended || shown.kind == CampaignKind::Unprotect || shown.moved == 0 {
+        return Vec::new();
+    }
+    let resource = format!("campaign {}", shown.id);
+    let records = api.send(Method::GET, "/v1/audit/records?limit=1000", &Value::Null).await.ok();
+    let records = records.as_ref().and_then(|page| page.get("records")?.as_array());
+    let end = records.into_iter().flatten().find(|record| {
+        record.get("resource").and_then(Value::as_str) == Some(&resource) && !details(record, "state").is_empty()
+    });
+    match end {
+        Some(record) => details(record, "not-scrubbed"),
+        None => vec![format!("if it found plaintext, {BEYOND}")],
+    }
+}
+
+/// The values of a record's facts of one name.
+fn details(record: &Value, name: &str) -> Vec<String> {
+    let facts = record.get("detail").and_then(Value::as_array).into_iter().flatten();
+    let named = facts.filter(|fact| fact.get("name").and_then(Value::as_str) == Some(name));
+    named.filter_map(|fact| Some(fact.get("value")?.as_str()?.to_owned())).collect()
 }
 
 async fn run_here(

@@ -1,6 +1,6 @@
 //! Encrypt, decrypt and re-encrypt what comes on standard input.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::cli::{DataArgs, Global};
 use crate::connect::Api;
 use crate::failure::{Exit, Failure};
-use crate::output::{line, note};
+use crate::output::{line, note, raw};
 use crate::words::pair;
 
 /// The most bytes of a line with a ciphertext: base64 and the envelope around the longest plaintext.
@@ -116,12 +116,5 @@ pub(super) async fn decrypt(global: &Global, args: DataArgs) -> Result<(), Failu
         done.get("plaintext").and_then(Value::as_str).ok_or_else(|| Failure::bug("an answer without a plaintext"))?;
     let plaintext =
         Zeroizing::new(STANDARD.decode(encoded).map_err(|_| Failure::bug("a plaintext that is not base64"))?);
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(&plaintext).and_then(|()| out.flush());
-    written.map_err(|error| Failure {
-        title: format!("cannot write standard output: {error}"),
-        code: "output_failed".to_owned(),
-        hint: Some("check the disk or the program that reads; the data can be decrypted again".to_owned()),
-        exit: Exit::Dependency,
-    })
+    raw(&plaintext)
 }

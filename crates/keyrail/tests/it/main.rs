@@ -19,6 +19,7 @@ mod help;
 mod interop;
 mod kills;
 mod leaks;
+mod lines;
 mod place;
 mod quickstart;
 mod sealed;

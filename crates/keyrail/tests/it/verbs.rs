@@ -119,6 +119,7 @@ const LINES: &[(&str, i32, Option<(&str, &str)>)] = &[
     ("key destroy acme/prod/crm/customer-pii@2", 3, None),
     ("key destroy acme/prod/crm/customer-pii@2 --acknowledge {who}", 0, None),
     ("asset update people --column email=email", 0, None),
+    ("asset unprotect people --dry-run", 0, None),
     ("asset unprotect people", 0, None),
     ("audit show --limit 5", 0, None),
     ("audit checkpoint", 0, None),

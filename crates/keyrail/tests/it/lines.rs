@@ -1,0 +1,100 @@
+//! What a line may say: names in quotes, waits with a bound; and readers that go away.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::place::Place;
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    place.with_key();
+    let sealed = place.run_in("encrypt acme/prod/crm/customer-pii", b"data").stdout;
+    for line in [
+        "completions bash",
+        "openapi",
+        "--help",
+        "label list",
+        "audit show --json",
+        "decrypt acme/prod/crm/customer-pii",
+    ] {
+        let dir = place.data_dir();
+        let args: Vec<_> = ["--data-dir", dir.to_str().unwrap()].into_iter().chain(line.split(' ')).collect();
+        let mut command = place.command(&args);
+        std::fs::write(place.file("sealed"), &sealed).unwrap();
+        command.stdin(std::fs::File::open(place.file("sealed")).unwrap());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!((ended.status.code(), said.as_ref()), (Some(0), ""), "{line}");
+    }
+}
+
+/// A column may be called anything.
+#[test]
+fn names_in_quotes_may_hold_colons_commas_and_none() {
+    let place = Place::new();
+    place.with_key();
+    let app = Connection::open(place.file("app.sqlite")).unwrap();
+    let table = r#"CREATE TABLE t ("none" TEXT PRIMARY KEY, "a:b" TEXT, "c,""d" TEXT); INSERT INTO t VALUES ('1', '{"x":"one"}', 'two')"#;
+    app.execute_batch(table).unwrap();
+    let url = format!("sqlite:{}", place.file("app.sqlite").display());
+    let dir = place.data_dir();
+    let run = |args: &[&str]| place.run_with(&[&["--data-dir", dir.to_str().unwrap(), "--json"], args].concat(), b"");
+    let add = ["asset", "add", "t", "--url", &url, "--table", "t", "--key", "acme/prod/crm/customer-pii"];
+    let columns = ["--column", r#""a:b":$.x"#, "--column", r#""c,""d""#, "--id", r#""none""#];
+    let added = run(&[&add[..], &columns[..]].concat()).json();
+    assert_eq!(added["identity_columns"], json!(["none"]), "{added}");
+    assert_eq!(added["columns"][0]["column"], "a:b", "{added}");
+    assert_eq!((&added["columns"][0]["json_path"], &added["columns"][1]["column"]), (&json!("$.x"), &json!("c,\"d")));
+    place.ok("asset protect t");
+    let census = place.ok("asset census t --json").json();
+    assert_eq!((&census["plaintext"], &census["versions"][0]["values"]), (&json!(0), &json!(2)), "{census}");
+    for bad in [r#""a:b"#, r#""a"b"#] {
+        let refused = run(&[&add[..], &["--column", bad]].concat());
+        assert_eq!(refused.code, 2, "{bad}: {}", refused.stderr);
+    }
+    app.execute_batch(r#"ALTER TABLE t RENAME COLUMN "a:b" TO "a=b""#).unwrap();
+    assert_eq!(run(&["asset", "update", "t", "--column", r#""a:b"="a=b""#]).json()["columns"][0]["column"], "a=b");
+}
+
+/// A label may ask for a window of days: the command ends, says so, and how to go on.
+#[test]
+fn retiring_waits_no_longer_than_it_was_told() {
+    let place = Place::new();
+    place.with_key();
+    place.ok("label set confidential --write-window 3d");
+    place.ok("key rotate acme/prod/crm/customer-pii");
+    let begun = Instant::now();
+    let refused = place.run("key retire acme/prod/crm/customer-pii@1 --wait 1s");
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("write window"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: ") && refused.stderr.contains("again in 3d"), "{}", refused.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(25), "it waited {:?}", begun.elapsed());
+    assert_eq!(place.run("key retire acme/prod/crm/customer-pii@1 --wait soon").code, 2);
+}
+
+/// A dry run of unprotecting tells what it would decrypt, and changes nothing.
+#[test]
+fn unprotecting_has_a_dry_run() {
+    let place = Place::new();
+    place.with_key();
+    let app = Connection::open(place.file("app.sqlite")).unwrap();
+    app.execute_batch(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two'), (3, NULL)",
+    )
+    .unwrap();
+    let url = format!("sqlite:{}", place.file("app.sqlite").display());
+    place.ok(&format!("asset add t --url {url} --table t --column v --key acme/prod/crm/customer-pii"));
+    place.ok("asset protect t");
+    let stored = || -> String { app.query_row("SELECT group_concat(v) FROM t", [], |row| row.get(0)).unwrap() };
+    let before = stored();
+    let plan = place.ok("asset unprotect t --dry-run --json").json();
+    assert_eq!((&plan["values"], &plan["rows"], &plan["target"]), (&json!(2), &json!(3), &json!(null)), "{plan}");
+    assert!(plan["seconds"].as_f64().unwrap() > 0.0, "{plan}");
+    assert_eq!(stored(), before);
+}
