@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use keyrail_core::asset::{Asset, AssetColumn};
 use keyrail_core::name::{KeyName, Name};
-use keyrail_engine::{EngineError, Scope, Target, Unsealed};
+use keyrail_engine::{Context, EngineError, Scope, Target, Unsealed};
 
 use crate::adapter::{self, AssetSpec};
 use crate::census::{self, Accepted, Census};
@@ -46,6 +46,14 @@ pub(crate) fn require(found: Option<Loaded>, name: &Name) -> Result<Loaded, Engi
 pub(crate) fn target(found: Option<&Loaded>, name: &Name) -> Target {
     let scope = Scope::of_app_or_elsewhere(found.map(|loaded| loaded.key.app.clone()));
     Target { what: "asset", name: Some(name.to_string()), scope }
+}
+
+/// Takes the census of an asset, once for a request: other changes may overtake it as long as it is about the same.
+pub(crate) async fn counted(cx: &Context<'_>, loaded: &Loaded) -> Result<Arc<(Keyset, Census)>, EngineError> {
+    let accepted = cx.open.state().accepted_of(&loaded.asset.id).await?;
+    let key = cx.open.key(&loaded.key).await?.map(|key| key.keyring.key.generation);
+    let about = (loaded.asset.clone(), loaded.columns.clone(), accepted, key);
+    cx.once(about, async { census_of(cx.open, &loaded.asset, &loaded.key).await.map(Arc::new) }).await
 }
 
 /// Takes the census of an asset now.

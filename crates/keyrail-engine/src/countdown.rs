@@ -77,6 +77,8 @@ async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), E
     let done = execute(open, &Caller::system()?, DestroyVersion { name: name.clone(), acknowledged: Vec::new() }).await;
     match done {
         Err(EngineError::DestroyBlocked { obstacles }) if obstacles.iter().any(is_data) => stop(open, &name).await,
+        // The count goes on, and the next turn asks again.
+        Err(EngineError::StillCounting) => Ok(()),
         // An asset that cannot be counted now, or a campaign that is under way, will pass: the next turn tries again.
         done => done.map(drop),
     }

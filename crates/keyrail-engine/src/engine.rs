@@ -16,6 +16,7 @@ use crate::authorize::may;
 use crate::bootstrap::{self, Access, DirLock, Initialized};
 use crate::error::EngineError;
 use crate::health::{Health, HealthCheck};
+use crate::kept::Kept;
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::parallel::blocking;
 use crate::paths::Paths;
@@ -229,7 +230,8 @@ impl Engine {
         let principal = authenticate(&open, caller.credential, now).await;
         let principal = principal.map_err(|error| open.refusals().note(error, &caller.origin, now))?;
         let Err(refusal) = may(&principal, action) else { return Ok(()) };
-        let cx = Context { open: &open, now, generation: open.generation(), if_match: None };
+        let kept = &Kept::new();
+        let cx = Context { open: &open, now, generation: open.generation(), if_match: None, kept };
         let record = record_of(action, caller, &cx, &principal, refusal.reason, None);
         let record = Record { decision: RecordDecision::Refuse, ..record };
         Err(fail(&open, record, refusal.error, cx.generation).await)

@@ -150,6 +150,9 @@ pub enum EngineError {
         /// How long it has to wait.
         seconds_left: u64,
     },
+    /// The assets are counted for longer than a request may take.
+    #[error("the assets are still being counted")]
+    StillCounting,
     /// A ciphertext does not open.
     #[error("the ciphertext does not open")]
     Unopenable,
@@ -300,6 +303,7 @@ impl EngineError {
             Self::Root(_) => "root_failed",
             Self::Sealed { .. } => "sealed",
             Self::ShuttingDown => "shutting_down",
+            Self::StillCounting => "still_counting",
             Self::Store(_) => "store_failed",
             Self::StoreStuck { .. } => "store_stuck",
             Self::TooLarge { .. } => "too_large",
@@ -335,6 +339,7 @@ impl EngineError {
             | Self::Key(_)
             | Self::Refused { .. }
             | Self::RetireBlocked { .. }
+            | Self::StillCounting
             | Self::VersionUnusable { .. }
             | Self::WriteWindowOpen { .. } => Fault::Policy,
             Self::Contended | Self::TooManyFailures => Fault::Load,
@@ -383,6 +388,7 @@ impl EngineError {
             Self::WriteWindowOpen { .. } => {
                 "a caller may still store what it was given; try again when the window is closed"
             }
+            Self::StillCounting => "the count goes on; ask again within ten minutes of its end, and it is used",
             Self::DestroyWaiting { .. } => {
                 "keep the service running: only observed time counts, and `keyrail key reinstate` stops the countdown"
             }

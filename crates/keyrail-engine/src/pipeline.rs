@@ -14,6 +14,7 @@ use crate::authenticate::authenticate;
 use crate::authorize::{Authorized, authorize};
 use crate::error::{EngineError, Fault};
 use crate::idempotency;
+use crate::kept::Kept;
 use crate::request::Caller;
 use crate::unsealed::Unsealed;
 
@@ -144,6 +145,8 @@ pub struct Context<'a> {
     pub generation: u64,
     /// The generation that a changed thing must still have.
     pub if_match: Option<u64>,
+    /// What a former attempt of the same request found out.
+    pub(crate) kept: &'a Kept,
 }
 
 impl Context<'_> {
@@ -245,8 +248,9 @@ pub(crate) async fn execute<Op: Operation>(
     caller: &Caller<'_>,
     mut op: Op,
 ) -> Result<Op::Answer, EngineError> {
+    let kept = Kept::new();
     for _ in 0..ATTEMPTS_MAX {
-        match attempt(open, caller, op).await {
+        match attempt(open, caller, op, &kept).await {
             Attempt::Ended(result) => {
                 open.metrics().count_operation(Op::ACTION, result.as_ref().err());
                 return result;
@@ -257,10 +261,10 @@ pub(crate) async fn execute<Op: Operation>(
     Err(EngineError::Contended)
 }
 
-async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: Op) -> Attempt<Op> {
+async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: Op, kept: &Kept) -> Attempt<Op> {
     // In this order: no fence between the two can be taken for the one of this change.
     let generation = open.generation();
-    let cx = Context { open, now: open.now(), generation, if_match: caller.if_match };
+    let cx = Context { open, now: open.now(), generation, if_match: caller.if_match, kept };
     let principal = match authenticate(open, caller.credential, cx.now).await {
         Ok(principal) => principal,
         Err(error) => return Attempt::Ended(Err(open.refusals().note(error, &caller.origin, cx.now))),

@@ -29,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::authorize::DecisionKey;
 use crate::cache::GenerationCache;
 use crate::clock::ClockWatch;
+use crate::counting::{COUNT_WAIT_SECONDS_MAX, Counts};
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -82,6 +83,10 @@ pub struct Unsealed {
     remembered: Mutex<Option<LogHeadRow>>,
     assets: OnceLock<Arc<dyn AssetPort>>,
     usage: UsageBook,
+    /// Counts of assets that go on by themselves.
+    pub(crate) counts: Counts,
+    /// How long a request waits for them.
+    pub(crate) count_wait: std::time::Duration,
     refusals: Arc<Refusals>,
     metrics: Arc<Metrics>,
     ticks: AtomicU64,
@@ -145,6 +150,8 @@ impl Unsealed {
             remembered: Mutex::new(parts.remembered),
             assets: OnceLock::new(),
             usage: parts.usage,
+            counts: Counts::default(),
+            count_wait: std::time::Duration::from_secs(COUNT_WAIT_SECONDS_MAX),
             refusals: parts.refusals,
             metrics: parts.metrics,
             ticks: AtomicU64::new(0),

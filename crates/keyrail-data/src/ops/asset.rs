@@ -18,7 +18,7 @@ use crate::census::Census;
 use crate::error::AssetError;
 use crate::keyset::Keyset;
 use crate::ops::overlap::{check_free, check_not_ours, choice, overlap};
-use crate::ops::{Loaded, census_of, load, load_row, require, target};
+use crate::ops::{Loaded, counted, load, load_row, require, target};
 
 /// The longest text of a URL, table, column, path or reason, in bytes.
 const TEXT_LEN_MAX: usize = 1_024;
@@ -491,9 +491,10 @@ impl Operation for CensusAsset {
     ) -> Result<Acted<CensusView>, EngineError> {
         let name = &authorized.op().name;
         let loaded = require(found, name)?;
-        let (keys, census) = census_of(cx.open, &loaded.asset, &loaded.key).await?;
-        let mut acted = Acted::new(CensusView::of(name, &keys, &census)).asset(name);
-        for detail in crate::campaign::census_detail(&census, &keys) {
+        let counted = counted(cx, &loaded).await?;
+        let (keys, census) = counted.as_ref();
+        let mut acted = Acted::new(CensusView::of(name, keys, census)).asset(name);
+        for detail in crate::campaign::census_detail(census, keys) {
             acted = acted.detail(&detail.name, &detail.value);
         }
         Ok(acted)
@@ -538,7 +539,8 @@ impl Operation for AcceptDamaged {
                 hint: "say why with --reason",
             });
         }
-        let (keys, census) = census_of(cx.open, &loaded.asset, &loaded.key).await?;
+        let counted = counted(cx, &loaded).await?;
+        let (keys, census) = counted.as_ref();
         let former = cx.open.state().accepted_of(&loaded.asset.id).await?;
         let mut change = Change::new();
         let mut accepted = 0;
@@ -565,7 +567,7 @@ impl Operation for AcceptDamaged {
         if accepted == 0 {
             return Err(EngineError::NotFound { what: "damaged value in row", name: op.row.clone() });
         }
-        let mut view = CensusView::of(&op.name, &keys, &census);
+        let mut view = CensusView::of(&op.name, keys, census);
         view.damaged = view.damaged.saturating_sub(accepted);
         view.accepted_damaged += accepted;
         view.damaged_listed.retain(|cell| cell.row != op.row);

@@ -279,24 +279,34 @@ impl Operation for Plan {
     ) -> Result<Acted<PlanView>, EngineError> {
         let op = authorized.op();
         let loaded = require(found, &op.asset)?;
+        let key = cx.open.key(&loaded.key).await?.map(|key| key.keyring.key.generation);
+        let accepted = cx.open.state().accepted_of(&loaded.asset.id).await?;
+        let about = (loaded.asset.clone(), loaded.columns.clone(), accepted, key);
+        let view = cx.once(about, op.plan(cx.open, &loaded)).await?;
+        Ok(Acted::new(view).asset(&op.asset))
+    }
+}
+
+impl Plan {
+    async fn plan(&self, open: &Arc<Unsealed>, loaded: &Loaded) -> Result<PlanView, EngineError> {
         let fit = inspect(&loaded.asset, &loaded.columns).await?;
         let begun = Instant::now();
-        let (keys, census) = census_of(cx.open, &loaded.asset, &loaded.key).await?;
+        let (keys, census) = census_of(open, &loaded.asset, &loaded.key).await?;
         let counting = begun.elapsed().as_secs_f64();
         let disabled = || keyrail_core::key::KeyError::Disabled { name: loaded.key.key.clone() };
-        let target = match op.goal {
+        let target = match self.goal {
             PlanGoal::Active => Some(keys.keyring().active().ok_or_else(disabled)?),
             PlanGoal::Plaintext => None,
         };
         let (target, values) = (target.map(|row| row.version), census.left(target.map(|row| &row.kid)));
-        let shown = CensusView::of(&op.asset, &keys, &census);
-        let (sample, elapsed) = sample(&loaded, keys, op.goal).await?;
+        let shown = CensusView::of(&self.asset, &keys, &census);
+        let (sample, elapsed) = sample(loaded, keys, self.goal).await?;
         let per_row = if sample.rows == 0 { 0.0 } else { elapsed.as_secs_f64() / sample.rows as f64 };
         let unbound = census.rows as f64 * per_row;
-        let bound = op.rate.map_or(0.0, |rate| census.rows as f64 / f64::from(rate.max(1)));
+        let bound = self.rate.map_or(0.0, |rate| census.rows as f64 / f64::from(rate.max(1)));
         let found = fit.misfits.into_iter().map(|misfit| MisfitView { problem: misfit.problem, hint: misfit.hint });
         let refused = sample.refused.map(|error| MisfitView { problem: error.to_string(), hint: error.hint() });
-        let view = PlanView {
+        Ok(PlanView {
             census: shown,
             target,
             rows: census.rows,
@@ -304,8 +314,7 @@ impl Operation for Plan {
             bytes: sample.bytes.saturating_mul(census.rows).checked_div(sample.rows).unwrap_or(0),
             seconds: unbound.max(bound) + counting,
             misfits: found.chain(refused).collect(),
-        };
-        Ok(Acted::new(view).asset(&op.asset))
+        })
     }
 }
 

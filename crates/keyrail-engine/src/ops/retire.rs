@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::countdown;
+use crate::counting::{About, patience};
 use crate::error::EngineError;
 use crate::ops::key::{FoundKey, KeyView, changed, require};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
@@ -107,12 +108,23 @@ struct Found {
     outside: Vec<OutsideUse>,
 }
 
-async fn gather(open: &Arc<Unsealed>, key: &OpenKey, version: &DataKeyVersion) -> Result<Found, EngineError> {
+/// The count of assets takes long, and is made once for the state that it depends on; the use outside is read anew.
+async fn gather<Op>(
+    authorized: &Authorized<Op>,
+    cx: &Context<'_>,
+    key: &OpenKey,
+    version: &DataKeyVersion,
+) -> Result<Found, EngineError> {
+    let open = cx.open;
     open.usage().catch_up(open).await?;
     let usage = open.state().usage_of(&version.kid).await?;
     let outside = outside_use(usage.iter().map(|row| (&row.key, &row.count)));
     let assets = match open.assets() {
-        Some(port) => port.evidence(key.keyring.key.id, version.kid).await?,
+        Some(port) => {
+            let about = About::of(open, key, version, window_left(version, key, open) == 0).await?;
+            let patience = patience(authorized.principal(), cx.kept.began, open.count_wait);
+            cx.once(about.clone(), open.counts.evidence(port, key, about, patience)).await?
+        }
         None if open.state().assets_of_key(&key.keyring.key.id).await?.is_empty() => Vec::new(),
         None => return Err(EngineError::Bug { what: "nobody can count the assets" }),
     };
@@ -186,7 +198,7 @@ impl Operation for ShowEvidence {
         let name = &authorized.op().name;
         let key = require(found, &name.key)?;
         let version = key.keyring.version(name.version)?;
-        let found = gather(cx.open, &key, version).await?;
+        let found = gather(authorized, cx, &key, version).await?;
         let left = window_left(version, &key, cx.open);
         let in_the_way = obstacles(version, &found.assets, &found.outside, &[]);
         Ok(Acted::new(Evidence::of(&found.assets, &found.outside, &in_the_way, left)))
@@ -240,11 +252,11 @@ impl Operation for RetireVersion {
         check_acknowledged(acknowledged)?;
         let version = key.keyring.version(name.version)?;
         let blocked = |found: &Found| obstacles(version, &found.assets, &found.outside, acknowledged);
-        refuse_if_blocked(blocked(&gather(cx.open, &key, version).await?))?;
+        refuse_if_blocked(blocked(&gather(authorized, cx, &key, version).await?))?;
         // The version stopped encrypting when it was deactivated: that was the fence. What was handed out
         // before may still be stored until the window closes.
         wait_out_window(version, &key, cx.open).await?;
-        let found = gather(cx.open, &key, version).await?;
+        let found = gather(authorized, cx, &key, version).await?;
         refuse_if_blocked(blocked(&found))?;
         let rows = key.keyring.retire(name.version, cx.open.now())?;
         let evidence = Evidence::of(&found.assets, &found.outside, &[], 0);
@@ -332,7 +344,7 @@ impl Operation for DestroyVersion {
             let view = KeyView::of(&key.name, &key.keyring);
             return Ok(Acted::new(Destruction { key: view, destroyed: false, seconds_left, receipt: Vec::new() }));
         }
-        let found = still_needed(version, gather(cx.open, &key, version).await?);
+        let found = still_needed(version, gather(authorized, cx, &key, version).await?);
         let obstacles = destroy_obstacles(version, &found.assets, &found.outside, acknowledged);
         if !obstacles.is_empty() {
             return Err(EngineError::DestroyBlocked { obstacles });

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
+use keyrail_core::access::Role;
 use keyrail_core::record::{Outcome, Record};
+use keyrail_core::rotation::RotationReason;
 use keyrail_core::time::{BootId, Observation};
 use keyrail_store::{
     Change, Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write,
@@ -12,7 +14,12 @@ use keyrail_store::{
 
 use super::*;
 use crate::bootstrap::{self, Access};
+use crate::ops::app::CreateApp;
 use crate::ops::domain::{CreateDomain, ListDomains};
+use crate::ops::key::{CreateKey, ReinstateVersion, RotateKey, SuspendVersion};
+use crate::ops::label::{DemandsPatch, SetLabel};
+use crate::ops::retire::{RetireVersion, ShowEvidence};
+use crate::ops::token::CreateToken;
 use crate::paths::Paths;
 use crate::request::Credential;
 use crate::scheduler;
@@ -305,4 +312,100 @@ async fn what_still_works_with_a_closed_store_changes_nothing() {
 fn some_record(open: &Unsealed) -> Record {
     let last = open.log().read(open.log().size() - 1, 1).unwrap().remove(0);
     Record { id: RequestId::from_bytes([9; 16]), ..serde_json::from_slice(&last.body).unwrap() }
+}
+
+/// Assets whose count is overtaken by a change each time, or takes as long as a gate is closed.
+struct SlowAssets {
+    open: std::sync::Weak<Unsealed>,
+    gate: tokio::sync::Semaphore,
+    counted: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait]
+impl AssetPort for SlowAssets {
+    async fn evidence(
+        &self,
+        _: keyrail_core::id::DataKeyId,
+        _: Kid,
+    ) -> Result<Vec<keyrail_core::retirement::AssetEvidence>, EngineError> {
+        self.gate.acquire().await.unwrap().forget();
+        let number = self.counted.fetch_add(1, Ordering::SeqCst);
+        create(&self.open.upgrade().unwrap(), &format!("meanwhile-{number}")).await.1.unwrap();
+        let census = Ok(keyrail_core::retirement::AssetCount { left: 0, damaged: 0 });
+        let asset = "people".parse().unwrap();
+        Ok(vec![keyrail_core::retirement::AssetEvidence { asset, census, campaign_open: false }])
+    }
+}
+
+/// A key with a version to retire, whose write window is over at once, and an operator's token.
+async fn with_slow_assets(dir: &Path) -> (Arc<Unsealed>, Arc<SlowAssets>, zeroize::Zeroizing<String>) {
+    let (mut open, _) = open(dir).await;
+    Arc::get_mut(&mut open).unwrap().count_wait = std::time::Duration::from_millis(50);
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let key: KeyName = "acme/prod/crm/pii".parse().unwrap();
+    create(&open, "acme").await.1.unwrap();
+    let patch = DemandsPatch { write_window_seconds: Some(0), ..DemandsPatch::default() };
+    open.execute(&caller, SetLabel { name: "internal".parse().unwrap(), patch }).await.unwrap();
+    open.execute(&caller, CreateApp { path: key.app.clone() }).await.unwrap();
+    open.execute(&caller, CreateKey { name: key.clone(), label: "internal".parse().unwrap() }).await.unwrap();
+    open.execute(&caller, RotateKey { name: key, reason: RotationReason::Demand }).await.unwrap();
+    let operator = CreateToken { role: Role::Operator, app: None, ttl_seconds: 60 };
+    let operator = open.execute(&caller, operator).await.unwrap().text;
+    let (gate, counted) = (tokio::sync::Semaphore::new(0), std::sync::atomic::AtomicUsize::new(0));
+    let assets = Arc::new(SlowAssets { open: Arc::downgrade(&open), gate, counted });
+    open.set_assets(assets.clone());
+    (open, assets, operator)
+}
+
+fn retire() -> RetireVersion {
+    RetireVersion { name: "acme/prod/crm/pii@1".parse().unwrap(), acknowledged: Vec::new() }
+}
+
+/// However many changes overtake a count, it is made once, and the retirement gets through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_others_overtake_is_not_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, assets, _) = with_slow_assets(dir.path()).await;
+    assets.gate.add_permits(100);
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let shown = open.execute(&caller, ShowEvidence { name: retire().name }).await.unwrap();
+    assert_eq!((shown.assets.len(), assets.counted.load(Ordering::SeqCst)), (1, 1));
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let done = open.execute(&caller, retire()).await.unwrap();
+    assert_eq!(done.key.versions[0].state, keyrail_core::lifecycle::VersionState::Retired);
+    assert_eq!(assets.counted.load(Ordering::SeqCst), 2, "once for each request");
+    assert_eq!(outcomes(&open, caller.request), [Outcome::Done]);
+}
+
+/// A request that cannot wait so long is refused with a record, and the count goes on for the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_outlives_the_request_that_began_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, assets, operator) = with_slow_assets(dir.path()).await;
+    let ask = || Caller::new(Credential::Token(&operator)).unwrap();
+    for _ in 0..3 {
+        let caller = ask();
+        assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "still_counting");
+        assert_eq!(outcomes(&open, caller.request), [Outcome::Refused]);
+    }
+    assets.gate.add_permits(1);
+    while assets.gate.available_permits() > 0 || names(&open).await.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    loop {
+        match open.execute(&ask(), retire()).await {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.code(), "still_counting"),
+        }
+    }
+    assert_eq!(assets.counted.load(Ordering::SeqCst), 1);
+    // A key that changed in between is counted anew.
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let name = retire().name;
+    open.execute(&caller, ReinstateVersion { name: name.clone() }).await.unwrap();
+    assert_eq!(open.execute(&ask(), retire()).await.unwrap_err().code(), "still_counting");
+    open.execute(&caller, SuspendVersion { name }).await.unwrap();
+    assets.gate.add_permits(2);
+    assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "retire_blocked");
+    assert_eq!(assets.counted.load(Ordering::SeqCst), 3);
 }

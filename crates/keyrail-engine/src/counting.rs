@@ -1,0 +1,156 @@
+//! Counts of assets before a retirement: they go on when whoever asked has stopped waiting, so that asking again ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyrail_core::access::{Principal, PrincipalKind};
+use keyrail_core::asset::Asset;
+use keyrail_core::campaign::CampaignState;
+use keyrail_core::id::CampaignId;
+use keyrail_core::key::DataKeyVersion;
+use keyrail_core::lifecycle::VersionState;
+use keyrail_core::retirement::AssetEvidence;
+use keyrail_core::time::Timestamp;
+use keyrail_crypto::envelope::Kid;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::EngineError;
+use crate::ports::AssetPort;
+use crate::unsealed::{OpenKey, Unsealed};
+
+/// How long a request with a token may take in all before it is told that the count goes on, in seconds.
+pub(crate) const COUNT_WAIT_SECONDS_MAX: u64 = 150;
+
+/// How long the background work waits for a count at a time, in seconds.
+const BACKGROUND_WAIT_SECONDS: u64 = 5;
+
+/// How long what was counted waits for somebody who asks again, in seconds.
+const COUNT_KEPT_SECONDS: u64 = 600;
+
+/// How many counts are under way or wait to be asked for.
+const COUNTS_MAX: usize = 64;
+
+/// The state that a count depends on: when it changes, the count is for nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct About {
+    kid: Kid,
+    state: VersionState,
+    /// Activated and deactivated again in between is another state, too.
+    since: (Option<Timestamp>, Timestamp, Option<Timestamp>),
+    assets: Vec<(Asset, Vec<(CampaignId, bool)>)>,
+    /// Whether the write window was closed when the count began: only then nothing is stored late any more.
+    window_closed: bool,
+}
+
+impl About {
+    pub(crate) async fn of(
+        open: &Unsealed,
+        key: &OpenKey,
+        version: &DataKeyVersion,
+        window_closed: bool,
+    ) -> Result<Self, EngineError> {
+        let mut assets = Vec::new();
+        for asset in open.state().assets_of_key(&key.keyring.key.id).await? {
+            let campaigns = open.state().campaigns_of(&asset.id).await?;
+            let campaigns = campaigns.iter().map(|row| (row.id, row.state == CampaignState::Completed)).collect();
+            assets.push((asset, campaigns));
+        }
+        let since = (version.activated_at, version.state_changed_at, version.fenced_at);
+        Ok(Self { kid: version.kid, state: version.state, since, assets, window_closed })
+    }
+}
+
+/// Counts that are under way, or ended and not taken.
+#[derive(Default)]
+pub(crate) struct Counts(Mutex<HashMap<Kid, Arc<Count>>>);
+
+struct Count {
+    about: About,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+#[derive(Clone)]
+struct Ended {
+    at: Instant,
+    /// The failure is told to the first who asks.
+    result: Arc<Mutex<Result<Vec<AssetEvidence>, Option<EngineError>>>>,
+}
+
+impl Counts {
+    /// What the assets of a key hold under a version. A count that is under way for the same state is joined.
+    pub(crate) async fn evidence(
+        &self,
+        port: &Arc<dyn AssetPort>,
+        key: &OpenKey,
+        about: About,
+        patience: Option<Duration>,
+    ) -> Result<Vec<AssetEvidence>, EngineError> {
+        let count = self.join(port, key, about)?;
+        let mut ended = count.ended.clone();
+        let waiting = ended.wait_for(Option::is_some);
+        let ended = match patience {
+            Some(patience) => tokio::time::timeout(patience, waiting).await.map_err(|_| EngineError::StillCounting)?,
+            None => waiting.await,
+        };
+        let ended = ended.map_err(|_| EngineError::Bug { what: "a count ended by a panic" })?.clone();
+        self.take(&count);
+        let ended = ended.ok_or(EngineError::Bug { what: "a count that did not end" })?;
+        let mut result = ended.result.lock();
+        match result.as_mut() {
+            Ok(found) => Ok(found.clone()),
+            Err(error) => Err(error.take().unwrap_or(EngineError::Contended)),
+        }
+    }
+
+    fn join(&self, port: &Arc<dyn AssetPort>, key: &OpenKey, about: About) -> Result<Arc<Count>, EngineError> {
+        let mut counts = self.0.lock();
+        counts.retain(|_, count| count.is_good());
+        if let Some(count) = counts.get(&about.kid).filter(|count| count.about == about) {
+            return Ok(count.clone());
+        }
+        if counts.len() >= COUNTS_MAX {
+            return Err(EngineError::TooMany { what: "counts of assets under way", max: COUNTS_MAX as u64 });
+        }
+        let (port, key, kid) = (port.clone(), key.keyring.key.id, about.kid);
+        let (tell, ended) = watch::channel(None);
+        tokio::spawn(async move {
+            let result = port.evidence(key, kid).await.map_err(Some);
+            // Nobody may ask any more: nothing is lost by that.
+            let _gone = tell.send(Some(Ended { at: Instant::now(), result: Arc::new(Mutex::new(result)) }));
+        });
+        let count = Arc::new(Count { about, ended });
+        counts.insert(kid, count.clone());
+        Ok(count)
+    }
+
+    /// What was counted is told to those who waited for it; the next who asks wants it counted anew.
+    fn take(&self, taken: &Arc<Count>) {
+        let mut counts = self.0.lock();
+        if counts.get(&taken.about.kid).is_some_and(|count| Arc::ptr_eq(count, taken)) {
+            counts.remove(&taken.about.kid);
+        }
+    }
+}
+
+impl Count {
+    fn is_good(&self) -> bool {
+        let kept = Duration::from_secs(COUNT_KEPT_SECONDS);
+        match self.ended.borrow().as_ref() {
+            Some(ended) => ended.at.elapsed() < kept,
+            // Neither ended nor under way: it panicked.
+            None => self.ended.has_changed().is_ok(),
+        }
+    }
+}
+
+/// How long a caller waits for a count. Who acts in this process waits to the end; a request has a limit of time.
+pub(crate) fn patience(principal: &Principal, began: Instant, request_wait: Duration) -> Option<Duration> {
+    match principal.kind {
+        PrincipalKind::LocalOperator => None,
+        PrincipalKind::System => Some(Duration::from_secs(BACKGROUND_WAIT_SECONDS)),
+        PrincipalKind::Token => Some(request_wait.saturating_sub(began.elapsed())),
+    }
+}
