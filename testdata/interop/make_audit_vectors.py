@@ -162,6 +162,8 @@ def journal():
         head = bytes([kind]) + len(payload).to_bytes(4, "big") + first.to_bytes(8, "big")
         check, chain_next = tag(key, chain, head)[:16], tag(key, chain, head, payload)
         whole = head + check + payload + chain_next
+        if len(content) % 512 + 29 > 512:
+            content += bytes(512 - len(content) % 512)
         frames.append({"offset": len(content), "head": head.hex(), "check": check.hex(), "payload": payload.hex(), "tag": chain_next.hex()})
         chain, content = chain_next, content + whole
 
@@ -170,9 +172,18 @@ def journal():
     frame(2, 2, framed(*record(2)))
     last = frames[2]["offset"]
     second = frames[1]["offset"]
+    example, example_frames = content, frames[:]
+    frame(2, 3, framed(*record(3)) + framed(*record(4)))
+    frame(2, 5, framed(*record(5)))
+    gap = len(content)
+    frame(2, 6, framed(*record(6)))
+    sectors, content, frames = content, example, example_frames
 
     def flipped(place):
         return (content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]).hex()
+
+    def torn(end):
+        return len(content[last:end].rstrip(b"\0"))
 
     return {
         "about": "Vectors of spec/journal.md, made by testdata/interop/make_audit_vectors.py. Bytes are in hex. A reader of "
@@ -183,10 +194,13 @@ def journal():
         "frames": frames,
         "valid": [
             {"id": "worked-example", "content": content.hex(), "records": 3, "torn": 0},
-            {"id": "torn-last-frame", "content": content[:-1].hex(), "records": 2, "torn": len(content) - 1 - last},
-            {"id": "torn-head", "content": content[: last + 12].hex(), "records": 2, "torn": 12},
-            {"id": "zeros-at-the-end", "content": (content + bytes(100)).hex(), "records": 3, "torn": 100},
+            {"id": "torn-last-frame", "content": content[:-1].hex(), "records": 2, "torn": torn(len(content) - 1)},
+            {"id": "torn-head", "content": content[: last + 12].hex(), "records": 2, "torn": torn(last + 12)},
+            {"id": "zeros-at-the-end", "content": (content + bytes(100)).hex(), "records": 3, "torn": 0},
             {"id": "last-content-not-whole", "content": flipped(len(content) - 40), "records": 2, "torn": len(content) - last},
+            {"id": "last-head-not-kept", "content": (content[:last] + bytes(29) + content[last + 29 :]).hex(), "records": 2, "torn": len(content) - last},
+            {"id": "last-content-not-whole-before-zeros", "content": flipped(len(content) - 40) + bytes(100).hex(), "records": 2, "torn": len(content) - last},
+            {"id": "head-in-the-next-sector", "content": sectors.hex(), "records": 7, "torn": 0},
         ],
         "failing": [
             {"id": "altered-magic", "content": flipped(3), "offset": 0},
@@ -195,6 +209,7 @@ def journal():
             {"id": "altered-tag", "content": flipped(last - 1), "offset": second},
             {"id": "altered-last-head", "content": flipped(last), "offset": last},
             {"id": "frame-left-out", "content": (content[:second] + content[last:]).hex(), "offset": second},
+            {"id": "altered-gap", "content": (sectors[:gap] + b"x" + sectors[gap + 1 :]).hex(), "offset": gap},
         ],
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -45,17 +45,29 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), LogError> {
     step(Step::MakeDir, path, make).map_err(failed("make", path))
 }
 
-/// Makes a file that is only appended to, and that is not there yet.
-pub(crate) fn create_append(path: &Path) -> Result<File, LogError> {
+/// Makes a file that is written at places of its own, and that is not there yet.
+pub(crate) fn create_at(path: &Path) -> Result<File, LogError> {
     let mut options = OpenOptions::new();
-    options.append(true).create_new(true).mode(0o600);
+    options.write(true).create_new(true).mode(0o600);
     step(Step::Create, path, || options.open(path)).map_err(failed("create", path))
 }
 
-/// Appends to a file and makes it durable.
-pub(crate) fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), LogError> {
-    let written = step(Step::Append, path, || file.write_all(bytes));
-    written.and_then(|()| step(Step::Sync, path, || file.sync_data())).map_err(failed("write", path))
+/// Writes at a place of a file and makes it durable. `room` is from the file's length to the one that it should have:
+/// that part is filled with zeros, and left out where the disk has no room for it. Gives the file's length.
+pub(crate) fn write_at(
+    file: &File,
+    path: &Path,
+    offset: u64,
+    bytes: &[u8],
+    room: std::ops::Range<u64>,
+) -> Result<u64, LogError> {
+    let written = step(Step::Append, path, || file.write_all_at(bytes, offset));
+    written.map_err(failed("write", path))?;
+    let len = room.start.max(offset + bytes.len() as u64);
+    let zeros = vec![0; usize::try_from(room.end.saturating_sub(len)).unwrap_or(0)];
+    let filled = zeros.is_empty() || file.write_all_at(&zeros, len).is_ok();
+    step(Step::Sync, path, || file.sync_data()).map_err(failed("write", path))?;
+    Ok(if filled { len + zeros.len() as u64 } else { len })
 }
 
 /// Writes a file that nothing refers to yet; what a former attempt left of it is overwritten.

@@ -3,6 +3,9 @@
 //! A journal file begins with the log's right edge at its start, so that everything after it can be derived
 //! again from the file alone. Then come frames of records. Each frame has a MAC that chains it to the one
 //! before: a torn tail, which was never acknowledged, is told from tampering.
+//!
+//! A file grows by whole steps of zeros, ahead of what is written: a sync within a step need not make the file's
+//! new length durable, which costs a file system more than the bytes themselves.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -21,6 +24,12 @@ pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
 
 /// The most bytes of one frame: a full queue of the longest records does not fit, so a commit may be several.
 pub(crate) const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// A file grows by this many bytes at a time.
+const GROWTH_LEN: u64 = 256 * 1024;
+
+/// What a disk writes whole or not at all, in bytes. A head lies within one such sector, so that it is there or not.
+const SECTOR_LEN: usize = 512;
 
 const MAC_LEN: usize = 32;
 
@@ -46,15 +55,18 @@ pub(crate) struct JournalFile {
     path: PathBuf,
     file: File,
     chain: [u8; MAC_LEN],
+    /// Where the next frame begins.
     len: u64,
+    /// The file's length: zeros from `len` on.
+    allocated: u64,
 }
 
 impl JournalFile {
     /// Begins a file with the right edge, durable before this returns.
     pub(crate) fn create(dir: &Path, sequence: u64, edge: &RightEdge, key: &MacKey) -> Result<Self, LogError> {
         let path = Self::path_in(dir, sequence);
-        let file = files::create_append(&path)?;
-        let mut journal = Self { path, file, chain: start_of_chain(key, sequence), len: 0 };
+        let file = files::create_at(&path)?;
+        let mut journal = Self { path, file, chain: start_of_chain(key, sequence), len: 0, allocated: 0 };
         let mut bytes = MAGIC.to_vec();
         bytes.extend(frame(FrameKind::Edge, edge.size(), &edge.encode(), &mut journal.chain, key));
         journal.write(&bytes)?;
@@ -64,11 +76,12 @@ impl JournalFile {
 
     /// Opens a file whose frames were just read, at the end of the last good one; what follows is cut off.
     pub(crate) fn resume(path: &Path, replayed: &Replayed) -> Result<Self, LogError> {
-        let file = OpenOptions::new().append(true).open(path).map_err(failed("open", path))?;
-        if file.metadata().map_err(failed("open", path))?.len() != replayed.len {
+        let file = OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
+        if replayed.torn_len > 0 {
             file.set_len(replayed.len).and_then(|()| file.sync_all()).map_err(failed("cut", path))?;
         }
-        Ok(Self { path: path.to_owned(), file, chain: replayed.chain, len: replayed.len })
+        let allocated = file.metadata().map_err(failed("open", path))?.len();
+        Ok(Self { path: path.to_owned(), file, chain: replayed.chain, len: replayed.len, allocated })
     }
 
     /// Where the file of this number is.
@@ -80,7 +93,7 @@ impl JournalFile {
         &self.path
     }
 
-    /// The file's length, in bytes.
+    /// How many bytes were written, without the zeros behind them.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
@@ -99,10 +112,19 @@ impl JournalFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        files::append(&mut self.file, &self.path, bytes)?;
-        self.len += bytes.len() as u64;
+        let begin = self.len + gap(self.len) as u64;
+        let end = begin + bytes.len() as u64;
+        let grown = if end > self.allocated { end.next_multiple_of(GROWTH_LEN) } else { self.allocated };
+        self.allocated = files::write_at(&self.file, &self.path, begin, bytes, self.allocated..grown)?;
+        self.len = end;
         Ok(())
     }
+}
+
+/// How many zeros stand before a frame that could begin at `len`, so that its head lies within one sector.
+fn gap(len: u64) -> usize {
+    let used = (len % SECTOR_LEN as u64) as usize;
+    if used + HEAD_LEN + CHECK_LEN > SECTOR_LEN { SECTOR_LEN - used } else { 0 }
 }
 
 /// What a journal file holds.
@@ -112,7 +134,7 @@ pub(crate) struct Replayed {
     pub(crate) records: Vec<Record>,
     /// Whether the last frame says that everything is published and durable.
     pub(crate) clean: bool,
-    /// Bytes that were cut off: a frame that was not finished and never acknowledged.
+    /// Bytes that were cut off, up to the last that is not zero: a frame that was not finished and never acknowledged.
     pub(crate) torn_len: u64,
     chain: [u8; MAC_LEN],
     len: u64,
@@ -148,17 +170,19 @@ pub(crate) fn replay_bytes(
     let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
         return if is_begun(bytes) { Ok(None) } else { Err(altered(0)) };
     };
+    let data_len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let mut chain = key.map_or([0; MAC_LEN], |key| start_of_chain(key, sequence));
     let mut replayed: Option<Replayed> = None;
     loop {
         let offset = bytes.len() - rest.len();
-        let found = match next_frame(rest, &chain, key) {
+        let left = data_len.saturating_sub(offset);
+        let found = match next_frame(rest, left, &chain, key) {
             Next::Frame(found) => found,
             Next::Altered => return Err(altered(offset)),
             // A torn tail was never acknowledged, so what is clean before it stays clean.
             Next::End => {
-                let torn_len = rest.len() as u64;
-                return Ok(replayed.map(|state| Replayed { torn_len, chain, len: offset as u64, ..state }));
+                let (torn_len, len) = (left as u64, offset as u64);
+                return Ok(replayed.map(|state| Replayed { torn_len, chain, len, ..state }));
             }
         };
         chain = found.mac;
@@ -177,7 +201,15 @@ pub(crate) fn replay_bytes(
             (Some(state), kind) if kind == FrameKind::Clean as u8 => state.clean = true,
             _ => return Err(altered(offset)),
         }
+        rest = skip_gap(rest, bytes.len()).ok_or_else(|| altered(bytes.len() - rest.len()))?;
     }
+}
+
+/// What follows the zeros before the next frame; `None` if they are none.
+fn skip_gap(rest: &[u8], file_len: usize) -> Option<&[u8]> {
+    let gap = gap((file_len - rest.len()) as u64).min(rest.len());
+    let (zeros, rest) = rest.split_at_checked(gap)?;
+    is_zero(zeros).then_some(rest)
 }
 
 /// Whether a file without the magic is one whose first write was not finished.
@@ -194,25 +226,38 @@ enum Next<'a> {
     Altered,
 }
 
-/// A frame is torn if the file ends before it does, or if it is the last one and its content is not whole: a
-/// power cut can do both. Its head is guarded by itself, so that no altered length makes later frames look like
-/// the rest of a torn one.
-fn next_frame<'a>(bytes: &'a [u8], chain: &[u8; MAC_LEN], key: Option<&MacKey>) -> Next<'a> {
-    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN).filter(|_| written >= HEAD_LEN + CHECK_LEN) else {
+/// A frame is torn if the file ends before it does, or if it is the last one and not whole: a power cut keeps some
+/// of its sectors and leaves the others as they were, zeros. Its head is guarded by itself, so that no altered length
+/// makes later frames look like the rest of a torn one.
+///
+/// `left` is how many bytes there are up to the last that is not zero.
+fn next_frame<'a>(bytes: &'a [u8], left: usize, chain: &[u8; MAC_LEN], key: Option<&MacKey>) -> Next<'a> {
+    let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN).filter(|_| left >= HEAD_LEN + CHECK_LEN) else {
         // A head that is not whole, with nothing or with zeros behind it.
         return Next::End;
     };
-    if key.is_some_and(|key| rest.get(..CHECK_LEN) != Some(head_check(key, chain, head).as_slice())) {
+    let Some((check, _)) = rest.split_at_checked(CHECK_LEN) else { return Next::End };
+    if is_zero(head) && is_zero(check) {
+        // The sector of the head was not kept, others of the same frame were.
+        return if left <= FRAME_LEN_READ_MAX { Next::End } else { Next::Altered };
+    }
+    if key.is_some_and(|key| check != head_check(key, chain, head).as_slice()) {
         return Next::Altered;
     }
     match parse_frame(bytes) {
         None => Next::End,
         Some(frame) if frame.is_whole(chain, key) => Next::Frame(frame),
-        Some(frame) if frame.rest.is_empty() => Next::End,
+        Some(frame) if bytes.len() - frame.rest.len() >= left => Next::End,
         Some(_) => Next::Altered,
     }
 }
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// The most bytes that one frame takes, head and tag included.
+const FRAME_LEN_READ_MAX: usize = FRAME_LEN_MAX + BODY_LEN_MAX + 64 + HEAD_LEN + CHECK_LEN + MAC_LEN;
 
 /// A frame, as far as its lengths tell; its MAC is not checked yet.
 #[derive(Debug)]
@@ -251,6 +296,7 @@ pub(crate) fn assemble(frames: &[(u8, u64, &[u8])], sequence: u64, key: &MacKey)
     let mut chain = start_of_chain(key, sequence);
     let mut bytes = MAGIC.to_vec();
     for (kind, first, payload) in frames {
+        bytes.resize(bytes.len() + gap(bytes.len() as u64), 0);
         bytes.extend(raw_frame(*kind, *first, payload, &mut chain, key));
     }
     bytes

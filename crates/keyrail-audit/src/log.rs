@@ -294,7 +294,8 @@ impl Log {
         let (queue_len, state) = (self.0.shared.queue.lock().len(), self.0.shared.state.lock());
         let stuck = state.committing_since.map(|since| since.elapsed()).filter(|took| *took >= STUCK_AFTER);
         let stuck = stuck.map(|took| format!("the disk has not answered for {} seconds", took.as_secs()));
-        let failure = stuck.or_else(|| state.append_failure.clone()).or_else(|| state.publish_failure.clone());
+        let failures = [&state.append_failure, &state.publish_failure, &state.lost];
+        let failure = stuck.or_else(|| failures.into_iter().flatten().next().cloned());
         LogHealth { failure, queue_len, unpublished_len: state.unpublished.len() }
     }
 
@@ -366,6 +367,8 @@ struct State {
     append_failure: Option<String>,
     /// Why records do not become evidence.
     publish_failure: Option<String>,
+    /// That the disk lost some of the evidence: no later success makes up for it, only a start does.
+    lost: Option<String>,
     /// Since when the disk is asked to make records durable.
     committing_since: Option<Instant>,
     closed: Option<Result<Head, LogError>>,
@@ -390,6 +393,7 @@ impl Shared {
                 published,
                 append_failure: None,
                 publish_failure: None,
+                lost: None,
                 committing_since: None,
                 closed: None,
             }),
@@ -530,6 +534,11 @@ impl Shared {
     /// Notes whether records become evidence.
     pub(crate) fn note_publish(&self, result: Result<(), &LogError>) {
         self.state.lock().publish_failure = result.err().map(told);
+    }
+
+    /// Notes that the disk lost some of the evidence.
+    pub(crate) fn note_lost(&self, error: &LogError) {
+        self.state.lock().lost = Some(told(error));
     }
 
     pub(crate) fn closed(&self, result: Result<Head, LogError>) {

@@ -194,10 +194,14 @@ impl Sequencer {
     }
 
     fn sync_evidence(&mut self) -> Result<(), LogError> {
+        let lost = LogError::LostWrites { path: self.shared.audit_dir().to_owned() };
         if self.lost_writes {
-            return Err(LogError::LostWrites { path: self.shared.audit_dir().to_owned() });
+            return Err(lost);
         }
-        self.file_system.sync().inspect_err(|_| self.lost_writes = true)
+        self.file_system.sync().inspect_err(|_| {
+            self.lost_writes = true;
+            self.shared.note_lost(&lost);
+        })
     }
 
     /// Bounds what waits to be published, and the journal.

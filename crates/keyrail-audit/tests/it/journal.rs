@@ -10,14 +10,14 @@ use crate::support::{TestLog, append, body};
 fn killed() -> (TestLog, Vec<usize>) {
     let test = TestLog::create();
     let (log, _) = test.open();
-    let len = || usize::try_from(std::fs::metadata(&test.journal_files()[0]).unwrap().len()).unwrap();
-    let mut places = vec![len()];
     for index in 0..3 {
         log.append_blocking(body(index), Epoch(0)).unwrap();
-        places.push(len());
     }
     let killed = test.copied();
     drop(log);
+    // The first frames are the edge, and the mark that a log just made is clean.
+    let places = killed.frames().split_off(2);
+    assert_eq!(places.len(), 4);
     (killed, places)
 }
 
@@ -41,15 +41,53 @@ fn a_last_frame_that_was_not_finished_is_cut_off_wherever_it_ends() {
     let (killed, places) = killed();
     let (last, end) = (places[2], places[3]);
     opens_with(&killed.copied(), 3, 0, "whole");
+    let whole = std::fs::read(journal(&killed)).unwrap();
+    assert!(whole.len() > end && whole[end..].iter().all(|byte| *byte == 0), "room was made ahead");
+    // Zeros are not told from room that was made.
+    let torn_len = |until: usize| {
+        let torn = &whole[last..until];
+        torn.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+    };
     for cut in last..end {
         let torn = killed.copied();
         std::fs::File::options().write(true).open(journal(&torn)).unwrap().set_len(cut as u64).unwrap();
-        opens_with(&torn, 2, (cut - last) as u64, &format!("cut at {cut}"));
+        opens_with(&torn, 2, torn_len(cut), &format!("cut at {cut}"));
         // The file system had made room, and the bytes had not arrived.
         let holed = killed.copied();
         let file = std::fs::File::options().write(true).open(journal(&holed)).unwrap();
-        file.set_len(cut as u64).and_then(|()| file.set_len(end as u64)).unwrap();
-        opens_with(&holed, 2, (end - last) as u64, &format!("zeros from {cut}"));
+        file.set_len(cut as u64).and_then(|()| file.set_len(whole.len() as u64)).unwrap();
+        opens_with(&holed, 2, torn_len(cut), &format!("zeros from {cut}"));
+    }
+}
+
+/// A power cut keeps some sectors of the frame that was being written, and none before it.
+#[test]
+fn a_last_frame_of_which_some_sectors_were_kept_is_cut_off() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    append(&log, 2);
+    log.append_blocking(vec![b'x'; 6_000], Epoch(0)).unwrap();
+    let killed = test.copied();
+    drop(log);
+    let whole = std::fs::read(journal(&killed)).unwrap();
+    let frames = killed.frames();
+    let (last, end) = (frames[frames.len() - 2], frames[frames.len() - 1]);
+    let sectors: Vec<_> = (last / 512..end.div_ceil(512)).map(|sector| sector * 512).collect();
+    assert!(sectors.len() > 10);
+    for kept in 0..1_u32 << sectors.len().min(6) {
+        let torn = killed.copied();
+        let mut content = whole.clone();
+        // The first sectors and the last one: the others are all alike.
+        let lost = sectors.iter().enumerate().filter(|(index, _)| kept >> index.min(&5) & 1 == 0);
+        lost.for_each(|(_, sector)| content[(*sector).max(last)..(sector + 512).min(whole.len())].fill(0));
+        std::fs::write(journal(&torn), &content).unwrap();
+        let records = if content == whole { 3 } else { 2 };
+        let (log, recovered) = torn.open_with(torn.options()).unwrap_or_else(|error| panic!("{kept:b}: {error}"));
+        assert_eq!((log.size(), recovered.torn_len > 0), (records, records == 2 && kept != 0), "{kept:b}");
+        append(&log, 5);
+        log.close().unwrap();
+        assert_eq!(torn.verify().unwrap().records, records + 5, "{kept:b}");
+        assert_eq!(torn.open().0.size(), records + 5, "{kept:b}");
     }
 }
 

@@ -67,6 +67,23 @@ impl TestLog {
         files
     }
 
+    /// Where the frames of the only journal file begin, the edge first, and where the last one ends.
+    pub(crate) fn frames(&self) -> Vec<usize> {
+        let bytes = std::fs::read(&self.journal_files()[0]).unwrap();
+        let mut places = vec![24];
+        loop {
+            let place = places[places.len() - 1];
+            match bytes.get(place..place + 5) {
+                Some([kind, len @ ..]) if *kind != 0 => {
+                    let len = u32::from_be_bytes(len.try_into().unwrap()) as usize;
+                    let end = place + 13 + 16 + len + 32;
+                    places.push(if end % 512 + 29 > 512 { end.next_multiple_of(512) } else { end });
+                }
+                _ => return places,
+            }
+        }
+    }
+
     pub(crate) fn options(&self) -> LogOptions {
         let mut options = LogOptions::new(self.audit(), self.journal(), "keyrail.test/log".to_owned());
         options.publish_interval = Duration::from_secs(3600);
