@@ -197,6 +197,7 @@ mod tests {
             activated_at: None,
             state_changed_at: Timestamp::from_millis(0),
             fenced_at: fenced_at.map(Timestamp::from_millis),
+            fenced_window_seconds: None,
             destroy: None,
             generation: 1,
         }

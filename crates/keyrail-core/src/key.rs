@@ -139,6 +139,9 @@ pub struct DataKeyVersion {
     /// When it stopped encrypting for another version; the write window counts from here. A version that was suspended
     /// while it was active keeps `None`: no other took its place, and it encrypts again when it is resumed.
     pub fenced_at: Option<Timestamp>,
+    /// The longest write window, in seconds, that its label had when it was fenced: it was promised to whoever got a
+    /// ciphertext before, whatever the key's label says later.
+    pub fenced_window_seconds: Option<u64>,
     /// The countdown to destruction, if one runs.
     pub destroy: Option<DestroyWait>,
     /// Counts the changes of this row.
@@ -211,6 +214,15 @@ impl DataKeyVersion {
         Ok(row)
     }
 
+    /// The row after `event`, if that may be what fences it.
+    fn after_fence(&self, event: VersionEvent, fence: Fence) -> Result<Self, LifecycleError> {
+        let mut row = self.after(event, fence.now)?;
+        if self.fenced_at.is_none() && row.fenced_at.is_some() {
+            row.fenced_window_seconds = self.fenced_window_seconds.max(Some(fence.write_window_seconds));
+        }
+        Ok(row)
+    }
+
     /// Whether it encrypts, or will again once it is resumed: no other version took its place.
     fn would_encrypt(&self) -> bool {
         self.state.encrypts() || (self.state == VersionState::Suspended && self.fenced_at.is_none())
@@ -273,6 +285,15 @@ pub struct NewVersion {
     pub wrapped_by: MasterVersionId,
 }
 
+/// When a version stops encrypting for another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fence {
+    /// When that is decided.
+    pub now: Timestamp,
+    /// The write window of the key's label until then, in seconds.
+    pub write_window_seconds: u64,
+}
+
 /// Rows that change together.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeyChange {
@@ -323,12 +344,12 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyError::Disabled`], [`KeyError::TooManyVersions`].
-    pub fn rotate(&self, new: NewVersion, now: Timestamp) -> Result<KeyChange, KeyError> {
+    pub fn rotate(&self, new: NewVersion, fence: Fence) -> Result<KeyChange, KeyError> {
         self.require_enabled()?;
-        let added = self.new_active(new, now)?;
-        let former = self.active().map(|version| version.after(VersionEvent::Deactivate, now)).transpose()?;
+        let added = self.new_active(new, fence.now)?;
+        let former = self.active().map(|version| version.after_fence(VersionEvent::Deactivate, fence)).transpose()?;
         Ok(KeyChange {
-            key: self.key_with(self.key.status, now),
+            key: self.key_with(self.key.status, fence.now),
             added: Some(added),
             changed: former.into_iter().collect(),
         })
@@ -338,12 +359,12 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyError::Lifecycle`] unless the version is deactivated, [`KeyError::Disabled`].
-    pub fn activate_former(&self, number: VersionNumber, now: Timestamp) -> Result<KeyChange, KeyError> {
+    pub fn activate_former(&self, number: VersionNumber, fence: Fence) -> Result<KeyChange, KeyError> {
         self.require_enabled()?;
-        let chosen = self.version(number)?.after(VersionEvent::Activate, now)?;
-        let former = self.active().map(|version| version.after(VersionEvent::Deactivate, now)).transpose()?;
+        let chosen = self.version(number)?.after(VersionEvent::Activate, fence.now)?;
+        let former = self.active().map(|version| version.after_fence(VersionEvent::Deactivate, fence)).transpose()?;
         Ok(KeyChange {
-            key: self.key_with(self.key.status, now),
+            key: self.key_with(self.key.status, fence.now),
             added: None,
             changed: former.into_iter().chain([chosen]).collect(),
         })
@@ -358,15 +379,15 @@ impl Keyring {
         &self,
         number: VersionNumber,
         replacement: Option<NewVersion>,
-        now: Timestamp,
+        fence: Fence,
     ) -> Result<KeyChange, KeyError> {
-        let exposed = self.version(number)?.after(VersionEvent::Compromise, now)?;
+        let exposed = self.version(number)?.after_fence(VersionEvent::Compromise, fence)?;
         let (added, status) = match (self.needs_replacement(number), replacement) {
             (true, None) => return Err(KeyError::ReplacementNeeded { version: number }),
-            (true, Some(new)) => (Some(self.new_active(new, now)?), KeyStatus::Enabled),
+            (true, Some(new)) => (Some(self.new_active(new, fence.now)?), KeyStatus::Enabled),
             (false, _) => (None, self.key.status),
         };
-        Ok(KeyChange { key: self.key_with(status, now), added, changed: vec![exposed] })
+        Ok(KeyChange { key: self.key_with(status, fence.now), added, changed: vec![exposed] })
     }
 
     /// Whether the key has no version to encrypt with once this one is gone for good.
@@ -482,6 +503,7 @@ impl Keyring {
             activated_at: Some(now),
             state_changed_at: now,
             fenced_at: None,
+            fenced_window_seconds: None,
             destroy: None,
             generation: 1,
         })

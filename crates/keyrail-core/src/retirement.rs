@@ -155,18 +155,17 @@ pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageC
         .collect()
 }
 
-/// How long the write window of the version stays open, in seconds: within it a caller may still store a
+/// How long the write window of a version that was fenced at `fenced_at` stays open, in seconds: within it a caller may still store a
 /// ciphertext that was handed out before the fence.
 ///
 /// `clock_set_at` is when somebody was last seen to set the wall clock: how long ago an earlier fence was is not
 /// known then, and its window counts from there.
 pub fn window_left_seconds(
-    version: &DataKeyVersion,
+    fenced_at: Timestamp,
     write_window_seconds: u64,
     now: Timestamp,
     clock_set_at: Option<Timestamp>,
 ) -> u64 {
-    let fenced_at = version.fenced_at.unwrap_or(version.state_changed_at);
     let counts_from = match clock_set_at {
         // A fence that seems to lie ahead was made before the clock was set back.
         Some(set_at) if fenced_at < set_at || fenced_at > now => set_at,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use keyrail_audit::{Checkpoint, Epoch, VerifierKey};
 use keyrail_core::access::Decision;
 use keyrail_core::id::{MasterVersionId, RequestId};
-use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Keyring};
+use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Fence, Keyring};
 use keyrail_core::label::Demands;
 use keyrail_core::name::{AppPath, KeyName};
 use keyrail_core::system::{LogHeadRow, SettingName};
@@ -50,6 +50,9 @@ const MATERIALS_PER_KEY_MAX: usize = 16;
 
 /// How many fences are known by their time; one that is older than all of these is long complete.
 const FENCES_MAX: usize = 4_096;
+
+/// How long after its decision a change of a former process was fenced at the latest, in seconds, as far as that counts.
+const FENCE_SECONDS_MAX: u64 = 60;
 
 /// How many unwrapped master key versions are kept at hand.
 const MASTERS_MAX: usize = 256;
@@ -101,6 +104,7 @@ pub struct Unsealed {
     late: Mutex<Option<Late>>,
     /// How long a commit may take.
     commit_wait: std::time::Duration,
+    opened_at: Timestamp,
     /// When the last fences were complete, oldest first.
     fences: Mutex<VecDeque<Timestamp>>,
     watch: ClockWatch,
@@ -130,6 +134,7 @@ impl Unsealed {
     pub(crate) fn new(parts: Parts) -> Self {
         parts.log.set_epoch(Epoch(GENERATION_FIRST));
         let watch = ClockWatch::new(parts.clock.observe());
+        let opened_at = parts.clock.now();
         Self {
             state: parts.state,
             log: parts.log,
@@ -161,6 +166,7 @@ impl Unsealed {
             pending: Mutex::default(),
             late: Mutex::default(),
             commit_wait: COMMIT_WAIT_MAX,
+            opened_at,
             fences: Mutex::default(),
             watch,
             ticked: tokio::sync::Notify::new(),
@@ -242,12 +248,21 @@ impl Unsealed {
         let _already_set = self.assets.set(port);
     }
 
-    /// When the change that was decided at `decided_at` was fenced, if that was a while ago in this process: what was
-    /// answered in between was still answered under the former state. A decision that another change overtook is made
-    /// anew, so the first fence from then on is its own.
+    /// When the change that was decided at `decided_at` was fenced: what was answered in between was still answered under
+    /// the former state. A decision that another change overtook is made anew, so the first fence from then on is its
+    /// own. Where that is not known any more, because another process made it or so many others came after it, the
+    /// latest moment counts at which it can have been.
     pub(crate) fn fenced_at(&self, decided_at: Timestamp) -> Timestamp {
         let fences = self.fences.lock();
-        fences.iter().find(|fence| **fence >= decided_at).copied().unwrap_or(decided_at)
+        let latest = decided_at.plus_seconds(FENCE_SECONDS_MAX);
+        if decided_at < self.opened_at {
+            return latest.min(self.opened_at);
+        }
+        match fences.iter().position(|fence| *fence >= decided_at).map(|index| (index, fences.get(index))) {
+            Some((0, Some(fence))) if fences.len() >= FENCES_MAX => latest.min(*fence),
+            Some((_, Some(fence))) => *fence,
+            _ => decided_at,
+        }
     }
 
     /// Whether the local operator may act: what the store says. No such setting means no.
@@ -499,6 +514,11 @@ pub struct OpenKey {
 }
 
 impl OpenKey {
+    /// The fence of a version that stops encrypting now.
+    pub fn fence(&self, now: Timestamp) -> Fence {
+        Fence { now, write_window_seconds: self.demands.write_window_seconds }
+    }
+
     /// Keeps a version's material at hand, once; beyond the limit the one that came first goes.
     fn keep(&self, material: Arc<Material>) -> Arc<Material> {
         let mut materials = self.materials.write();

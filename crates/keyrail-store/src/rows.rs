@@ -127,9 +127,10 @@ impl Row for DataKeyVersion {
             "destroy_halt",
             "generation",
             "destroy_began_at",
+            "fenced_window_seconds",
         ],
         key: &["kid"],
-        added: &["destroy_began_at"],
+        added: &["destroy_began_at", "fenced_window_seconds"],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -151,6 +152,7 @@ impl Row for DataKeyVersion {
             self.destroy.and_then(|wait| wait.halt).to_value(),
             self.generation.to_value(),
             self.destroy.and_then(|wait| wait.began_at).to_value(),
+            self.fenced_window_seconds.to_value(),
         ]
     }
 
@@ -168,6 +170,7 @@ impl Row for DataKeyVersion {
             activated_at: values.next()?,
             state_changed_at: values.next()?,
             fenced_at: values.next()?,
+            fenced_window_seconds: None,
             destroy: match (values.next()?, values.next()?, values.next()?) {
                 (Some(wait_seconds), Some(observed_seconds), halt) => {
                     Some(DestroyWait { wait_seconds, observed_seconds, halt, began_at: None })
@@ -182,6 +185,7 @@ impl Row for DataKeyVersion {
             (None, None) => {}
             (None, Some(_)) => return Err(values.malformed("destroy_began_at")),
         }
+        row.fenced_window_seconds = values.next()?;
         Ok(row)
     }
 

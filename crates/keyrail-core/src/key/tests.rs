@@ -14,7 +14,7 @@ fn keyring() -> Keyring {
         generation: 1,
     };
     let empty = Keyring { key, versions: Vec::new() };
-    let change = empty.rotate(new_version(1), Timestamp::from_millis(0)).unwrap();
+    let change = empty.rotate(new_version(1), fence(Timestamp::from_millis(0))).unwrap();
     empty.with(&change)
 }
 
@@ -27,6 +27,10 @@ fn new_version(seed: u8) -> NewVersion {
     }
 }
 
+fn fence(now: Timestamp) -> Fence {
+    Fence { now, write_window_seconds: 60 }
+}
+
 fn number(n: u32) -> VersionNumber {
     VersionNumber::new(n).unwrap()
 }
@@ -34,7 +38,7 @@ fn number(n: u32) -> VersionNumber {
 #[test]
 fn rotation_deactivates_the_former_version_in_the_same_change() {
     let ring = keyring();
-    let change = ring.rotate(new_version(2), Timestamp::from_millis(5)).unwrap();
+    let change = ring.rotate(new_version(2), fence(Timestamp::from_millis(5))).unwrap();
     assert_eq!(change.added.as_ref().unwrap().version, number(2));
     assert_eq!(change.changed[0].state, VersionState::Deactivated);
     assert_eq!(change.changed[0].fenced_at, Some(Timestamp::from_millis(5)));
@@ -42,9 +46,28 @@ fn rotation_deactivates_the_former_version_in_the_same_change() {
 }
 
 #[test]
+fn a_fence_keeps_the_longest_window_that_was_promised() {
+    let ring = keyring();
+    let at = |millis, write_window_seconds| Fence { now: Timestamp::from_millis(millis), write_window_seconds };
+    let window = |ring: &Keyring| ring.versions[0].fenced_window_seconds;
+    let ring = ring.clone().with(&ring.rotate(new_version(2), at(5, 3_600)).unwrap());
+    assert_eq!((window(&ring), ring.versions[1].fenced_window_seconds), (Some(3_600), None));
+    // It stays with the version through what comes after, and a shorter one does not take its place.
+    let ring = ring.clone().with(&ring.activate_former(number(1), at(6, 60)).unwrap());
+    let ring = ring.clone().with(&ring.rotate(new_version(3), at(7, 60)).unwrap());
+    let ring = ring.clone().with(&ring.retire(number(1), Timestamp::from_millis(8)).unwrap());
+    let ring = ring.clone().with(&ring.reinstate(number(1), Timestamp::from_millis(9)).unwrap());
+    assert_eq!(window(&ring), Some(3_600));
+    let ring = ring.clone().with(&ring.compromise(number(1), None, at(10, 9_000)).unwrap());
+    assert_eq!(window(&ring), Some(3_600), "it was fenced before");
+    let ring = ring.clone().with(&ring.compromise(number(3), Some(new_version(4)), at(11, 90)).unwrap());
+    assert_eq!(ring.versions[2].fenced_window_seconds, Some(90));
+}
+
+#[test]
 fn only_the_active_version_encrypts_and_a_retired_one_opens_nothing() {
     let ring = keyring();
-    let ring = ring.clone().with(&ring.rotate(new_version(2), Timestamp::from_millis(5)).unwrap());
+    let ring = ring.clone().with(&ring.rotate(new_version(2), fence(Timestamp::from_millis(5))).unwrap());
     assert!(ring.versions[0].for_encrypt().is_err());
     assert!(ring.versions[0].for_decrypt().is_ok());
     let ring = ring.clone().with(&ring.retire(number(1), Timestamp::from_millis(6)).unwrap());
@@ -54,19 +77,19 @@ fn only_the_active_version_encrypts_and_a_retired_one_opens_nothing() {
 #[test]
 fn destruction_takes_the_key_material_with_it() {
     let ring = keyring();
-    let mut ring = ring.clone().with(&ring.rotate(new_version(2), Timestamp::from_millis(5)).unwrap());
+    let mut ring = ring.clone().with(&ring.rotate(new_version(2), fence(Timestamp::from_millis(5))).unwrap());
     ring = ring.clone().with(&ring.retire(number(1), Timestamp::from_millis(6)).unwrap());
     ring = ring.clone().with(&ring.destroy(number(1), Timestamp::from_millis(6)).unwrap());
     assert_eq!(ring.versions[0].wrapped, None);
-    assert!(ring.activate_former(number(1), Timestamp::from_millis(7)).is_err());
+    assert!(ring.activate_former(number(1), fence(Timestamp::from_millis(7))).is_err());
 }
 
 #[test]
 fn the_active_version_is_compromised_only_with_a_replacement() {
     let ring = keyring();
     let now = Timestamp::from_millis(1);
-    assert_eq!(ring.compromise(number(1), None, now), Err(KeyError::ReplacementNeeded { version: number(1) }));
-    let ring = ring.clone().with(&ring.compromise(number(1), Some(new_version(2)), now).unwrap());
+    assert_eq!(ring.compromise(number(1), None, fence(now)), Err(KeyError::ReplacementNeeded { version: number(1) }));
+    let ring = ring.clone().with(&ring.compromise(number(1), Some(new_version(2)), fence(now)).unwrap());
     assert_eq!(ring.versions[0].state, VersionState::Compromised);
     assert_eq!(ring.active().unwrap().version, number(2));
 }
@@ -77,9 +100,9 @@ fn a_suspended_active_version_that_is_exposed_is_replaced_and_the_key_enabled() 
     let now = Timestamp::from_millis(1);
     let ring = ring.clone().with(&ring.suspend(number(1), now).unwrap());
     assert_eq!(ring.key.status, KeyStatus::Disabled);
-    assert!(ring.rotate(new_version(2), now).is_err());
-    assert_eq!(ring.compromise(number(1), None, now), Err(KeyError::ReplacementNeeded { version: number(1) }));
-    let ring = ring.clone().with(&ring.compromise(number(1), Some(new_version(2)), now).unwrap());
+    assert!(ring.rotate(new_version(2), fence(now)).is_err());
+    assert_eq!(ring.compromise(number(1), None, fence(now)), Err(KeyError::ReplacementNeeded { version: number(1) }));
+    let ring = ring.clone().with(&ring.compromise(number(1), Some(new_version(2)), fence(now)).unwrap());
     assert_eq!(ring.key.status, KeyStatus::Enabled);
     assert_eq!(ring.active().unwrap().version, number(2));
 }
@@ -88,7 +111,7 @@ fn a_suspended_active_version_that_is_exposed_is_replaced_and_the_key_enabled() 
 fn only_the_version_that_was_active_becomes_active_by_resuming() {
     let ring = keyring();
     let now = Timestamp::from_millis(1);
-    let ring = ring.clone().with(&ring.rotate(new_version(2), now).unwrap());
+    let ring = ring.clone().with(&ring.rotate(new_version(2), fence(now)).unwrap());
     let ring = ring.clone().with(&ring.suspend(number(1), now).unwrap());
     let ring = ring.clone().with(&ring.suspend(number(2), now).unwrap());
     let ring = ring.clone().with(&ring.resume(number(1), now).unwrap());
@@ -106,21 +129,21 @@ fn an_absent_version_and_a_full_keyring_are_refused() {
     assert_eq!(ring.retire(number(2), now), Err(KeyError::NoSuchVersion { version: number(2) }));
     let many = Keyring { versions: vec![ring.versions[0].clone(); VERSIONS_PER_KEY_MAX], ..ring };
     let full = Err(KeyError::TooManyVersions { max: VERSIONS_PER_KEY_MAX });
-    assert_eq!(many.rotate(new_version(2), now), full);
+    assert_eq!(many.rotate(new_version(2), fence(now)), full);
 }
 
 /// One move out of all there are.
 fn step(ring: &Keyring, kind: u8, version: u32, seed: u8, now: Timestamp) -> Result<KeyChange, KeyError> {
     match kind {
-        0 => ring.rotate(new_version(seed), now),
-        1 => ring.activate_former(number(version), now),
+        0 => ring.rotate(new_version(seed), fence(now)),
+        1 => ring.activate_former(number(version), fence(now)),
         2 => ring.suspend(number(version), now),
         3 => ring.resume(number(version), now),
-        4 => ring.compromise(number(version), Some(new_version(seed)), now),
+        4 => ring.compromise(number(version), Some(new_version(seed)), fence(now)),
         5 => ring.retire(number(version), now),
         6 => ring.reinstate(number(version), now),
         7 => ring.destroy(number(version), now),
-        _ => ring.compromise(number(version), None, now),
+        _ => ring.compromise(number(version), None, fence(now)),
     }
 }
 
@@ -177,7 +200,7 @@ proptest! {
             ring.versions.iter().filter(|v| v.for_decrypt().is_ok()).map(|v| (v.kid, v.wrapped.clone())).collect()
         };
         let before = opens(&ring);
-        if let Ok(change) = ring.rotate(new_version(250), now) {
+        if let Ok(change) = ring.rotate(new_version(250), fence(now)) {
             let after = ring.with(&change);
             let opened = opens(&after);
             prop_assert!(before.iter().all(|row| opened.contains(row)));

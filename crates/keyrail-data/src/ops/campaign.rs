@@ -458,7 +458,7 @@ async fn rollback(found: LoadedCampaign, by: String, cx: &Context<'_>) -> Result
         invalid("the key has no version before the campaign's", "take the asset out with `keyrail asset unprotect`")
     })?;
     // The lifecycle refuses a version that is compromised, retired or destroyed.
-    let rows = keyring.activate_former(former.version, cx.now)?;
+    let rows = keyring.activate_former(former.version, key.fence(cx.now))?;
     let turned = turned_around(&campaign, former.kid, by, cx)?;
     let mut change = Change::new();
     put_key_change(&mut change, &rows);

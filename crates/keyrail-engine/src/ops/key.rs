@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keyrail_core::access::Action;
 use keyrail_core::id::DataKeyId;
-use keyrail_core::key::{DataKey, DataKeyVersion, DestroyWait, KeyChange, KeyStatus, Keyring, MasterVersion};
+use keyrail_core::key::{DataKey, DataKeyVersion, DestroyWait, Fence, KeyChange, KeyStatus, Keyring, MasterVersion};
 use keyrail_core::label::Label;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{KeyName, KeyVersionName, Name, VersionNumber};
@@ -197,7 +197,8 @@ impl Operation for CreateKey {
         let empty = Keyring { key, versions: Vec::new() };
         let unwrapped = cx.open.master(master.id).await?;
         let new = keys::new_data_key(&unwrapped, master.id, empty.next_version()?, label.demands.suite)?;
-        let rows = empty.rotate(new, cx.now)?;
+        let fence = Fence { now: cx.now, write_window_seconds: label.demands.write_window_seconds };
+        let rows = empty.rotate(new, fence)?;
         let mut change = Change::new();
         change.insert(&rows.key);
         if let Some(row) = &rows.added {
@@ -367,7 +368,7 @@ impl Operation for RotateKey {
                 return Ok(Acted::new(KeyView::of(&key.name, &key.keyring)));
             }
         }
-        let rows = key.keyring.rotate(next_version(&key, key.demands.suite, cx).await?, cx.now)?;
+        let rows = key.keyring.rotate(next_version(&key, key.demands.suite, cx).await?, key.fence(cx.now))?;
         Ok(changed(&key, &rows).detail("reason", op.reason))
     }
 }
@@ -409,7 +410,8 @@ impl Operation for RelabelKey {
         }
         let mut keyring = key.keyring.clone();
         keyring.key.label = label.name.clone();
-        let rows = keyring.rotate(next_version(&key, label.demands.suite, cx).await?, cx.now)?;
+        // What is fenced was handed out under the former label.
+        let rows = keyring.rotate(next_version(&key, label.demands.suite, cx).await?, key.fence(cx.now))?;
         let acted = changed(&key, &rows).detail("reason", RotationReason::Label);
         Ok(acted.detail("label", format!("{} instead of {}", label.name, key.keyring.key.label)))
     }
@@ -483,9 +485,10 @@ async fn move_version(
         VersionMove::Resume => keyring.resume(name.version, cx.now)?,
         VersionMove::Reinstate => keyring.reinstate(name.version, cx.now)?,
         VersionMove::Compromise if keyring.needs_replacement(name.version) => {
-            keyring.compromise(name.version, Some(next_version(&key, key.demands.suite, cx).await?), cx.now)?
+            let replacement = next_version(&key, key.demands.suite, cx).await?;
+            keyring.compromise(name.version, Some(replacement), key.fence(cx.now))?
         }
-        VersionMove::Compromise => keyring.compromise(name.version, None, cx.now)?,
+        VersionMove::Compromise => keyring.compromise(name.version, None, key.fence(cx.now))?,
     };
     Ok(changed(&key, &rows))
 }

@@ -272,9 +272,10 @@ fn refuse_if_blocked(obstacles: Vec<Obstacle>) -> Result<(), EngineError> {
 fn window_left(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 {
     let set_at = open.clock_set_at();
     // What was answered between the decision to rotate and its fence was still answered under this version.
-    let fenced_at = version.fenced_at.map(|decided_at| open.fenced_at(decided_at));
-    let version = &DataKeyVersion { fenced_at, ..version.clone() };
-    window_left_seconds(version, key.demands.write_window_seconds, open.now(), set_at)
+    let fenced_at = open.fenced_at(version.fenced_at.unwrap_or(version.state_changed_at));
+    // Callers were told the window of then; a longer one of now does no harm.
+    let promised_seconds = version.fenced_window_seconds.unwrap_or_default();
+    window_left_seconds(fenced_at, promised_seconds.max(key.demands.write_window_seconds), open.now(), set_at)
 }
 
 async fn wait_out_window(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> Result<(), EngineError> {

@@ -4,7 +4,9 @@ use keyrail_core::access::Action;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::record::RecordKind;
 use keyrail_engine::ops::data::{CiphertextItem, MakeDataKey, Reencrypt};
-use keyrail_engine::ops::key::{CompromiseVersion, ExportVersion, ReinstateVersion, ResumeVersion, SuspendVersion};
+use keyrail_engine::ops::key::{
+    CompromiseVersion, ExportVersion, ReinstateVersion, RelabelKey, ResumeVersion, SuspendVersion,
+};
 use keyrail_engine::ops::label::DemandsPatch;
 use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
 use keyrail_engine::{Access, EngineError};
@@ -85,6 +87,61 @@ async fn the_write_window_begins_with_the_fence_and_not_with_the_request() {
     assert!((3..57).contains(&since_decision), "the rotation was slow: {since_decision}");
     let evidence = run(&engine, ShowEvidence { name: version(1) }).await.unwrap();
     assert!(evidence.window_left_seconds > 60 - since_decision, "{since_decision}: {}", evidence.window_left_seconds);
+}
+
+/// What a former process knew of its fences is gone with it: the window is not the shorter for it, and not much longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_does_not_shorten_the_write_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let window_left = async |engine: &keyrail_engine::Engine| {
+        run(engine, ShowEvidence { name: version(1) }).await.unwrap().window_left_seconds
+    };
+    clock.drag(3);
+    rotate(&engine).await;
+    clock.drag(0);
+    let before = window_left(&engine).await;
+    engine.close().await.unwrap();
+    drop(engine);
+    let engine = open(dir.path(), &clock, Access::Write).await;
+    let after = window_left(&engine).await;
+    assert!(after >= before, "{before} s, and {after} s after a restart");
+    // Neither this process's first fence nor its start counts for what was fenced long ago.
+    clock.pass(120);
+    rotate(&engine).await;
+    engine.close().await.unwrap();
+    drop(engine);
+    let engine = open(dir.path(), &clock, Access::Write).await;
+    rotate(&engine).await;
+    assert_eq!(window_left(&engine).await, 0);
+}
+
+/// Somebody was told an hour: another label, or another window of the label, does not take it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_was_promised_is_kept_under_another_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    let window = |seconds| DemandsPatch { write_window_seconds: Some(seconds), ..DemandsPatch::default() };
+    set_label(&engine, "internal", window(3_600)).await;
+    let relabel = RelabelKey { name: key_name(), label: "restricted".parse().unwrap() };
+    run(&engine, relabel).await.unwrap();
+    clock.pass(61);
+    let retire = || RetireVersion { name: version(1), acknowledged: vec![] };
+    let left = |result: Result<_, EngineError>| match result {
+        Err(EngineError::WriteWindowOpen { seconds_left }) => seconds_left,
+        Err(other) => panic!("{other}"),
+        Ok(_) => 0,
+    };
+    assert_eq!(left(run(&engine, retire()).await), 3_600 - 61);
+    // A longer one of now counts, too.
+    set_label(&engine, "restricted", window(7_200)).await;
+    assert_eq!(left(run(&engine, retire()).await), 7_200 - 61);
+    set_label(&engine, "restricted", window(0)).await;
+    assert_eq!(left(run(&engine, retire()).await), 3_600 - 61);
+    clock.pass(3_600 - 61);
+    assert_eq!(left(run(&engine, retire()).await), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,7 @@ pub(crate) fn version(number: u32, state: VersionState) -> DataKeyVersion {
         activated_at: Some(AT),
         state_changed_at: AT,
         fenced_at: None,
+        fenced_window_seconds: None,
         destroy: None,
         generation: 1,
     }
@@ -168,6 +169,7 @@ async fn filled(state: &State, added: bool) -> Change {
         generation: 1,
     };
     let mut waiting = version(1, VersionState::Deactivated);
+    waiting.fenced_window_seconds = added.then_some(3_600);
     waiting.destroy = Some(DestroyWait {
         wait_seconds: 10,
         observed_seconds: 3,
@@ -246,6 +248,7 @@ async fn every_kind_of_row_reads_back_what_was_written() {
     assert_eq!(keyring.versions[1], version(2, VersionState::Active));
     let wait = keyring.versions[0].destroy.unwrap();
     assert_eq!((wait.observed_seconds, wait.began_at), (3, Some(AT)));
+    assert_eq!(keyring.versions[0].fenced_window_seconds, Some(3_600));
     assert_eq!(state.waiting_for_destruction().await.unwrap().len(), 1);
     let (asset_row, column, damage, campaign) = asset();
     assert_eq!(state.asset_by_name(&"people".parse().unwrap()).await.unwrap(), Some(asset_row.clone()));
