@@ -66,6 +66,9 @@ pub enum AssetError {
     /// The database may only be read.
     #[error("the database is read-only")]
     ReadOnly(#[source] DriverError),
+    /// A process was killed inside a transaction, and here the database cannot be brought back to where it was before.
+    #[error("the database was left in the middle of a transaction")]
+    Unfinished(#[source] DriverError),
     /// The database file is damaged.
     #[error("the database file is damaged")]
     Damaged(#[source] DriverError),
@@ -136,6 +139,7 @@ impl AssetError {
             Self::Busy(_) => "asset_busy",
             Self::Full(_) => "asset_full",
             Self::ReadOnly(_) => "asset_read_only",
+            Self::Unfinished(_) => "asset_unfinished",
             Self::Damaged(_) => "asset_damaged",
             Self::Constraint { .. } => "asset_constraint",
             Self::Database(_) => "asset_failed",
@@ -176,6 +180,9 @@ impl AssetError {
             Self::Busy(_) => "end the long transaction of the other connection, then resume the campaign",
             Self::Full(_) => "make room, then resume the campaign: a page is written whole or not at all",
             Self::ReadOnly(_) => "check the rights of the file and its directory, then resume the campaign",
+            Self::Unfinished(_) => {
+                "open the database once with the right to write, with its application or with `sqlite3`, and try again"
+            }
             Self::Damaged(_) => "check the disk and restore the database from a backup",
             Self::Constraint { .. } => {
                 "change the constraint so that it takes a text that begins with kr1., then resume the campaign"

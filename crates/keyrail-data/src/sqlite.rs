@@ -72,6 +72,11 @@ fn classify(error: rusqlite::Error) -> AssetError {
     if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_READONLY_DBMOVED) {
         return AssetError::Changed { problem: FILE_GONE.to_owned() };
     }
+    use rusqlite::ffi::{SQLITE_READONLY_RECOVERY, SQLITE_READONLY_ROLLBACK};
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    if matches!(extended, Some(SQLITE_READONLY_ROLLBACK | SQLITE_READONLY_RECOVERY)) {
+        return AssetError::Unfinished(error.into());
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => AssetError::Busy(error.into()),
         Some(ErrorCode::DiskFull) => AssetError::Full(error.into()),

@@ -40,27 +40,42 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
 }
 
 /// Opens a database that is only read. A database in WAL mode wants files beside it even then; where none can be made,
-/// and no log waits to be read, the file is taken as it is.
+/// and nothing beside the file belongs to its content, the file is taken as it is.
 fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
     let tried = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    match tried.map_err(classify) {
+    match tried {
         Ok(_) => Ok(connection),
-        Err(AssetError::Open(_) | AssetError::ReadOnly(_)) if !has_log(path) => {
+        Err(error) if wants_files(&error) && !is_unfinished(path) => {
             let uri = format!("file:{}?immutable=1", escaped(path));
             let flags = flags | OpenFlags::SQLITE_OPEN_URI;
             Connection::open_with_flags(uri, flags).map_err(|error| AssetError::Open(error.into()))
         }
-        Err(error) => Err(error),
+        Err(error) => Err(classify(error)),
     }
 }
 
-/// Whether a write-ahead log with something in it lies beside the database.
-fn has_log(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(log).is_ok_and(|found| found.len() > 0)
+/// Whether SQLite failed because it could not make or open files beside the database. That it would have to roll a
+/// transaction back or to recover a log is another matter: then the file alone holds half of a transaction.
+fn wants_files(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_CANTOPEN, SQLITE_READONLY_CANTINIT, SQLITE_READONLY_DIRECTORY};
+    error.sqlite_error().is_some_and(|error| {
+        matches!(error.extended_code, SQLITE_READONLY_CANTINIT | SQLITE_READONLY_DIRECTORY)
+            || error.extended_code & 0xff == SQLITE_CANTOPEN
+    })
+}
+
+/// Whether a write-ahead log or a rollback journal with something in it lies beside the database, or may.
+fn is_unfinished(path: &Path) -> bool {
+    ["-wal", "-journal"].into_iter().any(|suffix| {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        match std::fs::metadata(beside) {
+            Ok(found) => found.len() > 0,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    })
 }
 
 /// A path as it stands in a URI.

@@ -159,6 +159,36 @@ fn what_is_no_database_is_called_so() {
 }
 
 #[test]
+fn a_database_that_was_left_in_a_transaction_is_not_copied() {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, left) = (dir.path().join("app.sqlite"), dir.path().join("left.sqlite"));
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch(&format!(
+            "PRAGMA journal_mode = {mode}; PRAGMA cache_size = 5; CREATE TABLE t (id INTEGER PRIMARY KEY, v);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO t SELECT i, 'old' FROM n;
+             BEGIN; UPDATE t SET v = 'new'"
+        ))
+        .unwrap();
+        // What is on the disk now is what a kill would leave.
+        std::fs::copy(&path, &left).unwrap();
+        std::fs::copy(dir.path().join("app.sqlite-journal"), dir.path().join("left.sqlite-journal")).unwrap();
+        drop(app);
+        let copy = dir.path().join("copy.sqlite");
+        let error = copy_database(&left, &copy).unwrap_err();
+        assert!(matches!(error, AssetError::Unfinished(_)), "{mode}: {error:?}");
+        assert!(error.hint().contains("right to write") && !copy.exists(), "{mode}");
+        // As the hint says.
+        let app = Connection::open(&left).unwrap();
+        let new =
+            |db: &Connection| db.query_row("SELECT count(*) FROM t WHERE v = 'new'", [], |row| row.get::<_, i64>(0));
+        assert_eq!(new(&app).unwrap(), 0, "{mode}");
+        copy_database(&left, &copy).unwrap();
+        assert_eq!(new(&Connection::open(&copy).unwrap()).unwrap(), 0, "{mode}");
+    }
+}
+
+#[test]
 fn a_database_where_nothing_can_be_made_is_copied_with_its_log() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("100% theirs?.sqlite"), dir.path().join("copy.sqlite"));
