@@ -109,6 +109,33 @@ async fn a_reader_that_keeps_the_log_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_vacuum_what_was_overwritten_is_gone_all_the_same() {
+    for (mode, before) in
+        [("WAL", &["", "-wal"][..]), ("DELETE", &[""]), ("TRUNCATE", &[""]), ("PERSIST", &["", "-journal"])]
+    {
+        let world = World::new().await;
+        let app = world.connect();
+        // No row was deleted or changed before, and the key order is not the one of the rowids. Ciphertexts are longer,
+        // so that pages are split and values move from one to another.
+        app.execute_batch(&format!(
+            "PRAGMA journal_mode = {mode}; PRAGMA secure_delete = OFF;
+             CREATE TABLE people (id TEXT PRIMARY KEY, v TEXT, b BLOB, w TEXT); CREATE INDEX i ON people (v);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+             INSERT INTO people SELECT 'p' || (i * 7919 % 2003), '{MARK} ' || i, CAST(printf('%.*c', i % 700 * 11, 'x') || '{MARK}' AS BLOB), i FROM n"
+        ))
+        .unwrap();
+        // A journal that is kept has former pages only of a change.
+        app.execute_batch("UPDATE people SET w = w || 'x'").unwrap();
+        assert_eq!(found(&world.database()), before, "{mode}: the search finds what was planted");
+        world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+        let left = world.protect().await.scrub_left;
+        assert!(left[0].contains("VACUUM was not run") && left[0].contains("rowids of people"), "{mode}: {left:?}");
+        assert_eq!(found(&world.database()), [""; 0], "{mode}");
+        assert_eq!(app.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rowids_that_something_may_refer_to_stay_and_free_pages_are_named() {
     let world = World::new().await;
     let app = world.connect();
