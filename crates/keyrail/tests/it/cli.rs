@@ -184,6 +184,9 @@ fn the_log_is_verified_offline_against_a_checkpoint() {
     // Without the root of trust the files are verified all the same, and what was not compared is told.
     std::fs::remove_file(place.data_dir().join("root.key")).unwrap();
     let outsider = place.run("audit verify");
+    assert_eq!(outsider.code, 5, "an older log beside a newer journal: {}", outsider.stderr);
+    std::fs::remove_dir_all(place.data_dir().join("journal")).unwrap();
+    let outsider = place.run("audit verify");
     assert_eq!(outsider.code, 0, "{}", outsider.stderr);
     assert!(outsider.stderr.contains("warning: the head that the store remembers was not compared"));
 }
