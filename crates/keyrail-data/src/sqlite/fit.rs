@@ -299,9 +299,11 @@ fn views(connection: &mut Connection, table: &Table) -> Result<BTreeMap<String, 
 
 /// Tables for whose sake the file is not vacuumed.
 fn not_vacuumed(connection: &Connection, misfits: &mut Vec<Misfit>) -> Result<(), AssetError> {
-    for name in scrub::renumbered(connection)? {
+    let renumbered = scrub::renumbered(connection)?;
+    if !renumbered.is_empty() {
+        let tables = scrub::listed(&renumbered);
         misfits.push(warn(
-            format!("table `{name}` has no INTEGER PRIMARY KEY: VACUUM may change its rowids, and is not run after protecting"),
+            format!("VACUUM is not run after protecting: it may change the rowids of {tables}, without an INTEGER PRIMARY KEY"),
             "former values may stay in free pages of the file; run VACUUM if nothing refers to the rowids",
         ));
     }

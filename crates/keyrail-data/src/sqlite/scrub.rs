@@ -56,7 +56,7 @@ pub(super) fn scrub(connection: &Connection, table: &str) -> Result<Scrubbed, As
         left.push(format!(
             "free pages of the file and unused parts of its pages, as far as the application left values there: VACUUM \
              was not run because it may change the rowids of {}; run it if nothing refers to them",
-            renumbered.join(", ")
+            listed(&renumbered)
         ));
     } else if !vacuum(connection, deadline)? {
         left.push("free pages of the file: another connection held it, so that VACUUM could not run; run it when nobody is connected".to_owned());
@@ -112,5 +112,31 @@ fn retry(deadline: Instant, mut attempt: impl FnMut() -> Result<Option<bool>, As
             return Ok(false);
         }
         std::thread::park_timeout(PAUSE);
+    }
+}
+
+/// Names of tables, the first few of them: a platform can have hundreds.
+pub(super) fn listed(tables: &[String]) -> String {
+    let shown = tables.iter().take(LISTED_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match tables.len().saturating_sub(LISTED_MAX) {
+        0 => shown,
+        1 => format!("{shown} and one more"),
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// How many tables are named.
+const LISTED_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::listed;
+
+    #[test]
+    fn of_many_tables_the_first_are_named() {
+        let tables = |count: usize| (1..=count).map(|number| format!("t{number}")).collect::<Vec<_>>();
+        assert_eq!(listed(&tables(2)), "`t1`, `t2`");
+        assert_eq!(listed(&tables(4)), "`t1`, `t2`, `t3` and one more");
+        assert_eq!(listed(&tables(115)), "`t1`, `t2`, `t3` and 112 more");
     }
 }
