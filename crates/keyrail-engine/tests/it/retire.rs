@@ -1,15 +1,19 @@
 //! Retirement behind its fence, what comes after it, and destruction.
 
 use keyrail_core::access::Action;
+use keyrail_core::id::DataKeyId;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::record::RecordKind;
+use keyrail_core::retirement::{AssetCount, AssetEvidence, CensusFailure};
+use keyrail_crypto::envelope::Kid;
 use keyrail_engine::ops::data::{CiphertextItem, MakeDataKey, Reencrypt};
 use keyrail_engine::ops::key::{
     CompromiseVersion, ExportVersion, ReinstateVersion, RelabelKey, ResumeVersion, SuspendVersion,
 };
 use keyrail_engine::ops::label::DemandsPatch;
 use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
-use keyrail_engine::{Access, EngineError};
+use keyrail_engine::ports::AssetPort;
+use keyrail_engine::{Access, Engine, EngineError, EngineOptions};
 
 use crate::support::{
     TestClock, context, decrypt, details, encrypt, key_name, open, records_of, retire_first, rotate, run, set_label,
@@ -447,4 +451,58 @@ async fn a_reencryption_counts_under_the_version_that_it_opens() {
     // It is no encryption under it: only those count towards a rotation.
     let evidence = run(&engine, ShowEvidence { name: version(2) }).await.unwrap();
     assert!(evidence.outside.iter().all(|row| row.action == Action::DataReencrypt && row.count == 2));
+}
+
+/// Assets that cannot be counted as long as there is a file of this name in the data directory.
+struct Locked(std::path::PathBuf);
+
+#[async_trait::async_trait]
+impl AssetPort for Locked {
+    async fn evidence(&self, _: DataKeyId, _: Kid) -> Result<Vec<AssetEvidence>, EngineError> {
+        let census = if self.0.exists() { Err(CensusFailure) } else { Ok(AssetCount { left: 0, damaged: 0 }) };
+        Ok(vec![AssetEvidence { asset: "people".parse().unwrap(), census, campaign_open: false }])
+    }
+}
+
+/// A database that is locked when a countdown ends proves nothing: the wait stays, nothing is destroyed, nobody is alarmed,
+/// and the next turn that can count goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_countdown_that_cannot_count_keeps_its_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    drop(with_key(dir.path(), &clock, "internal").await);
+    let engine = Engine::open(EngineOptions {
+        data_dir: dir.path().to_owned(),
+        access: Access::Write,
+        clock: clock.clone(),
+        assets: Some(|open| std::sync::Arc::new(Locked(open.data_dir().unwrap().join("locked")))),
+    });
+    let engine = engine.unwrap();
+    engine.unseal().await.unwrap();
+    rotate(&engine).await;
+    clock.pass(61);
+    run(&engine, RetireVersion { name: version(1), acknowledged: vec![] }).await.unwrap();
+    run(&engine, destroy()).await.unwrap();
+    let locked = dir.path().join("locked");
+    std::fs::write(&locked, "").unwrap();
+    clock.pass(8 * DAY);
+    let told = tick_until_failure(&engine).await;
+    assert!(told.to_string().contains("could not be counted"), "{told}");
+    let row = show(&engine).await.versions.remove(0);
+    assert_eq!(row.state, VersionState::Retired);
+    let wait = row.destroy.unwrap();
+    assert_eq!((wait.observed_seconds, wait.wait_seconds), (7 * DAY, 7 * DAY));
+    assert_eq!(engine.metrics().alarms, 0);
+    std::fs::remove_file(locked).unwrap();
+    tick(&engine, 61).await;
+    assert_eq!(show(&engine).await.versions[0].state, VersionState::Destroyed);
+}
+
+async fn tick_until_failure(engine: &Engine) -> EngineError {
+    for _ in 0..61 {
+        if let Err(error) = engine.tick().await {
+            return error;
+        }
+    }
+    panic!("the background work did not fail");
 }
