@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -24,7 +24,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
@@ -41,6 +41,8 @@ const HEAD_LEN_READ_MAX: usize = 64 * 1024;
 pub struct Limits {
     /// How many requests are worked on at the same time; more are told to come back.
     pub requests_max: usize,
+    /// How many more may be worked on if they revoke, suspend, compromise or seal.
+    pub requests_reserved: usize,
     /// How long a request may take, in seconds; retirement waits for a write window of up to two minutes.
     pub request_seconds_max: u64,
     /// How many connections are held at the same time; more wait until one ends.
@@ -63,6 +65,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             requests_max: 4_096,
+            requests_reserved: 64,
             request_seconds_max: 180,
             connections_max: 8_192,
             headers_max: 64,
@@ -172,7 +175,8 @@ impl Listener {
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
         let limits = self.limits;
         let requests = Semaphore::new(limits.requests_max);
-        let shared = Arc::new(Shared { builder: builder(&limits), router, requests, tls: self.tls, limits });
+        let reserved = Semaphore::new(limits.requests_reserved);
+        let shared = Arc::new(Shared { builder: builder(&limits), router, requests, reserved, tls: self.tls, limits });
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(limits.connections_max));
         let mut stop = pin!(stop);
@@ -224,6 +228,8 @@ struct Shared {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
     requests: Semaphore,
+    /// Room beyond it for what must get through.
+    reserved: Semaphore,
     tls: Option<TlsAcceptor>,
     limits: Limits,
 }
@@ -261,8 +267,21 @@ fn refused(limits: &Limits, head: &Parts) -> Option<Problem> {
     too_large.then(|| Problem::request(RequestRefusal::HeadersTooLarge))
 }
 
+/// Whether a request asks to stop something: to revoke, suspend, compromise or seal. By its head alone, so that there is
+/// room for it before anything else is known.
+fn keeps_safe<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    match *request.method() {
+        Method::DELETE => path.starts_with("/v1/tokens/"),
+        Method::POST => ["/suspend", "/compromise", "/system/seal"].iter().any(|end| path.ends_with(end)),
+        _ => false,
+    }
+}
+
 async fn bounded(shared: &Shared, request: Request<Incoming>, id: &str) -> Result<Response<Body>, Infallible> {
-    let Ok(_permit) = shared.requests.try_acquire() else {
+    let reserved =
+        || if keeps_safe(&request) { shared.reserved.try_acquire() } else { Err(TryAcquireError::NoPermits) };
+    let Ok(_permit) = shared.requests.try_acquire().or_else(|_| reserved()) else {
         return Ok(Problem::request(RequestRefusal::Busy).under(id).into_response());
     };
     let limit = Duration::from_secs(shared.limits.request_seconds_max);

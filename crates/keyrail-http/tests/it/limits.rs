@@ -139,6 +139,20 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
     let second = served.ask("/").await;
     assert!(second.starts_with("HTTP/1.1 503") && second.contains("\"code\":\"busy\""), "{second}");
     assert!(second.contains("retry-after: 1") && second.contains("x-request-id: "), "{second}");
+    // What stops something has room, as much as is kept for it: here the next step answers, and knows no such path.
+    for (head, status) in [
+        ("DELETE /v1/tokens/1", 404),
+        ("POST /v1/keys/a/b/c/d/versions/1/suspend", 404),
+        ("POST /v1/keys/a/b/c/d/versions/1/compromise", 404),
+        ("POST /v1/system/seal", 404),
+        ("POST /v1/system/unseal", 503),
+        ("GET /v1/tokens/1", 503),
+    ] {
+        let mut stream = served.connect().await;
+        send(&mut stream, &format!("{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+        let said = rest(&mut stream).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {said}");
+    }
     go_on.notify_one();
     assert!(rest(&mut first).await.ends_with("done"));
     served.end().await;
