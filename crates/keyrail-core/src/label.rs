@@ -90,6 +90,34 @@ impl Demands {
         }
         Ok(self)
     }
+
+    /// The first demand that `other` makes weaker, if it does; its name in JSON and SQL. The suites of the registry are
+    /// equally strong. A role below the owner who approves is weaker, and so is any other that is no owner.
+    pub fn loosened_by(&self, other: &Self) -> Option<&'static str> {
+        let at_most = |own: Option<u64>, other: Option<u64>| match (own, other) {
+            (Some(own), Some(other)) => other > own,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let approval = match (self.approval, other.approval) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(own), Some(other)) => {
+                other.count < own.count || (other.role != own.role && other.role != Role::Owner)
+            }
+        };
+        let weaker = [
+            ("data_key_age_seconds_max", at_most(self.data_key_age_seconds_max, other.data_key_age_seconds_max)),
+            ("data_key_uses_max", at_most(self.data_key_uses_max, other.data_key_uses_max)),
+            ("master_key_age_seconds_max", at_most(self.master_key_age_seconds_max, other.master_key_age_seconds_max)),
+            ("cache_seconds_max", other.cache_seconds_max > self.cache_seconds_max),
+            ("write_window_seconds", other.write_window_seconds < self.write_window_seconds),
+            ("campaign_deadline_seconds", at_most(self.campaign_deadline_seconds, other.campaign_deadline_seconds)),
+            ("destroy_wait_seconds", other.destroy_wait_seconds < self.destroy_wait_seconds),
+            ("approval", approval),
+        ];
+        weaker.into_iter().find(|(_, weaker)| *weaker).map(|(demand, _)| demand)
+    }
 }
 
 /// The four labels a new store begins with; `docs/defaults.md` gives a reason for each figure.
@@ -199,5 +227,83 @@ mod tests {
             ..base
         };
         assert!(unlimited.checked().is_ok());
+    }
+
+    fn moved(value: &mut Option<u64>, by: i64) {
+        *value = value.map(|value| value.checked_add_signed(by).unwrap());
+    }
+
+    /// Every demand, one step weaker and one step stronger.
+    #[test]
+    fn each_demand_can_be_loosened_and_tightened() {
+        let approval = |role, count| Some(ApprovalDemand { role, count });
+        let base = Demands {
+            data_key_uses_max: Some(1_000),
+            approval: approval(Role::Operator, 2),
+            ..default_labels(Timestamp::from_millis(0)).unwrap().remove(2).demands
+        };
+        type Set = fn(&mut Demands, i64);
+        // The name, what moves it, and in which direction it is weaker.
+        let rows: [(&str, Set, i64); 8] = [
+            ("data_key_age_seconds_max", |d, by| moved(&mut d.data_key_age_seconds_max, by), 1),
+            ("data_key_uses_max", |d, by| moved(&mut d.data_key_uses_max, by), 1),
+            ("master_key_age_seconds_max", |d, by| moved(&mut d.master_key_age_seconds_max, by), 1),
+            ("cache_seconds_max", |d, by| d.cache_seconds_max = d.cache_seconds_max.checked_add_signed(by).unwrap(), 1),
+            (
+                "write_window_seconds",
+                |d, by| d.write_window_seconds = d.write_window_seconds.checked_add_signed(by).unwrap(),
+                -1,
+            ),
+            ("campaign_deadline_seconds", |d, by| moved(&mut d.campaign_deadline_seconds, by), 1),
+            (
+                "destroy_wait_seconds",
+                |d, by| d.destroy_wait_seconds = d.destroy_wait_seconds.checked_add_signed(by).unwrap(),
+                -1,
+            ),
+            (
+                "approval",
+                |d, by| {
+                    let approval = d.approval.as_mut().unwrap();
+                    approval.count = approval.count.checked_add_signed(i32::try_from(by).unwrap()).unwrap();
+                },
+                -1,
+            ),
+        ];
+        let with = |set: Set, by| {
+            let mut demands = base.clone();
+            set(&mut demands, by);
+            demands
+        };
+        for (name, set, weaker) in rows {
+            assert_eq!(base.loosened_by(&with(set, weaker)), Some(name));
+            assert_eq!(base.loosened_by(&with(set, -weaker)), None, "{name}");
+        }
+        assert_eq!(base.loosened_by(&base), None);
+        let lifted: [(&str, Demands); 5] = [
+            ("data_key_age_seconds_max", Demands { data_key_age_seconds_max: None, ..base.clone() }),
+            ("data_key_uses_max", Demands { data_key_uses_max: None, ..base.clone() }),
+            ("master_key_age_seconds_max", Demands { master_key_age_seconds_max: None, ..base.clone() }),
+            ("campaign_deadline_seconds", Demands { campaign_deadline_seconds: None, ..base.clone() }),
+            ("approval", Demands { approval: None, ..base.clone() }),
+        ];
+        for (name, demands) in lifted {
+            assert_eq!((base.loosened_by(&demands), demands.loosened_by(&base)), (Some(name), None));
+        }
+        let approves = |role| Demands { approval: approval(role, 2), ..base.clone() };
+        assert_eq!(base.loosened_by(&approves(Role::Owner)), None);
+        for role in [Role::Operator, Role::App, Role::Auditor] {
+            assert_eq!(approves(Role::Owner).loosened_by(&approves(role)), Some("approval"), "{role}");
+        }
+    }
+
+    #[test]
+    fn the_default_labels_get_stricter_one_by_one() {
+        let labels = default_labels(Timestamp::from_millis(0)).unwrap();
+        for (index, label) in labels.iter().enumerate() {
+            for (other_index, other) in labels.iter().enumerate() {
+                let looser = label.demands.loosened_by(&other.demands).is_some();
+                assert_eq!(looser, other_index < index, "from {} to {}", label.name, other.name);
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use keyrail_core::access::{Action, Decision, Principal, Resource, decide};
 use keyrail_core::time::Timestamp;
 
 use crate::error::EngineError;
-use crate::pipeline::{Operation, Scope, Target};
+use crate::pipeline::{Further, Operation, Scope, Target};
 use crate::unsealed::Unsealed;
 
 /// An operation that policy allowed to this principal. The act step takes it as an argument, and only the policy step
@@ -62,6 +62,7 @@ pub(crate) fn authorize<Op: Operation>(
     op: Op,
     principal: Principal,
     target: &Target,
+    further: Option<Further>,
     now: Timestamp,
 ) -> Result<Authorized<Op>, Refusal> {
     let resource = match &target.scope {
@@ -69,7 +70,15 @@ pub(crate) fn authorize<Op: Operation>(
         Scope::App(app) => Resource::App(app),
         Scope::Elsewhere => Resource::Elsewhere,
     };
-    match cached_decision(open, &principal, Op::ACTION, resource, target, now) {
+    let decision = cached_decision(open, &principal, Op::ACTION, resource, target, now);
+    // Whoever may not do the one is not told about the other.
+    if matches!(decision, Decision::Allow { .. })
+        && let Some(Further { action, because }) = further
+        && !matches!(cached_decision(open, &principal, action, resource, target, now), Decision::Allow { .. })
+    {
+        return Err(Refusal { error: EngineError::Refused { reason: because }, reason: because });
+    }
+    match decision {
         Decision::Allow { reason } => Ok(Authorized { op, principal, reason }),
         Decision::Refuse { reason } => Err(Refusal { error: EngineError::Refused { reason }, reason }),
         Decision::Hide { reason } => {

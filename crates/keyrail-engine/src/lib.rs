@@ -38,6 +38,6 @@ pub use error::EngineError;
 pub use health::{Health, HealthCheck};
 pub use journal::Journal;
 pub use metrics::MetricsSnapshot;
-pub use pipeline::{Acted, Context, Operation, Replay, Scope, Target};
+pub use pipeline::{Acted, Context, Further, Operation, Replay, Scope, Target};
 pub use request::{Caller, Credential};
 pub use unsealed::{Cached, Material, OpenKey, Unsealed};

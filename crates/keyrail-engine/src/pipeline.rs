@@ -39,6 +39,11 @@ pub trait Operation: Send + Sync + Sized {
     /// What the operation is about, for policy and the record.
     fn target(&self, loaded: &Self::Loaded) -> Target;
 
+    /// What the caller must be allowed to do besides [`Operation::ACTION`], depending on what was found.
+    fn further(&self, _loaded: &Self::Loaded) -> Option<Further> {
+        None
+    }
+
     /// Carries the operation out, as far as possible without writing: the change is committed with its record.
     fn act(
         authorized: &Authorized<Self>,
@@ -93,6 +98,15 @@ macro_rules! replay_answer {
     };
 }
 pub(crate) use crate::replay_answer;
+
+/// Another action that an operation amounts to.
+#[derive(Clone, Copy, Debug)]
+pub struct Further {
+    /// The action.
+    pub action: Action,
+    /// Why it is asked for, for whoever may not do it.
+    pub because: &'static str,
+}
 
 /// What an operation is about.
 #[derive(Clone, Debug)]
@@ -280,7 +294,8 @@ async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: O
     let target = op.target(&loaded);
     let record = record_of(Op::ACTION, caller, &cx, &principal, "", target.name.clone());
     tracing::trace!(action = %Op::ACTION, principal = %record.principal, resource = record.resource, request = %record.id, "deciding");
-    let authorized = match authorize(open, op, principal, &target, cx.now) {
+    let further = op.further(&loaded);
+    let authorized = match authorize(open, op, principal, &target, further, cx.now) {
         Ok(authorized) => authorized,
         Err(refusal) => {
             let record = Record { reason: refusal.reason.to_owned(), decision: RecordDecision::Refuse, ..record };

@@ -22,7 +22,7 @@ use crate::authorize::Authorized;
 use crate::error::EngineError;
 use crate::keys;
 use crate::ops::{PAGE_LEN_MAX, put_key_change};
-use crate::pipeline::{Acted, Context, Operation, Replay, Target, replay_answer};
+use crate::pipeline::{Acted, Context, Further, Operation, Replay, Target, replay_answer};
 use crate::scheduler::facts;
 use crate::unsealed::{OpenKey, Unsealed};
 
@@ -396,6 +396,13 @@ impl Operation for RelabelKey {
         key_target(&self.name)
     }
 
+    // For this key it is what changing its label would be.
+    fn further(&self, (found, label): &Self::Loaded) -> Option<Further> {
+        let (key, label) = (found.as_ref()?, label.as_ref()?);
+        let looser = key.keyring.key.label != label.name && key.demands.loosened_by(&label.demands).is_some();
+        looser.then_some(Further { action: Action::LabelSet, because: LOOSER })
+    }
+
     async fn act(
         authorized: &Authorized<Self>,
         (found, label): Self::Loaded,
@@ -416,6 +423,9 @@ impl Operation for RelabelKey {
         Ok(acted.detail("label", format!("{} instead of {}", label.name, key.keyring.key.label)))
     }
 }
+
+/// Why not everybody who may relabel a key may give it every label.
+const LOOSER: &str = "the new label demands less than the present one, which takes the right to change labels";
 
 /// What can happen to a version with nothing but a change of its state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,14 +1,17 @@
 //! Rotation without anybody asking, and what a change of label sets off.
 
-use keyrail_core::access::Action;
+use keyrail_core::access::{Action, Role};
 use keyrail_core::record::Record;
 use keyrail_core::rotation::RotationReason;
 use keyrail_crypto::suite::Suite;
+use keyrail_engine::EngineError;
+use keyrail_engine::ops::app::CreateApp;
 use keyrail_engine::ops::key::{RelabelKey, RotateKey};
 use keyrail_engine::ops::label::DemandsPatch;
 
 use crate::support::{
-    TestClock, decrypt, details, encrypt, key_name, records_of, rotate, run, set_label, show, tick, with_key,
+    TestClock, decrypt, details, encrypt, key_name, records_of, rotate, run, run_as, set_label, show, tick, token,
+    with_key,
 };
 
 fn reasons(records: &[Record]) -> Vec<&str> {
@@ -79,6 +82,42 @@ async fn another_label_makes_another_version() {
     clock.pass(30 * 86_400);
     tick(&engine, 10).await;
     assert_eq!(show(&engine).await.versions.len(), 3);
+}
+
+/// Who may give a key another label: to one that demands as much, and to one that demands less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_that_demands_less_is_for_an_owner_to_give() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "confidential").await;
+    let no_wait = DemandsPatch { destroy_wait_seconds: Some(0), ..DemandsPatch::default() };
+    set_label(&engine, "swift", no_wait).await;
+    run(&engine, CreateApp { path: "acme/prod/other".parse().unwrap() }).await.unwrap();
+    let relabel = |label: &str| RelabelKey { name: key_name(), label: label.parse().unwrap() };
+    let code = |result: Result<_, EngineError>| result.err().map(|error| error.code());
+    for (role, app, looser, stricter) in [
+        (Role::App, Some("acme/prod/crm"), Some("refused"), Some("refused")),
+        (Role::Auditor, None, Some("refused"), Some("refused")),
+        (Role::Operator, Some("acme/prod/other"), Some("not_found"), Some("not_found")),
+        (Role::Operator, None, Some("refused"), None),
+        (Role::Owner, None, None, None),
+    ] {
+        run(&engine, relabel("confidential")).await.unwrap();
+        let (_, text) = token(&engine, role, app).await;
+        for label in ["internal", "public", "swift"] {
+            assert_eq!(code(run_as(&engine, &text, relabel(label)).await), looser, "{role} to {label}");
+            run(&engine, relabel("confidential")).await.unwrap();
+        }
+        assert_eq!(code(run_as(&engine, &text, relabel("restricted")).await), stricter, "{role}");
+        if role == Role::Operator && app.is_none() {
+            // Not by a detour, and the same label is none.
+            assert_eq!(code(run_as(&engine, &text, relabel("confidential")).await), Some("refused"));
+            assert_eq!(code(run_as(&engine, &text, relabel("restricted")).await), None);
+        }
+    }
+    let records = records_of(&engine, Action::KeyRelabel);
+    let told = |row: &&Record| row.reason.contains("demands less") && row.code.as_deref() == Some("refused");
+    assert_eq!(records.iter().filter(told).count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
