@@ -1,12 +1,14 @@
 //! Countdowns to destruction: carried on by the time that both clocks of the machine saw go by.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyrail_core::key::{DataKeyVersion, DestroyHalt, DestroyWait};
 use keyrail_core::name::KeyVersionName;
 use keyrail_core::retirement::Obstacle;
 use keyrail_core::system::ObservationRow;
-use keyrail_core::time::{Elapsed, elapsed};
+use keyrail_core::time::{Elapsed, Timestamp, elapsed};
+use keyrail_crypto::envelope::Kid;
 use keyrail_store::Change;
 
 use crate::error::EngineError;
@@ -71,18 +73,66 @@ fn after(wait: DestroyWait, passed: Option<Elapsed>) -> DestroyWait {
 }
 
 async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), EngineError> {
+    if !open.retries.lock().is_due(&version.kid, open.now()) {
+        return Ok(());
+    }
     let Some(key) = open.state().data_key(&version.key).await? else { return Ok(()) };
     let key = open.state().key_name(&key).await?;
     let name = KeyVersionName { key, version: version.version };
     let done = execute(open, &Caller::system()?, DestroyVersion { name: name.clone(), acknowledged: Vec::new() }).await;
     match done {
         Err(EngineError::DestroyBlocked { obstacles }) if obstacles.iter().any(is_data) => stop(open, &name).await,
-        // The count goes on, and the next turn asks again.
-        Err(EngineError::StillCounting) => Ok(()),
-        // An asset that cannot be counted now, or a campaign that is under way, will pass: the next turn tries again.
-        done => done.map(drop),
+        // An asset that cannot be counted now, or a campaign that is under way, may pass. If it does not, somebody has to
+        // look: each turn counts all assets of the key.
+        Err(EngineError::DestroyBlocked { obstacles }) => {
+            open.retries.lock().put_off(version.kid, open.now());
+            open.raise_about(AlarmKind::DestroyWaits, &name.key, version, &obstacles).await.map(drop)
+        }
+        done => {
+            open.retries.lock().forget(&version.kid);
+            done.map(drop)
+        }
     }
 }
+
+/// Destructions that something stands in the way of: when each is tried again.
+#[derive(Default)]
+pub(crate) struct Retries(HashMap<Kid, Retry>);
+
+struct Retry {
+    wait_seconds: u64,
+    next_at: Timestamp,
+}
+
+impl Retries {
+    fn is_due(&self, kid: &Kid, now: Timestamp) -> bool {
+        // A clock that was set back does not put it off for longer than the wait itself.
+        self.0.get(kid).is_none_or(|retry| now >= retry.next_at || now.plus_seconds(retry.wait_seconds) < retry.next_at)
+    }
+
+    /// Each time for twice as long.
+    fn put_off(&mut self, kid: Kid, now: Timestamp) {
+        if self.0.len() >= RETRIES_MAX && !self.0.contains_key(&kid) {
+            self.0.clear();
+        }
+        let former = self.0.get(&kid).map_or(RETRY_SECONDS_MIN / 2, |retry| retry.wait_seconds);
+        let wait_seconds = former.saturating_mul(2).min(RETRY_SECONDS_MAX);
+        self.0.insert(kid, Retry { wait_seconds, next_at: now.plus_seconds(wait_seconds) });
+    }
+
+    fn forget(&mut self, kid: &Kid) {
+        self.0.remove(kid);
+    }
+}
+
+/// How long a destruction that something stands in the way of is put off at first, in seconds.
+const RETRY_SECONDS_MIN: u64 = 60;
+
+/// How long it is put off at most, in seconds.
+const RETRY_SECONDS_MAX: u64 = 6 * 60 * 60;
+
+/// How many of them are known; beyond it all are tried again.
+const RETRIES_MAX: usize = 4_096;
 
 const fn is_data(obstacle: &Obstacle) -> bool {
     matches!(obstacle, Obstacle::ValuesLeft { .. } | Obstacle::OutsideUse { .. })
@@ -105,5 +155,31 @@ async fn stop(open: &Arc<Unsealed>, name: &KeyVersionName) -> Result<(), EngineE
         // The state changed meanwhile: the next tick looks again.
         Err(CommitError::Fenced) => Ok(()),
         Err(CommitError::Failed(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_blocked_is_tried_less_and_less_often() {
+        let (mut retries, kid) = (Retries::default(), Kid::from_bytes([1; 16]));
+        let mut now = Timestamp::from_millis(0);
+        let mut tried = Vec::new();
+        for minute in 0..3 * 24 * 60 {
+            if retries.is_due(&kid, now) {
+                tried.push(minute);
+                retries.put_off(kid, now);
+            }
+            now = now.plus_seconds(60);
+        }
+        assert_eq!(tried[..6], [0, 1, 3, 7, 15, 31]);
+        assert!(tried.windows(2).all(|pair| pair[1] - pair[0] <= 6 * 60), "{tried:?}");
+        assert!(tried.len() < 22, "{tried:?}");
+        assert!(!retries.is_due(&kid, now.minus_seconds(60)));
+        assert!(retries.is_due(&kid, now.minus_seconds(365 * 86_400)), "the clock was set back");
+        retries.forget(&kid);
+        assert!(retries.is_due(&kid, now));
     }
 }

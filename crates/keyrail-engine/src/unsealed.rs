@@ -29,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::authorize::DecisionKey;
 use crate::cache::GenerationCache;
 use crate::clock::ClockWatch;
+use crate::countdown::Retries;
 use crate::counting::{COUNT_WAIT_SECONDS_MAX, Counts};
 use crate::error::EngineError;
 use crate::journal::Journal;
@@ -98,6 +99,8 @@ pub struct Unsealed {
     wake: Arc<tokio::sync::Notify>,
     /// Alarms that were raised already.
     alarms: Mutex<Raised>,
+    /// Destructions that something stands in the way of.
+    pub(crate) retries: Mutex<Retries>,
     /// The one change whose record the log does not have yet.
     pending: Mutex<Option<Pending>>,
     /// The one commit that the store did not end in time.
@@ -163,6 +166,7 @@ impl Unsealed {
             sweep_wanted: AtomicBool::new(false),
             wake: Arc::default(),
             alarms: Mutex::default(),
+            retries: Mutex::default(),
             pending: Mutex::default(),
             late: Mutex::default(),
             commit_wait: COMMIT_WAIT_MAX,

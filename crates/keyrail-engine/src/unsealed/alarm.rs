@@ -10,6 +10,7 @@ use keyrail_core::key::{DataKeyVersion, DestroyHalt, DestroyWait};
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::KeyName;
 use keyrail_core::record::{Detail, Origin, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse};
+use keyrail_core::retirement::Obstacle;
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::envelope::Kid;
 use keyrail_crypto::random;
@@ -27,6 +28,9 @@ const ALARM_SECONDS: u64 = 60;
 /// How long an alarm about data that is late is not repeated, in seconds.
 const OVERDUE_ALARM_SECONDS: u64 = 24 * 60 * 60;
 
+/// How many obstacles one alarm lists.
+const OBSTACLES_TOLD_MAX: usize = 16;
+
 /// How many alarms are known to be raised; beyond it they may be repeated sooner.
 const RAISED_MAX: usize = 4_096;
 
@@ -42,13 +46,15 @@ pub(crate) enum AlarmKind {
     Overdue,
     /// Data was found under a version that was about to be destroyed.
     DestroyStopped,
+    /// A version cannot be destroyed though its wait is over.
+    DestroyWaits,
 }
 
 impl AlarmKind {
     const fn repeats_after_seconds(self) -> u64 {
         match self {
             Self::DecryptRefused | Self::DestroyStopped => ALARM_SECONDS,
-            Self::Overdue => OVERDUE_ALARM_SECONDS,
+            Self::Overdue | Self::DestroyWaits => OVERDUE_ALARM_SECONDS,
         }
     }
 
@@ -57,6 +63,7 @@ impl AlarmKind {
             Self::DecryptRefused => "somebody asked for data under a retired version",
             Self::Overdue => "a campaign is over its deadline, and data is still under this version",
             Self::DestroyStopped => "values were found under a version that was to be destroyed",
+            Self::DestroyWaits => "the wait is over, and something stands in the way of destroying this version",
         }
     }
 
@@ -64,7 +71,7 @@ impl AlarmKind {
         match self {
             Self::DecryptRefused => Action::DataDecrypt,
             Self::Overdue => Action::CampaignRead,
-            Self::DestroyStopped => Action::KeyDestroy,
+            Self::DestroyStopped | Self::DestroyWaits => Action::KeyDestroy,
         }
     }
 
@@ -73,6 +80,7 @@ impl AlarmKind {
             Self::DecryptRefused => "version_unusable",
             Self::Overdue => "campaign_overdue",
             Self::DestroyStopped => "destroy_stopped",
+            Self::DestroyWaits => "destroy_waits",
         }
     }
 }
@@ -130,12 +138,26 @@ impl Unsealed {
         key: &KeyName,
         version: &DataKeyVersion,
     ) -> Result<bool, EngineError> {
+        self.raise_about(kind, key, version, &[]).await
+    }
+
+    /// [`Unsealed::raise`], with what stands in the way.
+    pub(crate) async fn raise_about(
+        &self,
+        kind: AlarmKind,
+        key: &KeyName,
+        version: &DataKeyVersion,
+        obstacles: &[Obstacle],
+    ) -> Result<bool, EngineError> {
         let now = self.now();
         let last = self.alarms.lock().get(&(version.kid, kind)).copied();
         if last.is_some_and(|at| now.seconds_since(at) < kind.repeats_after_seconds()) {
             return Ok(false);
         }
-        self.append_alarm(about_version(kind, key, version, now)?).await?;
+        let mut record = about_version(kind, key, version, now)?;
+        let told = obstacles.iter().take(OBSTACLES_TOLD_MAX);
+        record.detail = told.map(|row| Detail { name: "obstacle".to_owned(), value: row.to_string() }).collect();
+        self.append_alarm(record).await?;
         self.note_alarm(kind, version.kid, now);
         Ok(true)
     }
