@@ -197,7 +197,7 @@ async fn a_commit_that_hangs_is_indeterminate_and_settled_when_it_ends() {
     {
         let dir = tempfile::tempdir().unwrap();
         let (mut open, store) = open(dir.path()).await;
-        Arc::get_mut(&mut open).unwrap().commit_wait = std::time::Duration::from_millis(50);
+        Arc::get_mut(&mut open).unwrap().commit_wait = std::time::Duration::from_millis(500);
         create(&open, "before").await.1.unwrap();
         store.fault.store(HANGS, Ordering::SeqCst);
         let (request, done) = create(&open, "late").await;

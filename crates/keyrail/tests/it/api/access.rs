@@ -300,6 +300,27 @@ fn every_route_refuses_whom_it_should() {
     assert_eq!(api.http.get("/v1/health/ready")["ready"], true);
 }
 
+/// The route is an operator's, a looser label is not: it would cut the waiting time of a destruction short.
+#[test]
+fn an_operator_tightens_labels_of_keys_and_an_owner_loosens_them() {
+    let api = Api::new();
+    let operator = api.with_token(&api.token_for("operator", None));
+    let relabel = |who: &Http, label: &str| {
+        let said = who.send(Method::POST, &format!("{KEY}/relabel"), &[], &json!({ "label": label }));
+        (said.status, if said.status == 200 { said.json()["label"].as_str().unwrap().to_owned() } else { said.code() })
+    };
+    let refused = (403, "refused".to_owned());
+    assert_eq!(relabel(&operator, "public"), refused);
+    assert_eq!(relabel(&operator, "restricted"), (200, "restricted".to_owned()));
+    assert_eq!(relabel(&operator, "confidential"), refused, "there is no way back for who tightened");
+    assert_eq!(relabel(&api.http, "confidential"), (200, "confidential".to_owned()));
+    let records = api.http.get("/v1/audit/records?limit=100");
+    let told = records["records"].as_array().unwrap().iter().filter(|row| row["action"] == "key.relabel");
+    let told: Vec<_> = told.map(|row| (row["outcome"].as_str().unwrap(), row["code"].as_str())).collect();
+    let refused = ("refused", Some("refused"));
+    assert_eq!(told, [("done", None), refused, ("done", None), refused], "newest first");
+}
+
 #[test]
 fn what_is_absent_and_what_is_another_apps_look_alike() {
     let api = Api::new();
