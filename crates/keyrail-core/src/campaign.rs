@@ -135,6 +135,12 @@ pub struct Campaign {
     pub finished_at: Option<Timestamp>,
     /// Counts the changes of this row.
     pub generation: u64,
+    /// Whether plaintext was overwritten, or is about to be, that the database's files may hold until they are scrubbed.
+    pub scrub_due: bool,
+    /// What the last scrub could not remove, and why.
+    pub not_scrubbed: Vec<String>,
+    /// Who resumed it last.
+    pub resumed_by: Option<String>,
 }
 
 /// What a campaign counted so far.
@@ -219,6 +225,9 @@ mod tests {
             updated_at: Timestamp::from_millis(0),
             finished_at: None,
             generation: 1,
+            scrub_due: false,
+            not_scrubbed: Vec::new(),
+            resumed_by: None,
         }
     }
 

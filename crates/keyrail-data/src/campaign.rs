@@ -80,8 +80,6 @@ pub struct Outcome {
     pub campaign: Campaign,
     /// The census at the end, if it came so far.
     pub census: Option<Census>,
-    /// What protecting left behind in files.
-    pub scrub_left: Vec<String>,
 }
 
 /// What a run is told by whoever started it.
@@ -131,8 +129,8 @@ struct Walk {
     began: Instant,
     rows_this_run: u64,
     moved_this_pass: u64,
-    /// Whether plaintext was overwritten, which stays in the database's files until they are scrubbed.
-    encrypted: bool,
+    /// Whether the campaign or its key changed in the store: that is looked at before the next page.
+    changed: bool,
 }
 
 impl Walk {
@@ -161,8 +159,6 @@ impl Walk {
         let place = campaign.cursor.as_deref().and_then(cursor::decode);
         let adapter = adapter::open(&spec).map_err(named)?;
         let now = Instant::now();
-        // What an earlier run overwrote is not known any more.
-        let encrypted = campaign.kind == CampaignKind::Protect || campaign.counts.cells_moved > 0;
         Ok(Self {
             open,
             handle,
@@ -179,7 +175,7 @@ impl Walk {
             began: now,
             rows_this_run: 0,
             moved_this_pass: 0,
-            encrypted,
+            changed: false,
         })
     }
 
@@ -247,6 +243,7 @@ impl Walk {
 
     /// Walks over the table once, from the stored place to the end.
     fn pass(&mut self) -> Result<Step, EngineError> {
+        let mut attempts = 0;
         loop {
             self.open.still_open()?;
             if self.stop.is_set() {
@@ -256,7 +253,18 @@ impl Walk {
                 return Ok(Step::End(state));
             }
             let started = Instant::now();
-            let page = self.page()?;
+            let page = match self.page() {
+                // Keys, policy or the campaign changed between reading them and committing under them.
+                Err(AssetError::Before(error))
+                    if matches!(*error, EngineError::Contended) && attempts < ATTEMPTS_MAX =>
+                {
+                    attempts += 1;
+                    self.changed = true;
+                    continue;
+                }
+                page => page.map_err(|error| self.named(error))?,
+            };
+            attempts = 0;
             self.account(&page, started);
             (self.progress)(&self.campaign);
             let last = page.next.is_none();
@@ -271,21 +279,7 @@ impl Walk {
         }
     }
 
-    /// A page; again if keys changed between reading them and committing under them.
-    fn page(&mut self) -> Result<PageDone, EngineError> {
-        for _ in 0..ATTEMPTS_MAX {
-            match self.try_page() {
-                Err(AssetError::Before(error)) if matches!(*error, EngineError::Contended) => {
-                    self.keys = self.handle.block_on(Keyset::load(&self.open, &self.key))?;
-                    self.retarget()?;
-                }
-                other => return other.map_err(|error| self.named(error)),
-            }
-        }
-        Err(EngineError::Contended)
-    }
-
-    fn try_page(&mut self) -> Result<PageDone, AssetError> {
+    fn page(&mut self) -> Result<PageDone, AssetError> {
         let Self { adapter, spec, keys, campaign, asset, place, handle, open, .. } = self;
         let goal = match campaign.target {
             Some(_) => Goal::Under(keys.active().map_err(|error| AssetError::Before(Box::new(error)))?),
@@ -296,11 +290,18 @@ impl Walk {
             .map_or(PAGE_ROWS, |rate| usize::try_from(rate).unwrap_or(PAGE_ROWS).clamp(1, PAGE_ROWS));
         let generation = keys.generation;
         let now = open.now();
+        let place = place.as_deref();
         let mut record = |about: AboutTo| {
+            if about.encrypted > 0 && !campaign.scrub_due {
+                // Before the page is committed: whoever ends the campaign knows of it, if this process is killed.
+                let cursor = place.map(cursor::encode);
+                let next = Campaign { scrub_due: true, cursor, updated_at: now, ..campaign.clone() };
+                *campaign = store(open, handle, next)?.ok_or(EngineError::Contended)?;
+            }
             let record = page_record(campaign, asset, keys, about, now)?;
             handle.block_on(open.append_record(&record, generation))
         };
-        move_page(adapter.as_mut(), spec, keys, goal, place.as_deref(), limit, &mut record)
+        move_page(adapter.as_mut(), spec, keys, goal, place, limit, &mut record)
     }
 
     /// A campaign always works towards the active version; if the key turned meanwhile, it begins anew.
@@ -317,7 +318,7 @@ impl Walk {
 
     /// Whether somebody paused the campaign or turned it around.
     fn follow_state(&mut self) -> Result<Step, EngineError> {
-        if self.open.generation() == self.keys.generation {
+        if !std::mem::take(&mut self.changed) && self.open.generation() == self.keys.generation {
             return Ok(Step::Go);
         }
         let stored = self.handle.block_on(self.open.state().campaign(&self.campaign.id))?;
@@ -330,11 +331,8 @@ impl Walk {
             return Ok(Step::End(state));
         }
         if stored.generation != self.campaign.generation {
-            self.campaign.kind = stored.kind;
-            self.campaign.target = stored.target;
-            self.campaign.rows_per_second_max = stored.rows_per_second_max;
-            self.campaign.generation = stored.generation;
             self.place = stored.cursor.as_deref().and_then(cursor::decode);
+            self.campaign = Campaign { counts: self.campaign.counts, ..stored };
             if self.place.is_none() {
                 begin_pass(&mut self.campaign.counts);
             }
@@ -354,28 +352,19 @@ impl Walk {
         counts.busy_millis += u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.rows_this_run += page.rows;
         self.moved_this_pass += page.moved + page.lost;
-        self.encrypted |= page.encrypted > 0;
     }
 
     fn store_place(&mut self) -> Result<(), EngineError> {
         self.campaign.cursor = self.place.as_deref().map(cursor::encode);
         self.campaign.updated_at = self.open.now();
-        let mut change = Change::new();
-        let next = Campaign { generation: self.campaign.generation + 1, ..self.campaign.clone() };
-        change.update(&next);
-        match self
-            .handle
-            .block_on(self.open.commit_unrecorded(change.unrecorded("the records of the pages say it all")))
-        {
-            Ok(()) => {
-                self.campaign = next;
+        match store(&self.open, &self.handle, self.campaign.clone())? {
+            Some(stored) => {
+                self.campaign = stored;
                 self.stored_at = Instant::now();
-                Ok(())
             }
-            // Somebody paused it or turned it around: that is looked at before the next page.
-            Err(EngineError::Store(keyrail_store::StoreError::Conflict { .. })) => Ok(()),
-            Err(error) => Err(error),
+            None => self.changed = true,
         }
+        Ok(())
     }
 
     fn keep_rate(&self) {
@@ -405,24 +394,25 @@ impl Walk {
         } else if self.campaign.state == CampaignState::Running && state == CampaignState::Paused {
             self.end(CampaignEvent::Pause, Vec::new(), None)?;
         }
-        Ok(Outcome { campaign: self.campaign.clone(), census: None, scrub_left: Vec::new() })
+        Ok(Outcome { campaign: self.campaign.clone(), census: None })
     }
 
     fn finish(&mut self, census: Census, left: u64) -> Result<Outcome, EngineError> {
-        let scrub_left = if self.encrypted && self.campaign.kind != CampaignKind::Unprotect {
-            self.adapter.scrub().map_err(|error| self.named(error))?.left
-        } else {
-            Vec::new()
-        };
+        let mut left_in_files = Vec::new();
+        if self.campaign.scrub_due {
+            left_in_files = self.adapter.scrub().map_err(|error| self.named(error))?.left;
+            self.campaign.not_scrubbed.clone_from(&left_in_files);
+            self.campaign.scrub_due = false;
+        }
         let whole = left == 0 && census.damaged == 0;
         let event = if whole { CampaignEvent::Complete } else { CampaignEvent::FindLeft };
         let mut detail = census_detail(&census, &self.keys);
-        detail.extend(scrub_left.iter().map(|left| Detail { name: "not-scrubbed".to_owned(), value: left.clone() }));
+        detail.extend(left_in_files.into_iter().map(|value| Detail { name: "not-scrubbed".to_owned(), value }));
         self.campaign.error_code =
             (!whole).then(|| if census.damaged > 0 { "damaged_left" } else { "values_left" }.to_owned());
         self.place = None;
         self.end(event, detail, whole.then(|| asset_state(self.campaign.kind)))?;
-        Ok(Outcome { campaign: self.campaign.clone(), census: Some(census), scrub_left })
+        Ok(Outcome { campaign: self.campaign.clone(), census: Some(census) })
     }
 
     fn end(&mut self, event: CampaignEvent, detail: Vec<Detail>, asset: Option<AssetState>) -> Result<(), EngineError> {
@@ -445,6 +435,18 @@ impl Walk {
 
     fn named(&self, error: AssetError) -> EngineError {
         error.into_engine(self.asset.name.as_str())
+    }
+}
+
+/// Stores what a campaign knows of itself; `None` if somebody paused it or turned it around meanwhile.
+fn store(open: &Arc<Unsealed>, handle: &Handle, campaign: Campaign) -> Result<Option<Campaign>, EngineError> {
+    let next = Campaign { generation: campaign.generation + 1, ..campaign };
+    let mut change = Change::new();
+    change.update(&next);
+    match handle.block_on(open.commit_unrecorded(change.unrecorded("the records of the pages say it all"))) {
+        Ok(()) => Ok(Some(next)),
+        Err(EngineError::Store(keyrail_store::StoreError::Conflict { .. })) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -503,7 +505,7 @@ fn record(campaign: &Campaign, asset: &Asset, now: keyrail_core::time::Timestamp
         id: RequestId::from_bytes(random::array()?),
         time: now,
         kind: RecordKind::Operation,
-        principal: campaign.started_by.clone(),
+        principal: campaign.resumed_by.as_ref().unwrap_or(&campaign.started_by).clone(),
         session: None,
         action: action_of(campaign.kind),
         resource: Some(format!("campaign {}", campaign.id)),
@@ -511,7 +513,11 @@ fn record(campaign: &Campaign, asset: &Asset, now: keyrail_core::time::Timestamp
         asset: Some(asset.name.to_string()),
         origin: Origin::default(),
         decision: RecordDecision::Allow,
-        reason: "the campaign was allowed when it was started".to_owned(),
+        reason: match campaign.resumed_by {
+            Some(_) => "the campaign was allowed when it was resumed",
+            None => "the campaign was allowed when it was started",
+        }
+        .to_owned(),
         outcome: RecordOutcome::Done,
         code: None,
         items: None,

@@ -22,8 +22,6 @@ pub struct PageDone {
     pub rows: u64,
     /// Cells that moved.
     pub moved: u64,
-    /// Cells that moved and were plaintext before.
-    pub encrypted: u64,
     /// Rows that somebody else wrote between our reading and writing.
     pub lost: u64,
     /// Cells that do not open.
@@ -39,6 +37,8 @@ pub struct PageDone {
 pub struct AboutTo {
     /// Cells that move.
     pub cells: u64,
+    /// Cells that move and were plaintext before.
+    pub encrypted: u64,
     /// Rows that change.
     pub rows: usize,
     /// Cells by the version that opened them.
@@ -77,7 +77,6 @@ pub fn move_page(
         for (row, written) in moving.into_iter().zip(written) {
             if written {
                 done.moved += row.cells;
-                done.encrypted += row.encrypted;
                 done.bytes += row.bytes;
             } else {
                 lost += 1;
@@ -149,6 +148,7 @@ fn about_to(moving: &[Moving], written: &[bool]) -> AboutTo {
     let mut about = AboutTo::default();
     for (row, _) in moving.iter().zip(written).filter(|(_, written)| **written) {
         about.cells += row.cells;
+        about.encrypted += row.encrypted;
         about.rows += 1;
         for (kid, cells) in &row.opened {
             *about.opened.entry(*kid).or_default() += cells;

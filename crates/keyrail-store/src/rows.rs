@@ -219,9 +219,12 @@ impl Row for Campaign {
             "updated_at",
             "finished_at",
             "generation",
+            "scrub_due",
+            "not_scrubbed",
+            "resumed_by",
         ],
         key: &["id"],
-        added: &[],
+        added: &["scrub_due", "not_scrubbed", "resumed_by"],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -248,6 +251,9 @@ impl Row for Campaign {
             self.updated_at.to_value(),
             self.finished_at.to_value(),
             self.generation.to_value(),
+            self.scrub_due.then_some(1_u64).to_value(),
+            (!self.not_scrubbed.is_empty()).then(|| self.not_scrubbed.clone()).to_value(),
+            self.resumed_by.to_value(),
         ]
     }
 
@@ -276,6 +282,9 @@ impl Row for Campaign {
             updated_at: values.next()?,
             finished_at: values.next()?,
             generation: values.next()?,
+            scrub_due: values.next::<Option<u64>>()?.is_some(),
+            not_scrubbed: values.next::<Option<Vec<String>>>()?.unwrap_or_default(),
+            resumed_by: values.next()?,
         })
     }
 

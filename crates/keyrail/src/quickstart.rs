@@ -228,13 +228,13 @@ async fn protect(engine: &Engine, names: &Names, measured: &mut Measured, told: 
         outcome.census.as_ref().map_or(0, |census| census.rows_by_version.values().sum::<u64>() + census.rows_empty);
     let moved = outcome.campaign.counts.cells_moved;
     // What lies beyond the file is always told; anything else is in the file still.
-    let whole = outcome.scrub_left.iter().all(|left| left == keyrail_data::sqlite::BEYOND);
+    let whole = outcome.campaign.not_scrubbed.iter().all(|left| left == keyrail_data::sqlite::BEYOND);
     let scrubbed = if whole { "the file was scrubbed of plaintext" } else { "former values may be left in the file" };
     told.step(&format!(
         "protected {} rows, {moved} values, in {:.2} s; {scrubbed}",
         measured.protected, measured.protect_seconds
     ));
-    for left in outcome.scrub_left {
+    for left in outcome.campaign.not_scrubbed {
         told.step(&format!("warning: not scrubbed: {left}"));
     }
     Ok(())

@@ -11,7 +11,9 @@ use keyrail_core::name::{KeyName, Name, VersionNumber};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::random;
 use keyrail_engine::ops::put_key_change;
-use keyrail_engine::{Acted, Authorized, Context, EngineError, Operation, Scope, Target, Unsealed, replay_answer};
+use keyrail_engine::{
+    Acted, Authorized, Context, EngineError, Further, Operation, Scope, Target, Unsealed, replay_answer,
+};
 use keyrail_store::Change;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,11 @@ pub struct CampaignView {
     pub updated_at: Timestamp,
     /// When it was complete.
     pub finished_at: Option<Timestamp>,
+    /// Who resumed it last, if somebody did.
+    pub resumed_by: Option<String>,
+    /// Where the plaintext that it overwrote may still be, and why: what could not be scrubbed when it ended, then what no
+    /// database can scrub. Empty if it overwrote none.
+    pub not_scrubbed: Vec<String>,
 }
 
 impl CampaignView {
@@ -92,6 +99,8 @@ impl CampaignView {
             started_at: row.started_at,
             updated_at: row.updated_at,
             finished_at: row.finished_at,
+            resumed_by: row.resumed_by.clone(),
+            not_scrubbed: row.not_scrubbed.clone(),
         }
     }
 }
@@ -192,6 +201,10 @@ async fn start(
         updated_at: cx.now,
         finished_at: None,
         generation: 1,
+        // Also where another campaign or a writer encrypted everything before.
+        scrub_due: kind == CampaignKind::Protect,
+        not_scrubbed: Vec::new(),
+        resumed_by: None,
     };
     let mut change = Change::new();
     change.insert(&row);
@@ -361,7 +374,7 @@ fn require_campaign(found: Option<LoadedCampaign>, id: &CampaignId) -> Result<Lo
 }
 
 macro_rules! on_campaign {
-    ($($(#[$meta:meta])* $name:ident, $action:ident, $act:path;)+) => {$(
+    ($($(#[$meta:meta])* $name:ident, $action:ident, $act:path $(, further $further:path)?;)+) => {$(
         $(#[$meta])*
         #[derive(Clone, Debug)]
         pub struct $name {
@@ -378,6 +391,10 @@ macro_rules! on_campaign {
             async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
                 load_campaign(open, &self.id).await
             }
+
+            $(fn further(&self, found: &Self::Loaded) -> Option<Further> {
+                $further(found.as_ref())
+            })?
 
             fn target(&self, found: &Self::Loaded) -> Target {
                 campaign_target(found.as_ref(), &self.id)
@@ -397,8 +414,9 @@ on_campaign! {
     ShowCampaign, CampaignRead, show;
     /// Pauses a campaign after its page.
     Pause, CampaignControl, pause;
-    /// Lets a campaign go on where it was; one that is running is left as it is.
-    Resume, CampaignControl, resume;
+    /// Lets a campaign go on where it was; one that is running is left as it is. Going on with putting plaintext back
+    /// needs the right to decrypt, as beginning it does: there may be more to decrypt than there was then.
+    Resume, CampaignControl, resume, further unprotecting;
     /// Makes the version before a campaign's target active again, and moves the data back.
     Rollback, CampaignRollback, rollback;
 }
@@ -411,11 +429,18 @@ async fn pause(found: LoadedCampaign, _: String, cx: &Context<'_>) -> Result<Act
     turn(found, CampaignEvent::Pause, cx).await
 }
 
-async fn resume(found: LoadedCampaign, _: String, cx: &Context<'_>) -> Result<Acted<CampaignView>, EngineError> {
+fn unprotecting(found: Option<&LoadedCampaign>) -> Option<Further> {
+    let because = "the campaign puts plaintext back, and the role does not include that";
+    let unprotects = found.is_some_and(|found| found.campaign.kind == CampaignKind::Unprotect);
+    unprotects.then_some(Further { action: Action::AssetUnprotect, because })
+}
+
+async fn resume(mut found: LoadedCampaign, by: String, cx: &Context<'_>) -> Result<Acted<CampaignView>, EngineError> {
     if found.campaign.state == CampaignState::Running {
         // Its process was killed, or it runs: it goes on by itself.
-        return show(found, String::new(), cx).await;
+        return show(found, by, cx).await;
     }
+    found.campaign.resumed_by = Some(by);
     turn(found, CampaignEvent::Resume, cx).await
 }
 
@@ -491,6 +516,9 @@ fn turned_around(
     cx: &Context<'_>,
 ) -> Result<Campaign, EngineError> {
     let unfinished = campaign.state != CampaignState::Completed;
+    // What the same campaign overwrote before is scrubbed by it now; one that is complete was scrubbed.
+    let (scrub_due, not_scrubbed) =
+        if unfinished { (campaign.scrub_due, campaign.not_scrubbed.clone()) } else { (false, Vec::new()) };
     let (id, generation) =
         if unfinished { (campaign.id, campaign.generation + 1) } else { (CampaignId::from_bytes(random::array()?), 1) };
     Ok(Campaign {
@@ -506,6 +534,9 @@ fn turned_around(
         updated_at: cx.now,
         finished_at: None,
         generation,
+        scrub_due,
+        not_scrubbed,
+        resumed_by: None,
         ..campaign.clone()
     })
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use keyrail_core::campaign::CampaignState;
-use keyrail_data::Stop;
+use keyrail_core::campaign::{Campaign, CampaignKind, CampaignState};
 use keyrail_data::ops::asset::IdentityChoice;
-use keyrail_data::ops::campaign::{Reencrypt, Resume};
+use keyrail_data::ops::campaign::{Protect, Reencrypt, Resume, Rollback};
+use keyrail_data::{Run, Stop};
 use rusqlite::Connection;
 
 use crate::support::{World, connect, start};
@@ -60,7 +60,7 @@ async fn no_file_holds_plaintext_in_any_journal_mode() {
         world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
         let outcome = world.protect().await;
         assert_eq!(found(&world.database()), [""; 0], "{mode}");
-        let left = outcome.scrub_left;
+        let left = outcome.campaign.not_scrubbed;
         assert_eq!(left.len(), 1, "{mode}: {left:?}");
         assert!(left[0].contains("backups") && left[0].contains("freed"), "{left:?}");
         assert_eq!(app.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
@@ -75,7 +75,7 @@ async fn plaintext_that_came_later_is_scrubbed_by_the_campaign_that_encrypts_it(
     world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
     world.protect().await;
     world.rotate().await;
-    assert_eq!(world.reencrypt().await.scrub_left, [""; 0], "nothing was plaintext");
+    assert_eq!(world.reencrypt().await.campaign.not_scrubbed, [""; 0], "nothing was plaintext");
     // A writer that knows of no protection; the campaign is paused after the page that encrypts its row.
     app.execute_batch(&format!("UPDATE people SET v = '{MARK} again' WHERE id = 1")).unwrap();
     world.rotate().await;
@@ -87,8 +87,61 @@ async fn plaintext_that_came_later_is_scrubbed_by_the_campaign_that_encrypts_it(
     assert_ne!(found(&world.database()), [""; 0]);
     world.run(Resume { id }).await.unwrap();
     let outcome = world.complete(id).await;
-    assert_eq!(outcome.scrub_left.len(), 1, "{:?}", outcome.scrub_left);
+    assert_eq!(outcome.campaign.not_scrubbed.len(), 1, "{:?}", outcome.campaign.not_scrubbed);
     assert_eq!(found(&world.database()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_is_scrubbed_although_the_process_that_overwrote_it_was_killed() {
+    let world = World::new().await;
+    let app = world.connect();
+    fill(&app, "WAL");
+    world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+    world.protect().await;
+    app.execute_batch(&format!("UPDATE people SET v = '{MARK} again' WHERE id = 1")).unwrap();
+    world.rotate().await;
+    let id = world.run(Reencrypt(start())).await.unwrap().id;
+    // Its first page is committed, and nothing is stored after it.
+    let killed = world.walk_with(id, Stop::default(), || std::panic::resume_unwind(Box::new(()))).await;
+    assert_eq!(killed.unwrap_err().code(), "bug");
+    let stored = world.state_of(id).await;
+    assert_eq!((stored.state, stored.moved), (CampaignState::Running, 0));
+    assert_ne!(found(&world.database()), [""; 0]);
+    let outcome = world.complete(id).await;
+    assert_eq!(outcome.campaign.not_scrubbed.len(), 1, "{:?}", outcome.campaign.not_scrubbed);
+    assert_eq!(found(&world.database()), [""; 0]);
+    // It is scrubbed once.
+    world.rotate().await;
+    assert_eq!(world.reencrypt().await.campaign.not_scrubbed, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_is_scrubbed_although_its_campaign_was_turned_around() {
+    let world = World::new().await;
+    let app = world.connect();
+    fill(&app, "WAL");
+    world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+    world.rotate().await;
+    // All is encrypted; the campaign is paused when it would count.
+    let id = world.run(Protect(start())).await.unwrap().id;
+    let stop = Stop::default();
+    let handle = stop.clone();
+    let progress = Box::new(move |campaign: &Campaign| {
+        if campaign.counts.rows == campaign.counts.rows_total {
+            handle.pause();
+        }
+    });
+    let run = Run { open: world.engine.unsealed().unwrap(), id, stop, progress };
+    let paused = run.run().await.unwrap();
+    assert_eq!((paused.campaign.state, paused.campaign.counts.rows), (CampaignState::Paused, 600));
+    assert_eq!(world.census().await.plaintext, 0);
+    assert_ne!(found(&world.database()), [""; 0]);
+    assert_eq!(world.run(Rollback { id }).await.unwrap().id, id);
+    let outcome = world.complete(id).await;
+    assert_eq!(outcome.campaign.kind, CampaignKind::Rollback);
+    assert_eq!(outcome.campaign.not_scrubbed.len(), 1, "{:?}", outcome.campaign.not_scrubbed);
+    assert_eq!(found(&world.database()), [""; 0]);
+    assert_eq!(world.state_of(id).await.not_scrubbed, outcome.campaign.not_scrubbed, "the answer says it, too");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +154,11 @@ async fn a_reader_that_keeps_the_log_is_named() {
     reader.execute_batch("BEGIN; SELECT count(*) FROM people").unwrap();
     reader.query_row("SELECT count(*) FROM people", [], |row| row.get::<_, i64>(0)).unwrap();
     let outcome = world.protect().await;
-    assert!(outcome.scrub_left.iter().any(|left| left.contains("write-ahead log")), "{:?}", outcome.scrub_left);
+    assert!(
+        outcome.campaign.not_scrubbed.iter().any(|left| left.contains("write-ahead log")),
+        "{:?}",
+        outcome.campaign.not_scrubbed
+    );
     assert!(!found(&world.database()).is_empty(), "what it names is there");
     reader.execute_batch("COMMIT").unwrap();
     app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
@@ -128,8 +185,8 @@ async fn without_vacuum_what_was_overwritten_is_gone_all_the_same() {
         app.execute_batch("UPDATE people SET w = w || 'x'").unwrap();
         assert_eq!(found(&world.database()), before, "{mode}: the search finds what was planted");
         world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
-        let left = world.protect().await.scrub_left;
-        assert!(left[0].contains("VACUUM was not run") && left[0].contains("rowids of people"), "{mode}: {left:?}");
+        let left = world.protect().await.campaign.not_scrubbed;
+        assert!(left[0].contains("VACUUM was not run") && left[0].contains("rowids of `people`"), "{mode}: {left:?}");
         assert_eq!(found(&world.database()), [""; 0], "{mode}");
         assert_eq!(app.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
     }
@@ -155,7 +212,7 @@ async fn rowids_that_something_may_refer_to_stay_and_free_pages_are_named() {
         .iter()
         .filter(|problem| problem.starts_with("VACUUM is not run") && problem.contains("`named`, `notes`"));
     assert_eq!(named.count(), 1, "{warned:?}");
-    let left = world.protect().await.scrub_left;
+    let left = world.protect().await.campaign.not_scrubbed;
     assert!(left[0].contains("free pages") && left[0].contains("`named`, `notes`"), "{left:?}");
     let word = "SELECT n.text FROM words w JOIN notes n ON n.rowid = w.rowid WHERE words MATCH 'three'";
     assert_eq!(app.query_row(word, [], |row| row.get::<_, String>(0)).unwrap(), "three");

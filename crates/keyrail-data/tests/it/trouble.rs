@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use keyrail_core::access::Role;
+use keyrail_core::access::{Action, Role};
 use keyrail_core::campaign::{Campaign, CampaignState};
 use keyrail_core::id::CampaignId;
+use keyrail_core::record::{Record, RecordDecision};
 use keyrail_data::ops::asset::{CensusAsset, IdentityChoice, UpdateAsset};
-use keyrail_data::ops::campaign::{Pause, Protect, Resume, Start};
+use keyrail_data::ops::campaign::{Pause, Protect, Resume, Start, Unprotect};
 use keyrail_data::{Run, Stop};
 use keyrail_engine::{Caller, Credential, EngineError};
 use parking_lot::Mutex;
@@ -217,6 +218,43 @@ async fn a_running_campaign_is_resumed_by_who_may_steer_it() {
     let resumed = world.run_as(Role::Operator, Resume { id }).await.unwrap();
     assert_eq!((resumed.state, resumed.updated_at), (CampaignState::Running, before.updated_at), "it simply goes on");
     world.complete(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unprotecting_is_resumed_by_who_may_take_plaintext_back() {
+    let world = world().await;
+    world.protect().await;
+    let id = world.run(Unprotect(start())).await.unwrap().id;
+    assert_eq!(world.run_as(Role::Operator, Resume { id }).await.unwrap_err().code(), "refused", "running");
+    let stop = Stop::default();
+    let handle = stop.clone();
+    world.walk_with(id, stop, move || handle.pause()).await.unwrap();
+    for role in [Role::Operator, Role::Auditor] {
+        assert_eq!(world.run_as(role, Resume { id }).await.unwrap_err().code(), "refused", "{role}");
+    }
+    let paused = world.state_of(id).await;
+    assert_eq!((paused.state, paused.rows, paused.resumed_by), (CampaignState::Paused, 500, None));
+    let resumed = world.run_as(Role::Owner, Resume { id }).await.unwrap();
+    let by = resumed.resumed_by.unwrap();
+    assert!(by.starts_with("token:") && by != resumed.started_by, "{by}");
+    world.complete(id).await;
+
+    // Refusals are those of the right that was missing; pages name who let them be written.
+    let open = world.engine.unsealed().unwrap();
+    let records = open.log().read(0, 1_000).unwrap();
+    let records = records.iter().map(|entry| serde_json::from_slice::<Record>(&entry.body).unwrap());
+    let records: Vec<_> = records.collect();
+    let refused = records.iter().filter(|record| record.decision == RecordDecision::Refuse);
+    let operators = refused.clone().filter(|record| record.reason.contains("puts plaintext back")).count();
+    assert_eq!((operators, refused.count()), (2, 3));
+    let pages = records.iter().filter(|record| record.action == Action::AssetUnprotect && !record.versions.is_empty());
+    let pages: Vec<_> = pages.map(|record| (record.principal.as_str(), record.versions[0].count)).collect();
+    let started = resumed.started_by.as_str();
+    assert_eq!(pages, [(started, 500), (by.as_str(), 500), (by.as_str(), 500), (by.as_str(), 200)]);
+    // What puts nothing back is an operator's.
+    let id = world.run(Protect(start())).await.unwrap().id;
+    world.run(Pause { id }).await.unwrap();
+    world.run_as(Role::Operator, Resume { id }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

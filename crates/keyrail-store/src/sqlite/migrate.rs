@@ -29,6 +29,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         up: include_str!("migrations/0002-began.up.sql"),
         down: include_str!("migrations/0002-began.down.sql"),
     },
+    Migration {
+        up: include_str!("migrations/0003-scrub.up.sql"),
+        down: include_str!("migrations/0003-scrub.down.sql"),
+    },
 ];
 
 /// The newest schema.

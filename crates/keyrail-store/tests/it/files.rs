@@ -143,7 +143,10 @@ async fn rows_of_the_first_schema_keep_their_seals() {
     let rows = crate::rows::fill_first_schema(&state).await;
     state.commit(rows.recorded(outbox(1))).await.unwrap();
     drop(state);
-    let back = include_str!("../../src/sqlite/migrations/0002-began.down.sql");
+    let back = concat!(
+        include_str!("../../src/sqlite/migrations/0003-scrub.down.sql"),
+        include_str!("../../src/sqlite/migrations/0002-began.down.sql")
+    );
     let connection = Connection::open(&path).unwrap();
     connection.execute_batch(&format!("BEGIN; {back} PRAGMA user_version = 1; COMMIT")).unwrap();
     drop(connection);

@@ -128,6 +128,9 @@ fn asset() -> (Asset, AssetColumn, AcceptedDamage, Campaign) {
         updated_at: AT,
         finished_at: None,
         generation: 1,
+        scrub_due: true,
+        not_scrubbed: vec!["free pages".to_owned(), "the log".to_owned()],
+        resumed_by: Some("token:y".to_owned()),
     };
     (asset, column, damage, campaign)
 }
@@ -181,7 +184,10 @@ async fn filled(state: &State, added: bool) -> Change {
         .insert(&waiting)
         .insert(&version(2, VersionState::Active))
         .insert(&version(3, VersionState::Destroyed));
-    let (asset, column, damage, campaign) = asset();
+    let (asset, column, damage, mut campaign) = asset();
+    if !added {
+        campaign = Campaign { scrub_due: false, not_scrubbed: Vec::new(), resumed_by: None, ..campaign };
+    }
     change.insert(&asset).insert(&column).insert(&damage).insert(&campaign);
     let token = Token {
         id: TokenId::from_bytes([9; 16]),

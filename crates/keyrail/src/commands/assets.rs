@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use http::Method;
-use keyrail_core::campaign::{CampaignKind, CampaignState};
+use keyrail_core::campaign::CampaignState;
 use keyrail_core::id::CampaignId;
 use keyrail_data::ops::campaign::{CampaignView, PlanGoal};
-use keyrail_data::sqlite::BEYOND;
 use keyrail_data::{Run, Stop};
 use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
@@ -166,45 +165,15 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
         listener.abort();
     }
     let shown = api.call::<CampaignView>(Method::GET, &format!("/v1/campaigns/{}", started.id), &Value::Null).await;
-    let unscrubbed = match (&api, &shown) {
-        (Api::Remote(_), Ok(shown)) => unscrubbed(&api, shown).await,
-        _ => Vec::new(),
-    };
     let closed = api.close().await;
     ran?;
     let shown = shown?;
     closed?;
-    for left in unscrubbed {
+    for left in &shown.not_scrubbed {
         note(&format!("warning: not scrubbed: {left}"));
     }
     output.print(&serde_json::to_value(&shown).unwrap_or_default());
     ended(&shown)
-}
-
-/// What a server did not scrub of the plaintext that a campaign took away. The record of its end says it; who may not
-/// read the log is told what never is scrubbed, after every campaign that may have found plaintext.
-async fn unscrubbed(api: &Api, shown: &CampaignView) -> Vec<String> {
-    let ended = matches!(shown.state, CampaignState::Completed | CampaignState::Incomplete);
-    if !ended || shown.kind == CampaignKind::Unprotect || shown.moved == 0 {
-        return Vec::new();
-    }
-    let resource = format!("campaign {}", shown.id);
-    let records = api.send(Method::GET, "/v1/audit/records?limit=1000", &Value::Null).await.ok();
-    let records = records.as_ref().and_then(|page| page.get("records")?.as_array());
-    let end = records.into_iter().flatten().find(|record| {
-        record.get("resource").and_then(Value::as_str) == Some(&resource) && !details(record, "state").is_empty()
-    });
-    match end {
-        Some(record) => details(record, "not-scrubbed"),
-        None => vec![format!("if it found plaintext, {BEYOND}")],
-    }
-}
-
-/// The values of a record's facts of one name.
-fn details(record: &Value, name: &str) -> Vec<String> {
-    let facts = record.get("detail").and_then(Value::as_array).into_iter().flatten();
-    let named = facts.filter(|fact| fact.get("name").and_then(Value::as_str) == Some(name));
-    named.filter_map(|fact| Some(fact.get("value")?.as_str()?.to_owned())).collect()
 }
 
 async fn run_here(
@@ -215,9 +184,7 @@ async fn run_here(
 ) -> Result<(), Failure> {
     let shown = progress.clone();
     let run = Run { open: engine.unsealed()?, id, stop, progress: Box::new(move |campaign| shown.campaign(campaign)) };
-    for left in run.run().await?.scrub_left {
-        note(&format!("warning: not scrubbed: {left}"));
-    }
+    run.run().await?;
     Ok(())
 }
 

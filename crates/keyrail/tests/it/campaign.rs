@@ -208,6 +208,23 @@ fn a_server_runs_pauses_and_resumes_a_campaign() {
         (done.last_json()["state"].as_str(), done.last_json()["moved"].as_u64()),
         (Some("completed"), Some(ROWS))
     );
+    let unscrubbed = "warning: not scrubbed: copies, backups";
+    assert!(done.stderr.contains(unscrubbed), "{}", done.stderr);
+
+    // Whatever kind of campaign overwrites plaintext says so, and no other.
+    for plaintext in [false, true] {
+        let app = Connection::open(place.file("app.sqlite")).unwrap();
+        if plaintext {
+            app.execute_batch("UPDATE people SET email = 'new' WHERE id = 1").unwrap();
+        }
+        drop(app);
+        assert_eq!(on_server(&format!("key rotate {KEY}")).code, 0);
+        let moved = on_server("campaign start people");
+        let said = moved.last_json();
+        assert_eq!((said["state"].as_str(), said["moved"].as_u64()), (Some("completed"), Some(ROWS)));
+        assert_eq!(moved.stderr.contains(unscrubbed), plaintext, "{}", moved.stderr);
+        assert_eq!(said["not_scrubbed"].as_array().unwrap().len(), usize::from(plaintext), "{said}");
+    }
     server.into_child().stop(LIMIT).unwrap();
 }
 
