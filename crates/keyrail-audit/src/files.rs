@@ -39,6 +39,17 @@ fn step<T>(kind: Step, path: &Path, work: impl FnOnce() -> io::Result<T>) -> io:
     }
 }
 
+/// [`step`] for what writes bytes. In tests half of them may be written before it fails.
+fn write_step(kind: Step, path: &Path, bytes: &[u8], work: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    #[cfg(test)]
+    return faults::around_write(kind, path, bytes, work);
+    #[cfg(not(test))]
+    {
+        let _ = (kind, path);
+        work(bytes)
+    }
+}
+
 /// Makes a directory of the owner's alone, parents included.
 pub(crate) fn make_dir(path: &Path) -> Result<(), LogError> {
     let make = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -61,7 +72,7 @@ pub(crate) fn write_at(
     bytes: &[u8],
     room: std::ops::Range<u64>,
 ) -> Result<u64, LogError> {
-    let written = step(Step::Append, path, || file.write_all_at(bytes, offset));
+    let written = write_step(Step::Append, path, bytes, |bytes| file.write_all_at(bytes, offset));
     written.map_err(failed("write", path))?;
     let len = room.start.max(offset + bytes.len() as u64);
     let zeros = vec![0; usize::try_from(room.end.saturating_sub(len)).unwrap_or(0)];
@@ -72,9 +83,7 @@ pub(crate) fn write_at(
 
 /// Writes a file that nothing refers to yet; what a former attempt left of it is overwritten.
 pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), LogError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let write = || step(Step::Write, path, || options.open(path).and_then(|mut file| file.write_all(content)));
+    let write = || write_step(Step::Write, path, content, |bytes| open_emptied(path)?.write_all(bytes));
     match write() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_dir(path.parent().unwrap_or(Path::new(".")))?;
@@ -86,10 +95,8 @@ pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), LogError> {
 
 /// Writes a file under a temporary name outside the evidence, and moves it into place.
 pub(crate) fn replace(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), LogError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let write = || options.open(temporary).and_then(|mut file| file.write_all(content));
-    step(Step::Write, temporary, write).map_err(failed("write", temporary))?;
+    let write = |bytes: &[u8]| open_emptied(temporary)?.write_all(bytes);
+    write_step(Step::Write, temporary, content, write).map_err(failed("write", temporary))?;
     let rename = || step(Step::Rename, path, || std::fs::rename(temporary, path));
     match rename() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -98,6 +105,23 @@ pub(crate) fn replace(temporary: &Path, path: &Path, content: &[u8]) -> Result<(
         }
         moved => moved.map_err(failed("write", path)),
     }
+}
+
+/// Opens a plain file, emptied, and makes it if it is not there. What else lies there is removed: to write through a
+/// link would change a file elsewhere, and a pipe takes nothing until somebody reads it.
+fn open_emptied(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    // Not emptied on opening: it is not known yet what is opened.
+    match options.clone().create(true).truncate(false).open(path) {
+        Ok(file) if file.metadata()?.is_file() => return file.set_len(0).map(|()| file),
+        Ok(_) => {}
+        Err(error) if std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+        Err(_) => {}
+    }
+    std::fs::remove_file(path)?;
+    options.create_new(true).open(path)
 }
 
 /// A handle to a file system, opened before anything is written: it is told of every write that fails later.

@@ -135,13 +135,32 @@ pub(crate) struct Publisher {
     partials: HashSet<Tile>,
     /// Partial files that were begun since; they are stale if their checkpoint did not come about.
     begun: HashSet<Tile>,
+    /// Whether a checkpoint on the disk may cover what is written.
+    covered: Covered,
+}
+
+/// Whether a checkpoint on the disk may cover a tile that is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Covered {
+    /// None does: whoever reads the tile before it is whole reads what nobody signed.
+    No,
+    /// One may: the tile must stay whole until it stands anew.
+    Maybe,
 }
 
 impl Publisher {
     pub(crate) fn new(audit_dir: PathBuf, journal_dir: &Path, edge: RightEdge) -> Self {
         let partials = edge.partial().into_iter().map(|(tile, _)| tile).collect();
         let temporary = journal_dir.join("publishing");
-        Self { audit_dir, temporary, edge, unwritten: VecDeque::new(), partials, begun: HashSet::new() }
+        Self {
+            audit_dir,
+            temporary,
+            edge,
+            unwritten: VecDeque::new(),
+            partials,
+            begun: HashSet::new(),
+            covered: Covered::No,
+        }
     }
 
     pub(crate) fn edge(&self) -> &RightEdge {
@@ -163,7 +182,7 @@ impl Publisher {
             self.unwritten.extend(self.edge.push(logged.as_ref()));
         }
         while let Some((tile, content)) = self.unwritten.front() {
-            self.write(tile, content)?;
+            self.write(tile, content, self.covered)?;
             self.unwritten.pop_front();
         }
         Ok(())
@@ -175,8 +194,9 @@ impl Publisher {
         for (tile, content) in self.edge.partial() {
             partials.insert(tile);
             if !self.partials.contains(&tile) {
-                self.begun.insert(tile);
-                self.write(&tile, &content)?;
+                // Begun before: the checkpoint over it may stand, although it was reported as failed.
+                let covered = if self.begun.insert(tile) { self.covered } else { Covered::Maybe };
+                self.write(&tile, &content, covered)?;
             }
         }
         let checkpoint = Checkpoint { origin: key.name().to_owned(), size: self.edge.size(), root: self.edge.root() };
@@ -186,13 +206,16 @@ impl Publisher {
         }
         self.partials = partials;
         self.begun.clear();
+        self.covered = Covered::No;
         Ok(())
     }
 
     /// Writes every file of the edge again, whether it is there or not: after a power cut nothing newer than
-    /// the journal's start is believed.
+    /// the journal's start is believed. That files read as they should says nothing: what they read as may never have
+    /// reached the disk. Until the next checkpoint each is replaced as a whole, since the last one may cover it.
     pub(crate) fn forget_partials(&mut self) {
         self.partials.clear();
+        self.covered = Covered::Maybe;
     }
 
     /// Removes partial tiles that no checkpoint of this log needs any more, and directories without a file.
@@ -216,9 +239,12 @@ impl Publisher {
         Tile::at(relative).is_some_and(|tile| tile.width < TILE_WIDTH && !self.partials.contains(&tile))
     }
 
-    fn write(&self, tile: &Tile, content: &[u8]) -> Result<(), LogError> {
-        // No checkpoint covers the tile yet: whoever reads it before it is whole reads what nobody signed.
-        files::write_new(&self.audit_dir.join(tile.path()), content)
+    fn write(&self, tile: &Tile, content: &[u8], covered: Covered) -> Result<(), LogError> {
+        let path = self.audit_dir.join(tile.path());
+        match covered {
+            Covered::No => files::write_new(&path, content),
+            Covered::Maybe => files::replace(&self.temporary, &path, content),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) enum Fault {
     NotStored,
     /// It is done, and reported as failed.
     StoredButFailed,
+    /// Half of what it writes is written, as on a disk that is full. A step that writes no bytes is not done.
+    HalfStored,
 }
 
 /// Steps of one kind below a directory: `skip` of them work, then `count` of them fail.
@@ -61,6 +63,21 @@ pub(super) fn around<T>(kind: Step, path: &Path, work: impl FnOnce() -> io::Resu
     let Some((fault, error)) = next(kind, path) else { return work() };
     if fault == Fault::StoredButFailed {
         let _done = work()?;
+    }
+    Err(error.into())
+}
+
+pub(super) fn around_write(
+    kind: Step,
+    path: &Path,
+    bytes: &[u8],
+    work: impl FnOnce(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let Some((fault, error)) = next(kind, path) else { return work(bytes) };
+    match fault {
+        Fault::NotStored => {}
+        Fault::StoredButFailed => work(bytes)?,
+        Fault::HalfStored => work(&bytes[..bytes.len() / 2])?,
     }
     Err(error.into())
 }

@@ -1,6 +1,8 @@
 //! The fault table: every step that writes fails, not done or done and reported as failed, once, a few times and
 //! for long.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -91,12 +93,14 @@ fn live_through(kind: Step, fault: Fault, skip: usize, count: usize, error: Errn
 fn nothing_acknowledged_is_lost_whatever_step_fails() {
     for kind in STEPS {
         let mut hit = 0;
-        for fault in [Fault::NotStored, Fault::StoredButFailed] {
+        for fault in [Fault::NotStored, Fault::StoredButFailed, Fault::HalfStored] {
             for (skip, count) in [(0, 1), (1, 1), (3, 2), (0, 1_000), (5, 1_000)] {
                 hit += live_through(kind, fault, skip, count, Errno::IO);
             }
         }
-        hit += live_through(kind, Fault::NotStored, 2, 1_000, Errno::NOSPC);
+        for fault in [Fault::NotStored, Fault::HalfStored] {
+            hit += live_through(kind, fault, 2, 1_000, Errno::NOSPC);
+        }
         assert!(hit > 0, "{kind:?} never failed");
     }
 }
@@ -156,6 +160,106 @@ fn evidence_that_was_lost_is_written_anew() {
     log.close().unwrap();
     assert_eq!(test.verify().unwrap().records, RECORDS as u64 * 3);
     assert_eq!(test.journal_files().len(), 1);
+}
+
+/// The evidence: each file with its bytes.
+fn evidence(test: &TestLog) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut found = Vec::new();
+    crate::publish::walk(&test.audit(), Path::new(""), &mut |path, kind| {
+        if kind == crate::publish::Found::File {
+            found.push(path.to_owned());
+        }
+    })
+    .unwrap();
+    for path in found {
+        let bytes = std::fs::read(test.audit().join(&path)).unwrap();
+        files.insert(path, bytes);
+    }
+    files
+}
+
+fn publish(log: &Log) -> Result<Head, LogError> {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(log.publish())
+}
+
+/// A start after a kill writes tiles that a checkpoint covers already: wherever it fails, they are whole.
+#[test]
+fn a_start_that_fails_leaves_signed_evidence_whole() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    support::append(&log, 600);
+    publish(&log).unwrap();
+    let killed = test.copied();
+    log.close().unwrap();
+    let signed = evidence(&killed);
+    for fault in [Fault::HalfStored, Fault::NotStored] {
+        let mut skip = 0;
+        loop {
+            let again = killed.copied();
+            let plan = Plan { kind: Step::Write, fault, skip, count: 1, error: Errno::NOSPC };
+            let faults = Faults::plan(again.dir.path(), plan);
+            let opened = again.open_with(again.options());
+            if faults.hit() == 0 {
+                opened.unwrap();
+                break;
+            }
+            assert!(opened.is_err());
+            assert!(evidence(&again) == signed, "{fault:?} after {skip}: a signed file was changed");
+            again.verify().unwrap();
+            skip += 1;
+        }
+        assert!(skip > 6, "{fault:?}: only {skip} files were written");
+    }
+}
+
+/// A checkpoint that was reported as failed may stand: the next attempt must not cut what it covers.
+#[test]
+fn a_checkpoint_that_stands_unknown_keeps_its_tiles() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    log.append_blocking(body(0), Epoch(0)).unwrap();
+    let plan = Plan { kind: Step::Rename, fault: Fault::StoredButFailed, skip: 0, count: 1, error: Errno::IO };
+    let faults = Faults::plan(test.dir.path(), plan.clone());
+    assert!(publish(&log).is_err());
+    assert_eq!(faults.hit(), 1);
+    assert_eq!(test.verify().unwrap().records, 1);
+    let _full = Faults::plan(test.dir.path(), Plan { kind: Step::Write, fault: Fault::HalfStored, ..plan });
+    assert!(publish(&log).is_err());
+    assert_eq!(faults.hit(), 2);
+    assert_eq!(test.verify().unwrap().records, 1);
+    drop(faults);
+    publish(&log).unwrap();
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, 1);
+}
+
+/// What lies at a tile's place is neither followed nor waited for.
+#[test]
+fn links_and_pipes_make_way_for_tiles() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    log.append_blocking(body(0), Epoch(0)).unwrap();
+    let elsewhere = test.dir.path().join("elsewhere");
+    std::fs::write(&elsewhere, "not the log's").unwrap();
+    let (entries, hashes) = (test.audit().join("tile/entries/000.p"), test.audit().join("tile/0/000.p"));
+    for dir in [&entries, &hashes] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        entries.join("1"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    std::os::unix::fs::symlink(&elsewhere, hashes.join("1")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, test.journal().join("publishing")).unwrap();
+    publish(&log).unwrap();
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "not the log's");
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, 1);
 }
 
 #[test]
