@@ -381,7 +381,7 @@ impl EngineError {
             Self::Unauthenticated => {
                 "pass a token with --token-file, KEYRAIL_TOKEN or the Authorization header; `keyrail token create` makes one"
             }
-            Self::TooManyFailures => "wait a moment, then use a valid token",
+            Self::TooManyFailures => "wait ten seconds, then use a valid token",
             Self::Refused { .. } => "ask an owner for a token whose role includes this action",
             Self::NotFound { .. } => "check the name; a token that is confined to one app sees only that app",
             Self::Changed { .. } => "read it again and send its new ETag in If-Match",

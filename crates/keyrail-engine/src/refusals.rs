@@ -71,7 +71,8 @@ impl Refusals {
     /// Tells the operational log what no record will tell: there is no log to write it to, and the process ends.
     pub(crate) fn tell_lost(&self) {
         if let Some(counted) = self.inner.lock().counted.take() {
-            tracing::warn!(count = counted.count, since = %counted.first_at, "refusals while the store was closed are not recorded");
+            let (count, since) = (counted.count, counted.first_at);
+            tracing::warn!("{count} refusals since {since}, while the store was closed, are not recorded");
         }
     }
 

@@ -144,6 +144,22 @@ fn while_it_is_being_opened_it_says_so() {
     require_open(&url, &token);
 }
 
+/// Attempts on a closed store are on record once it is open; a server that stops before tells how many are not.
+#[test]
+fn attempts_that_come_on_no_record_are_told_at_the_end() {
+    let place = Place::new();
+    let token = place.with_key();
+    let server = place.serve();
+    assert_eq!(post(&Http::new(server.url(), Some(&token)), "/v1/system/seal").status, 200);
+    let bad = Http::new(server.url(), Some("krt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"));
+    let said: Vec<_> = (0..7).map(|_| post(&bad, "/v1/system/unseal").status).collect();
+    assert_eq!(said, [401, 401, 401, 401, 401, 429, 429]);
+    let ended = server.into_child().stop(BEGINS).unwrap();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let told = ended.stderr.lines().find(|line| line.contains("are not recorded"));
+    assert!(told.is_some_and(|line| line.contains(" 5 refusals since ")), "{}", ended.stderr);
+}
+
 /// Where nothing may be locked a server works all the same, and says so.
 #[test]
 fn a_server_that_may_lock_no_memory_warns() {
