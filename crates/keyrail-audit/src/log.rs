@@ -233,7 +233,7 @@ impl Log {
         if body.len() > BODY_LEN_MAX {
             return Err(AppendError::TooLong { max: BODY_LEN_MAX });
         }
-        let salt = random::array().map_err(|_| AppendError::Unavailable)?;
+        let salt = random::pooled().map_err(|_| AppendError::Unavailable)?;
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting { logged: Record { salt, body }.into(), epoch, answer };
         self.0.shared.push(waiting, place)?;

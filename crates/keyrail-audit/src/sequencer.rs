@@ -14,12 +14,17 @@ use crate::log::queue::{Waiting, Work};
 use crate::log::{Epoch, Head, Position, Shared};
 use crate::note::VerifierKey;
 use crate::publish::Publisher;
+use crate::tree::TILE_WIDTH;
 
 /// Records are published when so many wait, even if more keep coming.
-pub(crate) const PUBLISH_RECORDS: usize = 4096;
+pub(crate) const PUBLISH_RECORDS: usize = 16_384;
 
 /// With so many records waiting, commits wait for the evidence: it bounds memory.
-const UNPUBLISHED_MAX: usize = 64 * PUBLISH_RECORDS;
+const UNPUBLISHED_MAX: usize = 16 * PUBLISH_RECORDS;
+
+/// When more bundles than this became full, what is left over waits for the next publication: the partial files that
+/// each one makes and the next removes cost as much as all others of a few bundles.
+const BUNDLES_WITHOUT_REST: usize = 4;
 
 pub(crate) struct Sequencer {
     pub(crate) shared: Arc<Shared>,
@@ -82,7 +87,7 @@ impl Sequencer {
         let (shared, publishing, interval) = (self.shared.clone(), self.publishing.clone(), self.publish_interval);
         let work = move || {
             while shared.await_due(interval) {
-                let published = publishing.lock().publish(&shared);
+                let published = publishing.lock().publish(&shared, Part::FullBundles);
                 if published.is_err() {
                     // Tried again after another interval: the records are safe in the journal meanwhile.
                     shared.pause_publishing(interval);
@@ -225,7 +230,7 @@ impl Sequencer {
     }
 
     fn publish(&mut self) -> Result<Head, LogError> {
-        self.publishing.lock().publish(&self.shared)
+        self.publishing.lock().publish(&self.shared, Part::All)
     }
 
     fn close(&mut self) -> Result<Head, LogError> {
@@ -243,6 +248,15 @@ impl Sequencer {
     }
 }
 
+/// What of the durable records is published.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    /// All of them.
+    All,
+    /// Those that fill bundles, if they fill several; else all.
+    FullBundles,
+}
+
 /// Turns durable records into evidence.
 pub(crate) struct Publishing {
     pub(crate) publisher: Publisher,
@@ -251,14 +265,20 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    fn publish(&mut self, shared: &Shared) -> Result<Head, LogError> {
-        let published = self.try_publish(shared);
+    fn publish(&mut self, shared: &Shared, part: Part) -> Result<Head, LogError> {
+        let published = self.try_publish(shared, part);
         shared.note_publish(published.as_ref().map(drop));
         published
     }
 
-    fn try_publish(&mut self, shared: &Shared) -> Result<Head, LogError> {
-        let records = shared.unpublished(self.publisher.edge().size());
+    fn try_publish(&mut self, shared: &Shared, part: Part) -> Result<Head, LogError> {
+        let size = self.publisher.edge().size();
+        let mut records = shared.unpublished(size);
+        let end = size + records.len() as u64;
+        let full = end - end % TILE_WIDTH as u64;
+        if part == Part::FullBundles && full.saturating_sub(size) > (BUNDLES_WITHOUT_REST * TILE_WIDTH) as u64 {
+            records.truncate((full - size) as usize);
+        }
         self.publisher.add(&records)?;
         self.publisher.checkpoint(&self.seed, &self.key)?;
         let head = Head { size: self.publisher.edge().size(), root: self.publisher.edge().root() };

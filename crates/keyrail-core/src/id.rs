@@ -28,13 +28,16 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+                // Written several times for each request: in the answer, and for every id in its record.
+                let mut digits = [0; 2 * ID_LEN];
+                let encoded = hex::encode_to_slice(self.0, &mut digits).map_err(|_| fmt::Error);
+                encoded.and_then(|()| f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?))
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({})", stringify!($name), hex::encode(self.0))
+                write!(f, "{}({self})", stringify!($name))
             }
         }
 

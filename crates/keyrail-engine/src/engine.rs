@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyrail_core::access::Action;
-use keyrail_core::record::{Record, RecordDecision};
+use keyrail_core::record::RecordDecision;
 use keyrail_core::time::Clock;
 use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
 use parking_lot::RwLock;
@@ -232,8 +232,8 @@ impl Engine {
         let Err(refusal) = may(&principal, action) else { return Ok(()) };
         let kept = &Kept::new();
         let cx = Context { open: &open, now, generation: open.generation(), if_match: None, kept };
-        let record = record_of(action, caller, &cx, &principal, refusal.reason, None);
-        let record = Record { decision: RecordDecision::Refuse, ..record };
+        let mut record = record_of(action, caller, &cx, &principal, refusal.reason, None);
+        record.decision = RecordDecision::Refuse;
         Err(fail(&open, record, refusal.error, cx.generation).await)
     }
 

@@ -286,23 +286,24 @@ async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: O
     let loaded = match op.load(open).await {
         Ok(loaded) => loaded,
         Err(error) => {
-            let record = record_of(Op::ACTION, caller, &cx, &principal, "the state could not be read", None);
-            let record = Record { decision: RecordDecision::Refuse, ..record };
+            let mut record = record_of(Op::ACTION, caller, &cx, &principal, "the state could not be read", None);
+            record.decision = RecordDecision::Refuse;
             return Attempt::Ended(Err(fail(open, record, error, cx.generation).await));
         }
     };
     let target = op.target(&loaded);
-    let record = record_of(Op::ACTION, caller, &cx, &principal, "", target.name.clone());
+    let mut record = record_of(Op::ACTION, caller, &cx, &principal, "", target.name.clone());
     tracing::trace!(action = %Op::ACTION, principal = %record.principal, resource = record.resource, request = %record.id, "deciding");
     let further = op.further(&loaded);
     let authorized = match authorize(open, op, principal, &target, further, cx.now) {
         Ok(authorized) => authorized,
         Err(refusal) => {
-            let record = Record { reason: refusal.reason.to_owned(), decision: RecordDecision::Refuse, ..record };
+            record.reason = refusal.reason.to_owned();
+            record.decision = RecordDecision::Refuse;
             return Attempt::Ended(Err(fail(open, record, refusal.error, cx.generation).await));
         }
     };
-    let record = Record { reason: authorized.reason().to_owned(), ..record };
+    record.reason = authorized.reason().to_owned();
     act_and_record(authorized, loaded, &cx, caller, record).await
 }
 
@@ -311,7 +312,7 @@ async fn act_and_record<Op: Operation>(
     loaded: Op::Loaded,
     cx: &Context<'_>,
     caller: &Caller<'_>,
-    record: Record,
+    mut record: Box<Record>,
 ) -> Attempt<Op> {
     let ticket = match idempotency::look_up::<Op>(cx, caller, &authorized).await {
         Ok(idempotency::Found::Answer { answer, first }) => {
@@ -324,14 +325,11 @@ async fn act_and_record<Op: Operation>(
         Ok(acted) => acted,
         Err(error) => return Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
     };
-    let record = Record {
-        versions: acted.versions,
-        asset: acted.asset,
-        items: acted.items,
-        failed: acted.failed,
-        detail: acted.detail,
-        ..record
-    };
+    record.versions = acted.versions;
+    record.asset = acted.asset;
+    record.items = acted.items;
+    record.failed = acted.failed;
+    record.detail = acted.detail;
     let Some(mut change) = acted.change else {
         return match append(cx.open, &record, cx.generation).await {
             Ok(()) => Attempt::Ended(Ok(acted.answer)),
@@ -355,10 +353,10 @@ async fn answer_again<Op: Operation>(
     answer: Op::Answer,
     first: RequestId,
     cx: &Context<'_>,
-    record: Record,
+    mut record: Box<Record>,
 ) -> Attempt<Op> {
-    let detail = vec![Detail { name: "repeats".to_owned(), value: first.to_string() }];
-    match append(cx.open, &Record { detail, ..record }, cx.generation).await {
+    record.detail = vec![Detail { name: "repeats".to_owned(), value: first.to_string() }];
+    match append(cx.open, &record, cx.generation).await {
         Ok(()) => Attempt::Ended(Ok(answer)),
         Err(AppendError::Fenced) => Attempt::Fenced(authorized.into_op()),
         Err(error) => Attempt::Ended(Err(EngineError::AuditUnavailable(error))),
@@ -373,6 +371,8 @@ pub(crate) enum CommitError {
     Failed(EngineError),
 }
 
+/// The record of an operation, as far as it is known when it begins. It goes through every step of the pipeline, so
+/// it is passed on by its address.
 pub(crate) fn record_of(
     action: Action,
     caller: &Caller<'_>,
@@ -380,8 +380,8 @@ pub(crate) fn record_of(
     principal: &Principal,
     reason: &str,
     resource: Option<String>,
-) -> Record {
-    Record {
+) -> Box<Record> {
+    Box::new(Record {
         v: RECORD_FORMAT,
         id: caller.request,
         time: cx.now,
@@ -400,11 +400,16 @@ pub(crate) fn record_of(
         items: None,
         failed: None,
         detail: Vec::new(),
-    }
+    })
 }
 
 /// Records a refusal or failure, and gives the error back. What stands in the log is the code, not the text.
-pub(crate) async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineError, generation: u64) -> EngineError {
+pub(crate) async fn fail(
+    open: &Arc<Unsealed>,
+    mut record: Box<Record>,
+    error: EngineError,
+    generation: u64,
+) -> EngineError {
     // The change may be made: the record under this request id is the one in the outbox, or none.
     if matches!(error, EngineError::Indeterminate) {
         return error;
@@ -413,7 +418,9 @@ pub(crate) async fn fail(open: &Arc<Unsealed>, record: Record, error: EngineErro
         Fault::Absent | Fault::Policy | Fault::Unauthenticated | Fault::Conflict | Fault::Caller => Outcome::Refused,
         Fault::Bug | Fault::Dependency | Fault::Load | Fault::StoredData => Outcome::Failed,
     };
-    let record = Record { outcome, code: Some(error.code().to_owned()), versions: Vec::new(), ..record };
+    record.outcome = outcome;
+    record.code = Some(error.code().to_owned());
+    record.versions.clear();
     // A refusal holds under any state, so it is recorded under the newest.
     match append(open, &record, generation.max(open.generation())).await {
         Ok(()) => error,

@@ -1,13 +1,14 @@
 //! Bodies: how long they may be, how long they may take, who may send long ones, and how much of them is held at once.
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{FromRequest, Request};
+use axum::extract::Request;
 use http::{HeaderMap, header};
+use keyrail_core::id::RequestId;
 use keyrail_engine::EngineError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use crate::call::{Call, known_id};
+use crate::call::Call;
 use crate::problem::{Problem, RequestRefusal};
 use crate::routes::Shared;
 
@@ -32,8 +33,11 @@ impl Default for Room {
 
 /// The body's bytes, up to a limit.
 pub(crate) async fn body_bytes(request: Request, service: &Shared, max: usize) -> Result<Bytes, Problem> {
-    let id = known_id(request.extensions());
-    read(request, service, max).await.map_err(|problem| problem.under(id))
+    let id = request.extensions().get::<RequestId>().copied();
+    read(request, service, max).await.map_err(|problem| match id {
+        Some(id) => problem.under(id),
+        None => problem,
+    })
 }
 
 async fn read(request: Request, service: &Shared, max: usize) -> Result<Bytes, Problem> {
@@ -47,14 +51,13 @@ async fn read(request: Request, service: &Shared, max: usize) -> Result<Bytes, P
     }
     let read_by = request.extensions().get::<ReadBy>().copied();
     let (request, _room) = admit(request, service, told.unwrap_or(max)).await?;
-    let reading = Bytes::from_request(request, service);
+    let reading = axum::body::to_bytes(request.into_body(), max);
     let bytes = match read_by {
         Some(ReadBy(deadline)) => tokio::time::timeout_at(deadline, reading).await,
         None => Ok(reading.await),
     };
     let bytes = bytes.map_err(|_| Problem::request(RequestRefusal::BodyTooSlow))?;
-    let bytes = bytes.map_err(|_| too_large(max + 1))?;
-    if bytes.len() > max { Err(too_large(bytes.len())) } else { Ok(bytes) }
+    bytes.map_err(|_| too_large(max + 1))
 }
 
 /// A long body is read only for a caller with a valid token, and while there is room for it.

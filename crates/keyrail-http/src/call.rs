@@ -93,7 +93,7 @@ pub(crate) fn request_id(extensions: &mut Extensions) -> Result<RequestId, Engin
     if let Some(id) = extensions.get::<RequestId>() {
         return Ok(*id);
     }
-    let id = RequestId::from_bytes(random::array()?);
+    let id = RequestId::from_bytes(random::pooled()?);
     extensions.insert(id);
     Ok(id)
 }

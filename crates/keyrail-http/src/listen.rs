@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
+use http::header::Entry;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -242,21 +243,29 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let (mut parts, body) = request.into_parts();
     let said = said_request_id(&parts.headers).cloned();
-    let id = request_id(&mut parts.extensions).map(|id| id.to_string()).unwrap_or_default();
+    let id = request_id(&mut parts.extensions).ok();
+    let id_text = || id.map(|id| id.to_string()).unwrap_or_default();
     parts.extensions.insert(ConnectInfo(peer));
     parts.extensions.insert(ReadBy(Instant::now() + Duration::from_secs(shared.limits.body_seconds_max)));
     let logged = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (parts.method.clone(), parts.uri.path().to_owned(), Instant::now()));
     let mut response = match refused(&shared.limits, &parts) {
-        Some(problem) => problem.under(&id).into_response(),
-        None => bounded(&shared, Request::from_parts(parts, body), &id).await?,
+        Some(problem) => problem.under(id_text()).into_response(),
+        None => match bounded(&shared, Request::from_parts(parts, body)).await {
+            Ok(response) => response,
+            Err(problem) => problem.under(id_text()).into_response(),
+        },
     };
-    if let Some(value) = said.or_else(|| HeaderValue::from_str(&id).ok()) {
-        response.headers_mut().insert(REQUEST_ID, value);
+    if let Some(said) = said {
+        response.headers_mut().insert(REQUEST_ID, said);
+    } else if let Entry::Vacant(missing) = response.headers_mut().entry(REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_str(&id_text())
+    {
+        missing.insert(id);
     }
     if let Some((method, path, begun)) = logged {
         // Method, path and status: no header, query or body has a place in a log.
-        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), request = id, "answered");
+        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), request = id_text(), "answered");
     }
     Ok(response)
 }
@@ -278,16 +287,17 @@ fn keeps_safe<B>(request: &Request<B>) -> bool {
     }
 }
 
-async fn bounded(shared: &Shared, request: Request<Incoming>, id: &str) -> Result<Response<Body>, Infallible> {
+async fn bounded(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
     let reserved =
         || if keeps_safe(&request) { shared.reserved.try_acquire() } else { Err(TryAcquireError::NoPermits) };
     let Ok(_permit) = shared.requests.try_acquire().or_else(|_| reserved()) else {
-        return Ok(Problem::request(RequestRefusal::Busy).under(id).into_response());
+        return Err(Problem::request(RequestRefusal::Busy));
     };
     let limit = Duration::from_secs(shared.limits.request_seconds_max);
     match tokio::time::timeout(limit, shared.router.clone().oneshot(request)).await {
-        Ok(answered) => answered,
-        Err(_) => Ok(Problem::of(&EngineError::Indeterminate).under(id).into_response()),
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(never)) => match never {},
+        Err(_) => Err(Problem::of(&EngineError::Indeterminate)),
     }
 }
 

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
+use keyrail_core::id::RequestId;
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name, NameError, VersionNumber};
 use keyrail_engine::{EngineError, Operation};
 use serde::Serialize;
@@ -55,7 +56,6 @@ pub fn router(service: Arc<Service>) -> Router {
         .route(DOCUMENT_PATH, serve_document)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(data::BODY_LEN_MAX))
         .with_state(service)
 }
 
@@ -134,10 +134,13 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, service: &Shared) -> Result<Self, Problem> {
-        let id = known_id(request.extensions());
+        let id = request.extensions().get::<RequestId>().copied();
         let bytes = body_bytes(request, service, BODY_LEN_MAX).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| invalid_json(&error).under(id))
+        serde_json::from_slice(bytes).map(Self).map_err(|error| match id {
+            Some(id) => invalid_json(&error).under(id),
+            None => invalid_json(&error),
+        })
     }
 }
 
@@ -193,10 +196,10 @@ macro_rules! from_path {
 
             async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Problem> {
                 let found = Path::<$tuple>::from_request_parts(parts, state).await;
-                let id = known_id(&parts.extensions);
-                let Path($args) = found.map_err(|_| Problem::of(&malformed_path()).under(&id))?;
+                let failed = |error: EngineError| Problem::of(&error).under(known_id(&parts.extensions));
+                let Path($args) = found.map_err(|_| failed(malformed_path()))?;
                 let make = || -> Result<$inner, EngineError> { Ok($make) };
-                make().map(Self).map_err(|error| Problem::of(&error).under(id))
+                make().map(Self).map_err(failed)
             }
         }
     )+};

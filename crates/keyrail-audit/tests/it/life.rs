@@ -124,6 +124,21 @@ fn journal_files_follow_each_other() {
     assert_eq!(crashed.verify().unwrap().records, 2_000);
 }
 
+/// While records keep coming, full bundles alone are published: what is left over follows when they are asked for.
+#[test]
+fn a_busy_log_publishes_full_bundles() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    append(&log, 16_500);
+    while log.published().size == 0 {
+        std::thread::yield_now();
+    }
+    let published = log.published().size;
+    assert_eq!((published / 256 > 4, published % 256), (true, 0), "{published}");
+    log.close().unwrap();
+    assert_eq!(test.verify().unwrap().records, 16_500);
+}
+
 /// A file that was begun and never used is removed under its own name, never together with one that is in use.
 #[test]
 fn a_journal_file_that_was_begun_only_does_no_harm() {

@@ -24,7 +24,9 @@ impl Kid {
 
 impl fmt::Display for Kid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut digits = [0; 2 * KID_LEN];
+        let encoded = hex::encode_to_slice(self.0, &mut digits).map_err(|_| fmt::Error);
+        encoded.and_then(|()| f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?))
     }
 }
 
