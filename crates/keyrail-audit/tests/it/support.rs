@@ -70,18 +70,19 @@ impl TestLog {
     /// Where the frames of the only journal file begin, the edge first, and where the last one ends.
     pub(crate) fn frames(&self) -> Vec<usize> {
         let bytes = std::fs::read(&self.journal_files()[0]).unwrap();
-        let mut places = vec![24];
+        let (mut places, mut end) = (Vec::new(), 24_usize);
         loop {
-            let place = places[places.len() - 1];
-            match bytes.get(place..place + 5) {
+            let begin = if end % 512 + 29 > 512 { end.next_multiple_of(512) } else { end };
+            match bytes.get(begin..begin + 5) {
                 Some([kind, len @ ..]) if *kind != 0 => {
-                    let len = u32::from_be_bytes(len.try_into().unwrap()) as usize;
-                    let end = place + 13 + 16 + len + 32;
-                    places.push(if end % 512 + 29 > 512 { end.next_multiple_of(512) } else { end });
+                    places.push(begin);
+                    end = begin + 13 + 16 + u32::from_be_bytes(len.try_into().unwrap()) as usize + 32;
                 }
-                _ => return places,
+                _ => break,
             }
         }
+        places.push(end);
+        places
     }
 
     pub(crate) fn options(&self) -> LogOptions {
