@@ -41,7 +41,9 @@ pub(super) fn renumbered(connection: &Connection) -> Result<Vec<String>, AssetEr
 ///
 /// VACUUM copies what is alive, so that nothing of old values stays in free pages or in the unused parts of
 /// pages; the write-ahead log or journal, which still holds former pages, is cut to nothing after it. It is left out
-/// where it might change what rows are known by; what was overwritten here is gone from the pages all the same.
+/// where it might change what rows are known by; then the table's indexes are made anew, each on pages of its own. Secure
+/// deletion clears what is overwritten or freed, but not the copy that stays behind where SQLite moves a value to another
+/// page, as it does when longer values split pages.
 pub(super) fn scrub(connection: &Connection, table: &str) -> Result<Scrubbed, AssetError> {
     samples(connection, table)?;
     let deadline = Instant::now() + PATIENCE;
@@ -54,10 +56,15 @@ pub(super) fn scrub(connection: &Connection, table: &str) -> Result<Scrubbed, As
     let renumbered = renumbered(connection)?;
     if !renumbered.is_empty() {
         left.push(format!(
-            "free pages of the file and unused parts of its pages, as far as the application left values there: VACUUM \
-             was not run because it may change the rowids of {}; run it if nothing refers to them",
+            "free pages of the file and unused parts of its pages, where former values may lie: VACUUM was not run \
+             because it may change the rowids of {}; run it if nothing refers to them",
             listed(&renumbered)
         ));
+        if !reindex(connection, table, deadline)? {
+            left.push(
+                "indexes of the table: they could not be made anew; run REINDEX when nobody is connected".to_owned(),
+            );
+        }
     } else if !vacuum(connection, deadline)? {
         left.push("free pages of the file: another connection held it, so that VACUUM could not run; run it when nobody is connected".to_owned());
     }
@@ -86,6 +93,17 @@ fn vacuum(connection: &Connection, deadline: Instant) -> Result<bool, AssetError
     retry(deadline, || match connection.execute_batch("VACUUM") {
         Ok(()) => Ok(Some(true)),
         Err(error) if is_busy(&error) => Ok(None),
+        Err(error) => Err(classify(error)),
+    })
+}
+
+/// An index may need a collation or function that only the application has: then it stays as it is, and that is told.
+fn reindex(connection: &Connection, table: &str, deadline: Instant) -> Result<bool, AssetError> {
+    let sql = format!("REINDEX main.{}", quoted(table));
+    retry(deadline, || match connection.execute_batch(&sql) {
+        Ok(()) => Ok(Some(true)),
+        Err(error) if is_busy(&error) => Ok(None),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => Ok(Some(false)),
         Err(error) => Err(classify(error)),
     })
 }
