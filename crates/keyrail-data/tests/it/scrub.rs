@@ -205,6 +205,25 @@ async fn without_vacuum_indexes_and_logs_hold_nothing_and_the_rest_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_only_the_application_can_make_is_named() {
+    let world = World::new().await;
+    let app = world.connect();
+    let table = "CREATE TABLE people (id TEXT PRIMARY KEY, v TEXT, w TEXT); INSERT INTO people VALUES ('a', 'b', 'c')";
+    app.execute_batch(table).unwrap();
+    world.add("people", IdentityChoice::PrimaryKey, &["v"]).await.unwrap();
+    let id = world.run(Protect(start())).await.unwrap().id;
+    // Made after the looks at the table, which refuse what they cannot read.
+    app.execute_batch(
+        "CREATE INDEX i ON people (w COLLATE NOCASE); PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'NOCASE', 'THEIRS')",
+    )
+    .unwrap();
+    drop(app);
+    let left = world.complete(id).await.campaign.not_scrubbed;
+    assert!(left[1].contains("could not be made anew"), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rowids_that_something_may_refer_to_stay_and_free_pages_are_named() {
     let world = World::new().await;
     let app = world.connect();
