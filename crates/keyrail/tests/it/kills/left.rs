@@ -21,11 +21,27 @@ pub(super) fn wrapped(place: &Place) -> (u32, u32) {
 
 /// Files of the log that its checkpoint does not cover, and one that was being written: a publication was under way.
 pub(super) fn half_published(data_dir: &Path) -> bool {
-    let note = std::fs::read_to_string(data_dir.join("audit/checkpoint")).unwrap();
-    let size: u64 = note.lines().nth(1).unwrap().parse().unwrap();
+    let size = checkpoint_size(data_dir);
     let audit = data_dir.join("audit");
-    let uncovered = files(&audit).into_iter().any(|path| !is_covered(path.strip_prefix(&audit).unwrap(), size));
+    let is_covered = |(width, covered)| width == covered;
+    let uncovered = files(&audit).into_iter().any(|path| !is_covered(widths(path.strip_prefix(&audit).unwrap(), size)));
     uncovered || data_dir.join("journal/publishing").exists()
+}
+
+/// Files of the log with records that no checkpoint covers yet: a publication has begun to write, and its checkpoint does
+/// not stand.
+pub(super) fn ahead_of_checkpoint(data_dir: &Path) -> bool {
+    let size = checkpoint_size(data_dir);
+    let audit = data_dir.join("audit");
+    let is_ahead = |(width, covered)| width > covered;
+    let ahead = files(&audit).into_iter().any(|path| is_ahead(widths(path.strip_prefix(&audit).unwrap(), size)));
+    // Of a running server: the checkpoint may have come while the files were listed.
+    ahead && checkpoint_size(data_dir) == size
+}
+
+fn checkpoint_size(data_dir: &Path) -> u64 {
+    let note = std::fs::read_to_string(data_dir.join("audit/checkpoint")).unwrap();
+    note.lines().nth(1).unwrap().parse().unwrap()
 }
 
 /// The files below a directory; a running server may remove some meanwhile.
@@ -34,11 +50,11 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// Whether a log of this size has a file here, by C2SP tlog-tiles.
-fn is_covered(path: &Path, size: u64) -> bool {
+/// How wide a file is, and how wide a log of this size has it, by C2SP tlog-tiles.
+fn widths(path: &Path, size: u64) -> (u64, u64) {
     let text = path.to_str().unwrap();
     if text == "checkpoint" {
-        return true;
+        return (0, 0);
     }
     let (level, rest) = match text.strip_prefix("tile/").unwrap_or(text).split_once('/').unwrap() {
         ("entries" | "body", rest) => (0, rest),
@@ -50,7 +66,7 @@ fn is_covered(path: &Path, size: u64) -> bool {
     };
     let digits: String = number.chars().filter(char::is_ascii_digit).collect();
     let before = digits.parse::<u64>().unwrap() * 256;
-    (size >> (8 * level)).saturating_sub(before).min(256) == width
+    (width, (size >> (8 * level)).saturating_sub(before).min(256))
 }
 
 /// Reads everything, without a server and before one: every row of the store is as it was sealed, and the log
