@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyrail_core::access::Action;
-use keyrail_core::record::RecordDecision;
+use keyrail_core::record::{Origin, RecordDecision};
 use keyrail_core::time::Clock;
 use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
 use parking_lot::RwLock;
@@ -246,6 +246,27 @@ impl Engine {
         let now = open.now();
         let principal = authenticate(&open, caller.credential, now).await;
         principal.map(drop).map_err(|error| open.refusals().note(error, &caller.origin, now))
+    }
+
+    /// Counts a request that was refused with `code` before it was an operation: it could not be read, say, or was too
+    /// long. The count of each caller is recorded every ten seconds. While the store is closed nobody knows who calls,
+    /// and nothing is counted.
+    pub async fn note_no_operation(&self, caller: &Caller<'_>, code: &str) {
+        let Ok(open) = self.unsealed() else { return };
+        let now = open.now();
+        match authenticate(&open, caller.credential, now).await {
+            Ok(principal) => open.refusals().note_no_operation(&principal, code, &caller.origin, now),
+            // The caller has its answer, whatever this would be.
+            Err(error) => drop(open.refusals().note(error, &caller.origin, now)),
+        }
+    }
+
+    /// The same of a request that was turned away because there is too much to do: whose it was is not looked up, which
+    /// would be more to do.
+    pub fn note_turned_away(&self, origin: &Origin, code: &str) {
+        if let Ok(open) = self.unsealed() {
+            open.refusals().note_turned_away(code, origin, open.now());
+        }
     }
 
     /// Does the background work that is due: call it about once a second.

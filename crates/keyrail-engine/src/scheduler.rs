@@ -78,13 +78,16 @@ pub(crate) async fn flush(open: &Arc<Unsealed>, refusals: AggregateWait) -> Resu
 }
 
 async fn record_refusals(open: &Arc<Unsealed>, wait: AggregateWait) -> Result<(), EngineError> {
-    let Some(counted) = open.refusals().take(open.now(), wait) else { return Ok(()) };
-    let record = counted.record(open.now())?;
-    let recorded = append(open, &record, open.generation()).await;
-    if recorded.is_err() {
-        open.refusals().put_back(counted);
+    let mut results = Vec::new();
+    for due in open.refusals().take(open.now(), wait) {
+        let record = due.record(open.now())?;
+        let recorded = append(open, &record, open.generation()).await;
+        if recorded.is_err() {
+            open.refusals().put_back(due);
+        }
+        results.push(recorded.map_err(EngineError::AuditUnavailable));
     }
-    recorded.map_err(EngineError::AuditUnavailable)
+    results.into_iter().collect()
 }
 
 async fn forget_expired(open: &Arc<Unsealed>) -> Result<(), EngineError> {

@@ -72,7 +72,11 @@ async fn admit<'a>(
     let (mut parts, body): (_, Body) = request.into_parts();
     let refused = |error| Problem::of(&error);
     let call = Call::of(&mut parts).map_err(refused)?;
-    service.engine().authenticate(&call.caller()).await.map_err(refused)?;
+    if let Err(error) = service.engine().authenticate(&call.unheard()).await {
+        // It is counted already.
+        call.hear();
+        return Err(refused(error));
+    }
     let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
     let room = service.room().0.try_acquire_many(kib).map_err(|_| Problem::request(RequestRefusal::Busy))?;
     Ok((Request::from_parts(parts, body), Some(room)))

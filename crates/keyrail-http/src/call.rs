@@ -1,14 +1,16 @@
 //! Who calls: what the headers say.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{ORIGIN_FIELD_LEN_MAX, Origin};
 use keyrail_crypto::random;
-use keyrail_engine::{Caller, Credential, EngineError};
+use keyrail_engine::{Caller, Credential, Engine, EngineError};
 use zeroize::Zeroizing;
 
 use crate::problem::Failure;
@@ -29,10 +31,35 @@ pub(crate) struct Call {
     pub(crate) request: RequestId,
     idempotency_key: Option<String>,
     if_match: Option<u64>,
+    heard: Option<Heard>,
+}
+
+/// Set when the engine is asked on behalf of a request: what becomes of it is the engine's to record from then on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Call {
+    /// The caller, for the engine, which records what it is asked.
     pub(crate) fn caller(&self) -> Caller<'_> {
+        self.hear();
+        self.unheard()
+    }
+
+    /// Leaves it to the engine to record the request.
+    pub(crate) fn hear(&self) {
+        if let Some(Heard(heard)) = &self.heard {
+            heard.store(true, Ordering::Release);
+        }
+    }
+
+    /// The caller, for questions that no record is written of.
+    pub(crate) fn unheard(&self) -> Caller<'_> {
         let credential = match &self.token {
             Some(token) => Credential::Token(token),
             None if self.local => Credential::LocalOperator,
@@ -76,6 +103,7 @@ impl Call {
             request,
             idempotency_key: readable(headers, "idempotency-key")?.map(str::to_owned),
             if_match: if_match(headers)?,
+            heard: parts.extensions.get::<Heard>().cloned(),
         })
     }
 }
@@ -85,6 +113,40 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         Self::of(parts).map_err(|error| Failure { error, request_id: known_id(&parts.extensions) })
+    }
+}
+
+/// Marks an answer that is a problem, with its code.
+#[derive(Clone, Debug)]
+pub(crate) struct ProblemCode(pub(crate) String);
+
+/// What is kept of a request to count its refusal: it is refused, and gone, before the engine hears of it.
+pub(crate) struct Unheard {
+    heard: Heard,
+    authorization: Option<HeaderValue>,
+    peer: SocketAddr,
+}
+
+impl Unheard {
+    /// Of a request that comes in.
+    pub(crate) fn of(parts: &mut Parts, peer: SocketAddr) -> Self {
+        let heard = Heard::default();
+        parts.extensions.insert(heard.clone());
+        Self { heard, authorization: parts.headers.get(header::AUTHORIZATION).cloned(), peer }
+    }
+
+    /// Counts the refusal, if the answer is one and nobody has recorded it.
+    pub(crate) async fn count(self, engine: &Engine, status: StatusCode, problem: Option<ProblemCode>) {
+        let Some(ProblemCode(code)) = problem.filter(|_| !self.heard.is_set()) else { return };
+        let origin = Origin { from: Some(self.peer.to_string()), ..Origin::default() };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            return engine.note_turned_away(&origin, &code);
+        }
+        let token = self.authorization.as_ref().and_then(bearer_in);
+        let credential = token.as_ref().map_or(Credential::None, |token| Credential::Token(token));
+        // Without randomness there is neither an answer nor a record.
+        let Ok(caller) = Caller::new(credential) else { return };
+        engine.note_no_operation(&Caller { origin, ..caller }, &code).await;
     }
 }
 
@@ -138,8 +200,11 @@ fn said(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Zeroizing<String>> {
-    let value = text(headers, header::AUTHORIZATION.as_str())?;
-    let (scheme, token) = value.split_once(' ')?;
+    bearer_in(headers.get(header::AUTHORIZATION)?)
+}
+
+fn bearer_in(value: &HeaderValue) -> Option<Zeroizing<String>> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| Zeroizing::new(token.trim().to_owned()))
 }
 

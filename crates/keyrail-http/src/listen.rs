@@ -31,11 +31,18 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::body::ReadBy;
-use crate::call::{REQUEST_ID, request_id, said_request_id};
+use crate::call::{REQUEST_ID, Unheard, request_id, said_request_id};
 use crate::problem::{Problem, RequestRefusal};
+use crate::service::Service;
 
 /// The most bytes that are read as the head of a request; beyond that hyper answers by itself, without a body.
 const HEAD_LEN_READ_MAX: usize = 64 * 1024;
+
+/// How many requests of one connection are worked on at the same time (HTTP/2).
+const STREAMS_MAX: u32 = 256;
+
+/// How long to wait before the next connection when one was not accepted, in milliseconds.
+const ACCEPT_PAUSE_MILLIS: u64 = 50;
 
 /// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +148,7 @@ pub struct Listener {
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
     limits: Limits,
+    counts: Option<Arc<Service>>,
 }
 
 impl Listener {
@@ -156,13 +164,20 @@ impl Listener {
         let failed = |source| ListenError::Bind { address, source };
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
-        Ok(Self { tcp, address, tls, limits: Limits::default() })
+        Ok(Self { tcp, address, tls, limits: Limits::default(), counts: None })
     }
 
     /// The same with other limits.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// The same for a service in whose log requests are counted that are refused before they are an operation.
+    #[must_use]
+    pub fn counting_for(mut self, service: &Arc<Service>) -> Self {
+        self.counts = Some(service.clone());
         self
     }
 
@@ -177,7 +192,15 @@ impl Listener {
         let limits = self.limits;
         let requests = Semaphore::new(limits.requests_max);
         let reserved = Semaphore::new(limits.requests_reserved);
-        let shared = Arc::new(Shared { builder: builder(&limits), router, requests, reserved, tls: self.tls, limits });
+        let shared = Arc::new(Shared {
+            builder: builder(&limits),
+            router,
+            requests,
+            reserved,
+            tls: self.tls,
+            limits,
+            counts: self.counts,
+        });
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(limits.connections_max));
         let mut stop = pin!(stop);
@@ -195,7 +218,7 @@ impl Listener {
                     // Out of file handles, most likely: others must end before anything can begin.
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MILLIS)).await;
                     }
                 },
                 () = &mut stop => break,
@@ -219,7 +242,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_LEN_READ_MAX as u32)
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Duration::from_secs(limits.header_seconds_max))
         .keep_alive_timeout(Duration::from_secs(limits.header_seconds_max));
     builder
@@ -233,6 +256,7 @@ struct Shared {
     reserved: Semaphore,
     tls: Option<TlsAcceptor>,
     limits: Limits,
+    counts: Option<Arc<Service>>,
 }
 
 /// Gives a request its id, and bounds how many are worked on and how long each may take.
@@ -249,6 +273,7 @@ async fn answer(
     parts.extensions.insert(ReadBy(Instant::now() + Duration::from_secs(shared.limits.body_seconds_max)));
     let logged = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (parts.method.clone(), parts.uri.path().to_owned(), Instant::now()));
+    let unheard = shared.counts.as_ref().map(|service| (service, Unheard::of(&mut parts, peer)));
     let mut response = match refused(&shared.limits, &parts) {
         Some(problem) => problem.under(id_text()).into_response(),
         None => match bounded(&shared, Request::from_parts(parts, body)).await {
@@ -256,6 +281,10 @@ async fn answer(
             Err(problem) => problem.under(id_text()).into_response(),
         },
     };
+    if let Some((service, unheard)) = unheard {
+        let problem = response.extensions_mut().remove();
+        unheard.count(service.engine(), response.status(), problem).await;
+    }
     if let Some(said) = said {
         response.headers_mut().insert(REQUEST_ID, said);
     } else if let Entry::Vacant(missing) = response.headers_mut().entry(REQUEST_ID)

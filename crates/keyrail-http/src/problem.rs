@@ -7,7 +7,7 @@ use keyrail_engine::error::Fault;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::call::REQUEST_ID;
+use crate::call::{ProblemCode, REQUEST_ID};
 
 /// An error, as it is sent.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
@@ -185,6 +185,7 @@ impl IntoResponse for Problem {
             }
             _ => {}
         }
+        response.extensions_mut().insert(ProblemCode(self.code));
         response
     }
 }

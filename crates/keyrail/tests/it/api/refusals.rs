@@ -121,6 +121,52 @@ fn wrong_requests_are_problems_with_codes() {
     api.http.get("/v1/health/ready");
 }
 
+/// What is refused before it is an operation is counted under who asked, and the counts are in the log.
+#[test]
+fn refusals_before_an_operation_are_counted_in_the_log() {
+    let api = Api::new();
+    let json = "\r\ncontent-type: application/json";
+    let encrypt = format!("{KEY}/encrypt");
+    let items = vec!["{\"plaintext\":\"\"}"; 10_001].join(",");
+    let too_many = format!("{{\"items\":[{items}]}}");
+    let too_long = vec![b' '; 1024 * 1024 + 1];
+    let cases: [(&str, &str, &str, &[u8], u16); 6] = [
+        ("invalid", &encrypt, json, b"{\"items\":[", 400),
+        ("invalid", &encrypt, "\r\nif-match: 1", b"{\"items\":[]}", 400),
+        ("too_large", &encrypt, json, too_many.as_bytes(), 413),
+        ("too_large", "/v1/domains", json, &too_long, 413),
+        ("unsupported_media_type", &encrypt, "\r\ncontent-type: text/xml", b"{}", 415),
+        ("no_such_path", "/v1/nothing", json, b"", 404),
+    ];
+    for (code, path, headers, body, status) in cases {
+        assert_eq!(post(&api, path, headers, body).status, status, "{code}");
+    }
+    // An operation that is refused has its own record, and one that is done, too: neither is counted.
+    assert_eq!(post(&api, "/v1/domains", json, b"{\"name\":\"acme\"}").status, 409);
+    assert_eq!(post(&api, &encrypt, json, b"{\"items\":[]}").status, 200);
+    // Nobody's are counted as nobody's.
+    assert_eq!(raw(api.url(), "POST /v1/nothing HTTP/1.1", b"").status, 404);
+    let Api { place, server, .. } = api;
+    server.into_child().stop(std::time::Duration::from_secs(30)).unwrap();
+    let records = place.run("audit show --limit 1000 --json").json();
+    let mut counted = std::collections::BTreeMap::new();
+    for row in records["records"].as_array().unwrap().iter().filter(|row| row["kind"] == "aggregate") {
+        let whose = row["principal"].as_str().unwrap().split(':').next().unwrap().to_owned();
+        assert_eq!(whose == "token", row["session"].is_string(), "{row}");
+        let code = row["code"].as_str().unwrap().to_owned();
+        *counted.entry((whose, code)).or_insert(0) += row["items"].as_u64().unwrap();
+    }
+    let expected = [
+        ("anonymous", "unauthenticated", 1),
+        ("token", "invalid", 2),
+        ("token", "no_such_path", 1),
+        ("token", "too_large", 2),
+        ("token", "unsupported_media_type", 1),
+    ];
+    let expected = expected.map(|(whose, code, count)| ((whose.to_owned(), code.to_owned()), count));
+    assert_eq!(counted.into_iter().collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn queries_and_pages_keep_their_bounds() {
     let api = Api::new();
