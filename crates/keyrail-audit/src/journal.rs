@@ -292,6 +292,7 @@ pub fn parse_frame(bytes: &[u8]) -> Option<Frame<'_>> {
 }
 
 /// A whole file of frames of any kind.
+#[cfg(feature = "fuzzing")]
 pub(crate) fn assemble(frames: &[(u8, u64, &[u8])], sequence: u64, key: &MacKey) -> Vec<u8> {
     let mut chain = start_of_chain(key, sequence);
     let mut bytes = MAGIC.to_vec();

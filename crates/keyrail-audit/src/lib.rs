@@ -9,6 +9,7 @@ extern crate self as keyrail_audit;
 mod body;
 mod error;
 mod files;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 mod journal;

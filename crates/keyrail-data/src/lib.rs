@@ -6,6 +6,7 @@ pub mod cells;
 pub mod census;
 mod cursor;
 pub mod error;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod json;

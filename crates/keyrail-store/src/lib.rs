@@ -9,6 +9,7 @@ mod driver;
 mod error;
 mod field;
 mod finders;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 mod row;
