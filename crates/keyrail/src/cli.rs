@@ -442,7 +442,7 @@ pub(crate) struct CampaignStart {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CampaignCommand {
-    /// Put an asset under the active version of its key.
+    /// Put an asset under the active version of its key. With --json it prints two lines: the id at once, the campaign at its end
     Start(CampaignStart),
     /// List the campaigns.
     List(Page),

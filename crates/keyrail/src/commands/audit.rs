@@ -150,9 +150,13 @@ fn hint(problem: &VerifyProblem, journal_dir: &Option<PathBuf>) -> &'static str 
         VerifyProblem::Older { .. } | VerifyProblem::Uncovered if journal_dir.is_none() => {
             "if Keyrail was killed on this directory, name the journal that lies beside it, too (--journal-dir)"
         }
-        VerifyProblem::Older { .. } | VerifyProblem::Uncovered => {
-            "if the machine lost power, start Keyrail once, which publishes what is durable, and verify again; otherwise \
-             keep the files as they are: they are evidence"
+        VerifyProblem::Uncovered => {
+            "if the machine lost power, copy the directory, start Keyrail once, which publishes what is durable, and verify \
+             again; otherwise keep the files as they are: they are evidence"
+        }
+        VerifyProblem::Older { .. } => {
+            "copy the directory before anything opens it for writing, which would go over the end of the log; then look for \
+             who put back an older copy"
         }
         _ => "keep the files as they are: they are evidence; look at who could write to them",
     }
@@ -239,4 +243,20 @@ pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
 
 fn text<'a>(row: &'a Value, name: &str) -> &'a str {
     row.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starting on an older copy would write over what shows that it is one.
+    #[test]
+    fn nobody_is_told_to_start_on_an_older_log() {
+        let beside = Some(PathBuf::from("journal"));
+        for journal_dir in [&None, &beside] {
+            let said = hint(&VerifyProblem::Older { found: 1, remembered: 2 }, journal_dir);
+            assert!(!said.contains("start"), "{said}");
+        }
+        assert!(hint(&VerifyProblem::Uncovered, &beside).contains("copy the directory, start"));
+    }
 }
