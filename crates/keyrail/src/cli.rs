@@ -385,9 +385,9 @@ pub(crate) enum AssetCommand {
         #[arg(long, value_name = "FORMER=NOW")]
         column: Vec<String>,
     },
-    /// Encrypt an asset in place.
+    /// Encrypt an asset in place. With --json it prints two lines, as `campaign start` does
     Protect(CampaignStart),
-    /// Put plaintext back; needs the right to decrypt.
+    /// Put plaintext back; needs the right to decrypt. With --json it prints two lines, as `campaign start` does
     Unprotect(CampaignStart),
     /// Count what an asset really holds, by opening it.
     Census {
