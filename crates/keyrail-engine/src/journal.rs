@@ -1,6 +1,6 @@
 //! The log as the engine sees it: written by the one process that holds the data directory, read by others.
 
-use keyrail_audit::{AppendError, Epoch, Head, Log, LogError, LogHealth, Reader, Record};
+use keyrail_audit::{AppendError, Epoch, Head, Log, LogError, LogHealth, Position, Reader, Record};
 use keyrail_crypto::mac::MacKey;
 
 /// The log of an opened store.
@@ -22,19 +22,19 @@ impl Journal {
     }
 
     /// Makes a record durable, on condition that no change of state came in between. A process that only
-    /// reads leaves no record.
-    pub(crate) async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<(), AppendError> {
+    /// reads leaves no record. Gives the record's place in the log.
+    pub(crate) async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {
-            Self::Write(log) => log.append(body, epoch).await.map(drop),
-            Self::Read(..) => Ok(()),
+            Self::Write(log) => log.append(body, epoch).await.map(Some),
+            Self::Read(..) => Ok(None),
         }
     }
 
     /// The same for a record that must get through: there is room for it when the queue is full for others.
-    pub(crate) async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<(), AppendError> {
+    pub(crate) async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {
-            Self::Write(log) => log.append_reserved(body, epoch).await.map(drop),
-            Self::Read(..) => Ok(()),
+            Self::Write(log) => log.append_reserved(body, epoch).await.map(Some),
+            Self::Read(..) => Ok(None),
         }
     }
 

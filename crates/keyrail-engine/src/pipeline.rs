@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyrail_audit::{AppendError, Epoch};
+use keyrail_audit::{AppendError, Epoch, Position};
 use keyrail_core::access::{Action, Principal};
 use keyrail_core::id::RequestId;
 use keyrail_core::name::AppPath;
@@ -440,10 +440,15 @@ fn unrecorded(open: &Unsealed, failure: AppendError) -> EngineError {
 /// Makes a record durable, on condition that the state is still of `generation`.
 pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) -> Result<(), AppendError> {
     let body = encode(record)?;
-    if record.action.keeps_safe() || record.kind == RecordKind::Alarm {
-        return open.log().append_reserved(body, Epoch(generation)).await;
+    let appended = if record.action.keeps_safe() || record.kind == RecordKind::Alarm {
+        open.log().append_reserved(body, Epoch(generation)).await?
+    } else {
+        open.log().append(body, Epoch(generation)).await?
+    };
+    if let Some(Position { index }) = appended {
+        open.usage().note(index, record);
     }
-    open.log().append(body, Epoch(generation)).await
+    Ok(())
 }
 
 pub(crate) fn encode(record: &Record) -> Result<Vec<u8>, AppendError> {

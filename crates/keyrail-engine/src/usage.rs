@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyrail_core::access::Action;
-use keyrail_core::record::{Outcome, VersionUse};
+use keyrail_core::record::{Outcome, Record, VersionUse};
 use keyrail_core::system::UsageMark;
 use keyrail_core::time::Timestamp;
 use keyrail_core::usage::{Usage, UsageCount, UsageKey, UsagePlace};
@@ -19,16 +19,44 @@ use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
 
 /// How many records are counted in one step.
-const STEP_LEN: usize = 1_000;
+const STEP_LEN: usize = 10_000;
+
+/// How many records are known without reading them; others are read from the log.
+const FRESH_LEN_MAX: usize = 65_536;
 
 /// Follows the log, one step at a time.
 #[derive(Default)]
 pub(crate) struct UsageBook {
     /// Held while a step is counted, so that no record counts twice.
     turn: tokio::sync::Mutex<()>,
+    /// Records that were made durable by this process, by their index: they need not be read again.
+    fresh: parking_lot::Mutex<BTreeMap<u64, Counted<'static>>>,
 }
 
 impl UsageBook {
+    /// Notes a record that is durable now, so that it can be counted without reading it.
+    pub(crate) fn note(&self, index: u64, record: &Record) {
+        let counted = Counted {
+            time: record.time,
+            principal: Cow::Owned(record.principal.clone()),
+            action: record.action,
+            versions: record.versions.clone(),
+            asset: record.asset.as_ref().map(|_| IgnoredAny),
+            outcome: record.outcome,
+        };
+        let mut fresh = self.fresh.lock();
+        if fresh.len() < FRESH_LEN_MAX {
+            fresh.insert(index, counted);
+        }
+    }
+
+    /// Takes what is known of the records before `end`.
+    fn take_fresh(&self, end: u64) -> BTreeMap<u64, Counted<'static>> {
+        let mut fresh = self.fresh.lock();
+        let later = fresh.split_off(&end);
+        std::mem::replace(&mut *fresh, later)
+    }
+
     /// Counts every record that is durable now.
     pub(crate) async fn catch_up(&self, open: &Arc<Unsealed>) -> Result<(), EngineError> {
         let end = open.log().size();
@@ -57,19 +85,34 @@ async fn step(open: &Arc<Unsealed>, end: u64) -> Result<bool, EngineError> {
         return Ok(true);
     }
     let count = usize::try_from(end - mark.log_index).unwrap_or(STEP_LEN).min(STEP_LEN);
-    let bodies = open.log().read(mark.log_index, count)?;
-    if bodies.is_empty() {
-        return Err(EngineError::Bug { what: "the log is shorter than its size" });
-    }
-    let records = bodies.iter().map(|body| serde_json::from_slice::<Counted<'_>>(&body.body));
-    let records = records
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
-    let next = UsageMark { log_index: mark.log_index + bodies.len() as u64, generation: mark.generation + 1 };
-    let counts = tally(&records);
-    drop(records);
+    let next = UsageMark { log_index: mark.log_index + count as u64, generation: mark.generation + 1 };
+    let counts = count_records(open, mark.log_index, next.log_index)?;
     store(open, counts, &next).await?;
     Ok(next.log_index >= end)
+}
+
+/// Counts the records from `index` on and before `end`: those that are known, and the others as the log has them.
+fn count_records(open: &Unsealed, mut index: u64, end: u64) -> Result<BTreeMap<UsageKey, UsageCount>, EngineError> {
+    let mut fresh = open.usage().take_fresh(end);
+    let mut counts = BTreeMap::new();
+    while index < end {
+        if let Some(record) = fresh.remove(&index) {
+            tally(&record, &mut counts);
+            index += 1;
+            continue;
+        }
+        let known = fresh.range(index..).next().map_or(end, |(known, _)| *known);
+        let bodies = open.log().read(index, usize::try_from(known - index).unwrap_or(STEP_LEN))?;
+        if bodies.is_empty() {
+            return Err(EngineError::Bug { what: "the log is shorter than its size" });
+        }
+        for body in &bodies {
+            let record = serde_json::from_slice::<Counted<'_>>(&body.body);
+            tally(&record.map_err(|_| EngineError::Bug { what: "a record that is not readable" })?, &mut counts);
+        }
+        index += bodies.len() as u64;
+    }
+    Ok(counts)
 }
 
 /// What of a record is counted. Reading no more than that keeps counting cheap.
@@ -108,18 +151,17 @@ async fn store(
     open.commit_unrecorded(change.unrecorded("the log itself is what is counted")).await
 }
 
-fn tally(records: &[Counted<'_>]) -> BTreeMap<UsageKey, UsageCount> {
-    let mut counts: BTreeMap<UsageKey, UsageCount> = BTreeMap::new();
-    for record in records.iter().filter(|record| record.outcome == Outcome::Done && is_use(record.action)) {
-        let place = if record.asset.is_some() { UsagePlace::Asset } else { UsagePlace::Outside };
-        for used in &record.versions {
-            let action = if used.opened { Action::DataDecrypt } else { record.action };
-            let key = UsageKey { kid: used.kid, principal: record.principal.to_string(), action, place };
-            let count = UsageCount::once(used.count, record.time);
-            counts.entry(key).and_modify(|sum| *sum = sum.plus(count)).or_insert(count);
-        }
+fn tally(record: &Counted<'_>, counts: &mut BTreeMap<UsageKey, UsageCount>) {
+    if record.outcome != Outcome::Done || !is_use(record.action) {
+        return;
     }
-    counts
+    let place = if record.asset.is_some() { UsagePlace::Asset } else { UsagePlace::Outside };
+    for used in &record.versions {
+        let action = if used.opened { Action::DataDecrypt } else { record.action };
+        let key = UsageKey { kid: used.kid, principal: record.principal.to_string(), action, place };
+        let count = UsageCount::once(used.count, record.time);
+        counts.entry(key).and_modify(|sum| *sum = sum.plus(count)).or_insert(count);
+    }
 }
 
 const fn is_use(action: Action) -> bool {

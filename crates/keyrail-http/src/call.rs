@@ -18,6 +18,13 @@ use crate::problem::Failure;
 /// Where the id of a request stands, in it and in its answer.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const X_APP: HeaderName = HeaderName::from_static("x-keyrail-app");
+const X_COMPONENT: HeaderName = HeaderName::from_static("x-keyrail-component");
+const X_ENVIRONMENT: HeaderName = HeaderName::from_static("x-keyrail-environment");
+const X_BUILD: HeaderName = HeaderName::from_static("x-keyrail-build");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// Marks a request that was made in this very process by who holds the data directory and its root. A
 /// request from a network cannot carry it: it is no header.
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +95,10 @@ impl Call {
             None => local.then(|| "local".to_owned()),
         };
         let origin = Origin {
-            app: said(headers, "x-keyrail-app"),
-            component: said(headers, "x-keyrail-component"),
-            environment: said(headers, "x-keyrail-environment"),
-            build: said(headers, "x-keyrail-build"),
+            app: said(headers, &X_APP),
+            component: said(headers, &X_COMPONENT),
+            environment: said(headers, &X_ENVIRONMENT),
+            build: said(headers, &X_BUILD),
             from,
             trace: trace_id(headers),
             caller_request: said_request_id(headers).and_then(|value| value.to_str().ok()).map(str::to_owned),
@@ -101,7 +108,7 @@ impl Call {
             local,
             origin,
             request,
-            idempotency_key: readable(headers, "idempotency-key")?.map(str::to_owned),
+            idempotency_key: readable(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned),
             if_match: if_match(headers)?,
             heard: parts.extensions.get::<Heard>().cloned(),
         })
@@ -177,7 +184,7 @@ pub(crate) fn said_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 /// A header that must be readable if it is there: to overlook it would do another thing than was asked.
-fn readable<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, EngineError> {
+fn readable<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, EngineError> {
     let wrong = |problem: &str| EngineError::Invalid {
         problem: format!("the header `{name}` {problem}"),
         hint: "send it once, in visible ASCII",
@@ -190,12 +197,12 @@ fn readable<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a
     value.to_str().map(Some).map_err(|_| wrong("is no text"))
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
 /// What the caller says of itself, cut to a length that a record takes.
-fn said(headers: &HeaderMap, name: &str) -> Option<String> {
+fn said(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     text(headers, name).map(|value| value.chars().take(ORIGIN_FIELD_LEN_MAX).collect())
 }
 
@@ -210,7 +217,7 @@ fn bearer_in(value: &HeaderValue) -> Option<Zeroizing<String>> {
 
 /// The trace id of a W3C `traceparent` (Trace Context level 1, section 3.2), if that is well formed.
 fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let mut fields = text(headers, "traceparent")?.trim().split('-');
+    let mut fields = text(headers, &TRACEPARENT)?.trim().split('-');
     let (version, id, parent, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |text: &str| text.bytes().all(|byte| byte == b'0');
@@ -222,7 +229,7 @@ fn trace_id(headers: &HeaderMap) -> Option<String> {
 
 /// The generation in `If-Match`: an ETag of ours is a number in quotes. `*` asks for no particular one.
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, EngineError> {
-    let Some(value) = readable(headers, "if-match")? else { return Ok(None) };
+    let Some(value) = readable(headers, &header::IF_MATCH)? else { return Ok(None) };
     let value = value.trim();
     if value == "*" {
         return Ok(None);

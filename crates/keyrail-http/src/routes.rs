@@ -77,7 +77,15 @@ pub(crate) struct Answer<T> {
 
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
-        let Ok(body) = serde_json::to_vec(&self.body) else {
+        let body = serde_json::to_vec(&self.body);
+        self.with_json(body)
+    }
+}
+
+impl<T> Answer<T> {
+    /// The answer with a body that is written already.
+    pub(crate) fn with_json(self, body: serde_json::Result<Vec<u8>>) -> Response {
+        let Ok(body) = body else {
             return Problem::of(&EngineError::Bug { what: "an answer that is no JSON" })
                 .under(self.request_id)
                 .into_response();

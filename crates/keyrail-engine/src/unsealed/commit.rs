@@ -226,7 +226,7 @@ impl Unsealed {
             return Ok(());
         }
         let appended = self.log.append_reserved(pending.body.clone(), Epoch(self.generation())).await;
-        appended.map_err(EngineError::AuditUnavailable)
+        appended.map(drop).map_err(EngineError::AuditUnavailable)
     }
 
     /// Settles what a failure left open, if it is over.

@@ -1,6 +1,7 @@
 //! Encrypt, decrypt, re-encrypt and data keys.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::marker::PhantomData;
 
 use axum::extract::{Request, State};
@@ -23,7 +24,7 @@ use utoipa::ToSchema;
 use crate::api::{About, Api};
 use crate::body::body_bytes;
 use crate::call::Call;
-use crate::routes::{Answered, Json, KeyInPath, Shared, invalid_json, run};
+use crate::routes::{Answer, Answered, Json, KeyInPath, Shared, invalid_json, run};
 
 /// The most bytes of a body with items.
 pub(crate) const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
@@ -184,6 +185,44 @@ struct DecryptAnswer {
     items: Vec<DecryptOut>,
 }
 
+impl EncryptAnswer {
+    /// The answer as JSON, the same as a serializer writes. A ciphertext is a text of letters, digits, `.`, `-` and `_`
+    /// and needs no look at every character: a batch has hundreds of thousands of them.
+    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let len = |item: &EncryptOut| match item {
+            EncryptOut::Done { ciphertext, .. } => ciphertext.len() + ITEM_FRAME_LEN,
+            EncryptOut::Failed { .. } => ITEM_FRAME_LEN,
+        };
+        let mut out = Vec::with_capacity(ITEM_FRAME_LEN + self.items.iter().map(len).sum::<usize>());
+        out.extend_from_slice(br#"{"items":["#);
+        for (index, item) in self.items.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            match item {
+                EncryptOut::Done { ciphertext, version } => {
+                    out.extend_from_slice(br#"{"ciphertext":""#);
+                    out.extend_from_slice(ciphertext.as_bytes());
+                    write!(out, r#"","version":{version}}}"#).map_err(serde_json::Error::io)?;
+                }
+                failed @ EncryptOut::Failed { .. } => serde_json::to_writer(&mut out, failed)?,
+            }
+        }
+        out.extend_from_slice(b"]}");
+        Ok(out)
+    }
+}
+
+/// The usual length of what stands around a ciphertext, in bytes.
+const ITEM_FRAME_LEN: usize = 48;
+
+impl Answer<EncryptAnswer> {
+    fn written(self) -> Response {
+        let body = self.body.to_json();
+        self.with_json(body)
+    }
+}
+
 /// A plaintext, or why there is none.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
@@ -269,7 +308,7 @@ async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyI
     };
     let answered = run(&service, &call, Encrypt { key, items }).await;
     answered
-        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
+        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }).written())
         .into_response()
 }
 
@@ -291,7 +330,7 @@ async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): Ke
     };
     let answered = run(&service, &call, Reencrypt { key, items }).await;
     answered
-        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }))
+        .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }).written())
         .into_response()
 }
 
@@ -348,4 +387,25 @@ async fn data_key(
     let made =
         run(&service, &call, MakeDataKey { key, context, len: body.bytes.unwrap_or(DATA_KEY_LEN_DEFAULT) }).await?;
     Ok(made.map(|pair| DataKeyAnswer { plaintext: pair.plaintext, ciphertext: pair.ciphertext, version: pair.version }))
+}
+
+#[cfg(test)]
+mod tests {
+    use keyrail_crypto::envelope::{TEXT_PREFIX, to_text};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_by_hand_is_what_a_serializer_writes() {
+        let done = |bytes: &[u8]| EncryptOut::Done { ciphertext: to_text(bytes), version: VersionNumber::FIRST };
+        let failed = EncryptOut::Failed { error: ItemError::of(&EngineError::NotCiphertext) };
+        let every_byte: Vec<u8> = (0..=255).collect();
+        for items in [vec![], vec![done(b"")], vec![done(&every_byte), failed, done(b"x")]] {
+            let answer = EncryptAnswer { items };
+            assert_eq!(answer.to_json().unwrap(), serde_json::to_vec(&answer).unwrap());
+        }
+        // Every character that a ciphertext can have stands for itself in JSON.
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        assert!(plain(TEXT_PREFIX) && plain(&to_text(&every_byte)));
+    }
 }
