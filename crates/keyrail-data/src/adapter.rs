@@ -171,6 +171,13 @@ pub trait AssetAdapter: Send {
     /// [`AssetError::Changed`] when the table is another one now, and what the database fails with.
     fn page(&mut self, after: Option<&[Sql]>, limit: usize) -> Result<Page, AssetError>;
 
+    /// From here on keeps what is written in memory until it is committed, for a connection whose writes are taken back:
+    /// neither the database's files nor temporary ones ever hold it. Takes memory for all pages that a transaction changes.
+    ///
+    /// # Errors
+    /// What the database fails with.
+    fn hold_back(&mut self) -> Result<(), AssetError>;
+
     /// Writes updates in one transaction; tells for each whether its old values were still there.
     ///
     /// # Errors

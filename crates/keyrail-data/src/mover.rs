@@ -102,7 +102,7 @@ pub struct Rehearsed {
 }
 
 /// Moves the rows of the first page and takes all of it back before the commit, to see how long it takes and
-/// whether the table lets it.
+/// whether the table lets it. Nothing of it reaches a file: the values may be plaintext.
 ///
 /// # Errors
 /// What the adapter fails with, other than by refusing the values.
@@ -121,6 +121,7 @@ pub fn rehearse(
     if updates.is_empty() {
         return Ok(rehearsed);
     }
+    adapter.hold_back()?;
     match adapter.write(&updates, &mut |_| Err(EngineError::Contended)) {
         Ok(_) => Err(AssetError::Before(Box::new(EngineError::Bug { what: "a rehearsal was committed" }))),
         Err(AssetError::Before(error)) if matches!(*error, EngineError::Contended) => Ok(rehearsed),

@@ -271,6 +271,14 @@ impl AssetAdapter for SqliteAsset {
         Ok(page)
     }
 
+    fn hold_back(&mut self) -> Result<(), AssetError> {
+        // A cache that is full spills: pages of a transaction go to the write-ahead log, or to the file itself, before it is
+        // committed, and what the log holds of them stays there after a rollback.
+        self.connection.pragma_update(None, "cache_spill", "OFF").map_err(classify)?;
+        // A statement's own journal is a temporary file: it holds pages as the statements before it left them.
+        self.connection.pragma_update(None, "temp_store", "MEMORY").map_err(classify)
+    }
+
     fn write(&mut self, updates: &[RowUpdate], before_commit: &mut BeforeCommit<'_>) -> Result<Vec<bool>, AssetError> {
         self.same_file()?;
         let sqls: Vec<String> = updates.iter().map(|update| self.update_sql(update)).collect();

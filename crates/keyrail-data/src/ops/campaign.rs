@@ -238,7 +238,8 @@ pub enum PlanGoal {
     Plaintext,
 }
 
-/// Tells what a campaign would do, and how long it would take; nothing is changed.
+/// Tells what a campaign would do, and how long it would take; nothing is changed. A page is really opened and written,
+/// and taken back: to plan putting plaintext back needs the right to decrypt, as doing it does.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The asset.
@@ -283,6 +284,11 @@ impl Operation for Plan {
 
     fn target(&self, found: &Self::Loaded) -> Target {
         target(found.as_ref(), &self.asset)
+    }
+
+    fn further(&self, _: &Self::Loaded) -> Option<Further> {
+        let because = "the dry run is one of putting plaintext back, and the role does not include that";
+        (self.goal == PlanGoal::Plaintext).then_some(Further { action: Action::AssetUnprotect, because })
     }
 
     async fn act(

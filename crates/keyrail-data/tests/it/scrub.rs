@@ -4,7 +4,7 @@ use std::path::Path;
 
 use keyrail_core::campaign::{Campaign, CampaignKind, CampaignState};
 use keyrail_data::ops::asset::IdentityChoice;
-use keyrail_data::ops::campaign::{Protect, Reencrypt, Resume, Rollback};
+use keyrail_data::ops::campaign::{Plan, PlanGoal, Protect, Reencrypt, Resume, Rollback};
 use keyrail_data::{Run, Stop};
 use rusqlite::Connection;
 
@@ -142,6 +142,32 @@ async fn plaintext_is_scrubbed_although_its_campaign_was_turned_around() {
     assert_eq!(outcome.campaign.not_scrubbed.len(), 1, "{:?}", outcome.campaign.not_scrubbed);
     assert_eq!(found(&world.database()), [""; 0]);
     assert_eq!(world.state_of(id).await.not_scrubbed, outcome.campaign.not_scrubbed, "the answer says it, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_of_unprotecting_leaves_no_plaintext() {
+    for mode in ["WAL", "PERSIST"] {
+        let world = World::new().await;
+        let app = world.connect();
+        // A page of the dry run, 500 rows, is more than SQLite's cache holds (2 MB).
+        app.execute_batch(&format!(
+            "PRAGMA journal_mode = {mode}; CREATE TABLE people (id INTEGER PRIMARY KEY, v TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)
+             INSERT INTO people SELECT i, replace(hex(zeroblob(240)), '00', '{MARK}') FROM n"
+        ))
+        .unwrap();
+        world.add("people", IdentityChoice::PrimaryKey, &["v"]).await.unwrap();
+        world.protect().await;
+        assert_eq!(found(&world.database()), [""; 0], "{mode}: before");
+        let plan = Plan { asset: "people".parse().unwrap(), rate: None, goal: PlanGoal::Plaintext };
+        let told = world.run(plan).await.unwrap();
+        assert_eq!((told.values, told.bytes, told.misfits.len()), (600, 600 * 240 * MARK.len() as u64, 0), "{mode}");
+        assert_eq!(found(&world.database()), [""; 0], "{mode}: after");
+        assert_eq!(world.census().await.plaintext, 0, "{mode}");
+        // The search finds what unprotecting itself writes.
+        world.unprotect().await;
+        assert_ne!(found(&world.database()), [""; 0], "{mode}: unprotected");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use keyrail_core::campaign::{Campaign, CampaignState};
 use keyrail_core::id::CampaignId;
 use keyrail_core::record::{Record, RecordDecision};
 use keyrail_data::ops::asset::{CensusAsset, IdentityChoice, UpdateAsset};
-use keyrail_data::ops::campaign::{Pause, Protect, Resume, Start, Unprotect};
+use keyrail_data::ops::campaign::{Pause, Plan, PlanGoal, Protect, Resume, Start, Unprotect};
 use keyrail_data::{Run, Stop};
 use keyrail_engine::{Caller, Credential, EngineError};
 use parking_lot::Mutex;
@@ -255,6 +255,24 @@ async fn unprotecting_is_resumed_by_who_may_take_plaintext_back() {
     let id = world.run(Protect(start())).await.unwrap().id;
     world.run(Pause { id }).await.unwrap();
     world.run_as(Role::Operator, Resume { id }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_put_plaintext_back_may_not_plan_it() {
+    let world = world().await;
+    world.protect().await;
+    let plan = |goal| Plan { asset: "people".parse().unwrap(), rate: None, goal };
+    for role in [Role::Operator, Role::Auditor] {
+        assert_eq!(world.run_as(role, plan(PlanGoal::Plaintext)).await.unwrap_err().code(), "refused", "{role}");
+    }
+    assert!(world.run_as(Role::Operator, plan(PlanGoal::Active)).await.unwrap().target.is_some());
+    assert_eq!(world.run_as(Role::Owner, plan(PlanGoal::Plaintext)).await.unwrap().target, None);
+    let open = world.engine.unsealed().unwrap();
+    let records = open.log().read(0, 1_000).unwrap();
+    let records = records.iter().map(|entry| serde_json::from_slice::<Record>(&entry.body).unwrap());
+    let refused: Vec<_> = records.filter(|record| record.decision == RecordDecision::Refuse).collect();
+    let reasons: Vec<_> = refused.iter().map(|record| record.reason.contains("putting plaintext back")).collect();
+    assert_eq!(reasons, [true, false], "whoever may take no census is told that");
 }
 
 #[tokio::test(flavor = "multi_thread")]
