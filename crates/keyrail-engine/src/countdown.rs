@@ -21,17 +21,23 @@ use crate::unsealed::alarm::{AlarmKind, about_version};
 
 /// Carries all countdowns on, and destroys what has waited long enough.
 pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
+    let mut results = Vec::new();
+    for version in look(open).await? {
+        results.push(destroy(open, &version).await);
+    }
+    results.into_iter().collect()
+}
+
+/// Carries all countdowns on by what went by until now, and destroys nothing. Answers which of them have waited long
+/// enough.
+pub(crate) async fn look(open: &Arc<Unsealed>) -> Result<Vec<DataKeyVersion>, EngineError> {
     if open.state().waiting_for_destruction().await?.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mut change = Change::new();
     let over = carry_on(open, &mut change).await?;
     open.commit_bookkeeping(change.unrecorded("time that went by is no operation")).await?;
-    let mut results = Vec::new();
-    for version in over {
-        results.push(destroy(open, &version).await);
-    }
-    results.into_iter().collect()
+    Ok(over)
 }
 
 /// Puts a new look at the clocks, and how far each countdown is by it, into a change. Answers which of them have waited

@@ -368,7 +368,10 @@ impl Inner {
             }
             Err(error) => {
                 drop(attempt);
-                finish(&open, AggregateWait::Usual).await?;
+                // The caller is told why it stays closed, whatever else went wrong.
+                if let Err(failure) = finish(&open, AggregateWait::Usual).await {
+                    tracing::error!(error = %failure, "a refused attempt to open the store did not end cleanly");
+                }
                 Err(error)
             }
         }

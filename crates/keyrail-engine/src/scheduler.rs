@@ -69,7 +69,8 @@ pub(crate) async fn flush(open: &Arc<Unsealed>, refusals: AggregateWait) -> Resu
     }
     let settled = open.settle_pending().await;
     let recorded = record_refusals(open, refusals).await;
-    let carried_on = countdown::tick(open).await;
+    // A destruction counts assets, which takes long or is refused, and it is no work for a store that closes.
+    let carried_on = countdown::look(open).await.map(drop);
     let counted = open.usage().catch_up(open).await;
     // What is remembered is what the files show, and they are to show all of it.
     let published = open.log().publish().await.map_err(EngineError::from);

@@ -13,7 +13,7 @@ use keyrail_engine::ops::key::{
 use keyrail_engine::ops::label::DemandsPatch;
 use keyrail_engine::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
 use keyrail_engine::ports::AssetPort;
-use keyrail_engine::{Access, Engine, EngineError, EngineOptions};
+use keyrail_engine::{Access, Caller, Credential, Engine, EngineError, EngineOptions};
 
 use crate::support::{
     TestClock, context, decrypt, details, encrypt, key_name, open, records_of, retire_first, rotate, run, set_label,
@@ -508,5 +508,36 @@ async fn a_countdown_that_cannot_count_keeps_its_wait() {
     std::fs::remove_file(locked).unwrap();
     clock.pass(6 * 60 * 60);
     tick(&engine, 60).await;
+    assert_eq!(show(&engine).await.versions[0].state, VersionState::Destroyed);
+}
+
+/// Sealing carries a countdown on and ends none: a version goes under the eyes of an open store, never on the way out,
+/// nor because a stranger tried to open it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealing_and_refused_attempts_to_open_destroy_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let engine = with_key(dir.path(), &clock, "internal").await;
+    rotate(&engine).await;
+    clock.pass(61);
+    run(&engine, RetireVersion { name: version(1), acknowledged: vec![] }).await.unwrap();
+    run(&engine, destroy()).await.unwrap();
+    clock.pass(8 * DAY);
+    let local = || Caller::new(Credential::LocalOperator).unwrap();
+    let waits = async || {
+        let row = show(&engine).await.versions.remove(0);
+        assert_eq!(row.state, VersionState::Retired);
+        assert_eq!(row.destroy.unwrap().observed_seconds, 7 * DAY);
+    };
+    engine.seal_for(&local()).await.unwrap();
+    engine.unseal_for(&local()).await.unwrap();
+    waits().await;
+    engine.seal_for(&local()).await.unwrap();
+    let stranger = format!("krt_{}", "A".repeat(43));
+    let refused = engine.unseal_for(&Caller::new(Credential::Token(&stranger)).unwrap()).await.unwrap_err();
+    assert_eq!(refused.code(), "unauthenticated");
+    engine.unseal_for(&local()).await.unwrap();
+    waits().await;
+    tick(&engine, 61).await;
     assert_eq!(show(&engine).await.versions[0].state, VersionState::Destroyed);
 }
