@@ -21,7 +21,8 @@ use crate::error::EngineError;
 use crate::ports::AssetPort;
 use crate::unsealed::{OpenKey, Unsealed};
 
-/// How long a request with a token may take in all before it is told that the count goes on, in seconds.
+/// How long a request with a token may take in all before it is told that the count goes on, or that the write window
+/// is still open, in seconds.
 pub(crate) const COUNT_WAIT_SECONDS_MAX: u64 = 150;
 
 /// How long the background work waits for a count at a time, in seconds.
@@ -146,7 +147,7 @@ impl Count {
     }
 }
 
-/// How long a caller waits for a count. Who acts in this process waits to the end; a request has a limit of time.
+/// How long a caller waits for a count, and for a write window after it. Who acts in this process waits to the end; a request has a limit of time.
 pub(crate) fn patience(principal: &Principal, began: Instant, request_wait: Duration) -> Option<Duration> {
     match principal.kind {
         PrincipalKind::LocalOperator => None,

@@ -22,7 +22,7 @@ use crate::ops::key::{FoundKey, KeyView, changed, require};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::{OpenKey, Unsealed};
 
-/// The longest write window that a request waits out by itself, in seconds.
+/// The longest write window that a request waits out by itself, in seconds, if its time is enough for it.
 pub const WINDOW_WAIT_SECONDS_MAX: u64 = 120;
 
 /// What is known about the use of a version: shown before it is retired.
@@ -255,7 +255,7 @@ impl Operation for RetireVersion {
         refuse_if_blocked(blocked(&gather(authorized, cx, &key, version).await?))?;
         // The version stopped encrypting when it was deactivated: that was the fence. What was handed out
         // before may still be stored until the window closes.
-        wait_out_window(version, &key, cx.open).await?;
+        wait_out_window(authorized, cx, &key, version).await?;
         let found = gather(authorized, cx, &key, version).await?;
         refuse_if_blocked(blocked(&found))?;
         let rows = key.keyring.retire(name.version, cx.open.now())?;
@@ -278,15 +278,26 @@ fn window_left(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 
     window_left_seconds(fenced_at, promised_seconds.max(key.demands.write_window_seconds), open.now(), set_at)
 }
 
-async fn wait_out_window(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> Result<(), EngineError> {
+/// Waits until the write window is closed, or refuses at once: a window that stays open for longer than the request may
+/// take is told within its time, with a record. What a count took before is gone from that time.
+async fn wait_out_window<Op>(
+    authorized: &Authorized<Op>,
+    cx: &Context<'_>,
+    key: &OpenKey,
+    version: &DataKeyVersion,
+) -> Result<(), EngineError> {
+    let open = cx.open;
     loop {
-        match window_left(version, key, open) {
-            0 => return Ok(()),
-            left @ 1..=WINDOW_WAIT_SECONDS_MAX => {
-                open.time_passes(Duration::from_secs(left).min(WINDOW_STEP)).await;
-            }
-            left => return Err(EngineError::WriteWindowOpen { seconds_left: left }),
+        let seconds_left = window_left(version, key, open);
+        if seconds_left == 0 {
+            return Ok(());
         }
+        let left = Duration::from_secs(seconds_left);
+        let patience = patience(authorized.principal(), cx.kept.began, open.count_wait);
+        if seconds_left > WINDOW_WAIT_SECONDS_MAX || patience.is_some_and(|patience| left > patience) {
+            return Err(EngineError::WriteWindowOpen { seconds_left });
+        }
+        open.time_passes(left.min(WINDOW_STEP)).await;
     }
 }
 

@@ -409,3 +409,26 @@ async fn a_count_outlives_the_request_that_began_it() {
     assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "retire_blocked");
     assert_eq!(assets.counted.load(Ordering::SeqCst), 3);
 }
+
+/// What a count took is not there for the write window: a request is refused, with a record, before its time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_does_not_wait_for_a_window_beyond_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, assets, operator) = with_slow_assets(dir.path()).await;
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let patch = DemandsPatch { write_window_seconds: Some(60), ..DemandsPatch::default() };
+    open.execute(&caller, SetLabel { name: "internal".parse().unwrap(), patch }).await.unwrap();
+    assets.gate.add_permits(1_000);
+    loop {
+        let caller = Caller::new(Credential::Token(&operator)).unwrap();
+        let limit = std::time::Duration::from_secs(20);
+        let done = tokio::time::timeout(limit, open.execute(&caller, retire())).await;
+        let error = done.expect("it waits for a window that is open for longer than it may wait").unwrap_err();
+        assert_eq!(outcomes(&open, caller.request), [Outcome::Refused]);
+        if error.code() == "still_counting" {
+            continue;
+        }
+        assert!(matches!(error, EngineError::WriteWindowOpen { seconds_left: 60 }), "{error}");
+        break;
+    }
+}
