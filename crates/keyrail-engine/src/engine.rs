@@ -8,7 +8,7 @@ use keyrail_core::access::Action;
 use keyrail_core::record::{Origin, RecordDecision};
 use keyrail_core::time::Clock;
 use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::attempts::Attempts;
 use crate::authenticate::{authenticate, is_plausible};
@@ -27,6 +27,7 @@ use crate::request::{Caller, Credential, KeptCaller};
 use crate::scheduler;
 use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
+use crate::unsealed::late::Late;
 
 /// How long an attempt to open the store waits for those before it.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -63,6 +64,8 @@ struct Inner {
     /// Outlives the opened store, so that neither limit nor count begins anew with each attempt to open it.
     refusals: Arc<Refusals>,
     attempts: Attempts,
+    /// A commit of the store that was closed last, if it went on. Changed under `turning`.
+    late: Mutex<Option<Late>>,
     _lock: Option<DirLock>,
 }
 
@@ -120,6 +123,7 @@ impl Engine {
             metrics: Arc::default(),
             refusals: Arc::default(),
             attempts: Attempts::default(),
+            late: Mutex::default(),
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -154,12 +158,14 @@ impl Engine {
     /// Opens the store with the root of trust that `init` wrote down. One that is open stays open.
     ///
     /// # Errors
-    /// [`EngineError::Root`], [`EngineError::Store`], [`EngineError::Log`], [`EngineError::LogOlder`].
+    /// [`EngineError::Root`], [`EngineError::Store`], [`EngineError::Log`], [`EngineError::LogOlder`];
+    /// [`EngineError::StoreStuck`] as long as a commit from before it was sealed has not ended.
     pub async fn unseal(&self) -> Result<(), EngineError> {
         let _turn = self.inner.turning.lock().await;
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
+        self.inner.former_has_ended()?;
         self.inner.set_phase(SealState::Unsealing, None);
         self.inner.open_and_publish().await
     }
@@ -198,7 +204,8 @@ impl Engine {
     /// goes on to its end without its caller.
     ///
     /// # Errors
-    /// What the pipeline refuses with, [`EngineError::Log`].
+    /// What the pipeline refuses with, [`EngineError::Log`]; [`EngineError::StoreStuck`] if the store is closed and a
+    /// commit is still on its way, which keeps it closed until it has ended.
     pub async fn seal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
         let turn = self.inner.turning.clone().lock_owned().await;
         let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
@@ -357,6 +364,7 @@ impl Inner {
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
+        self.former_has_ended()?;
         let attempt = Attempt { engine: self, former: self.seal_state() };
         self.set_phase(SealState::Unsealing, None);
         let open = self.open_by_root().await?;
@@ -369,7 +377,7 @@ impl Inner {
             Err(error) => {
                 drop(attempt);
                 // The caller is told why it stays closed, whatever else went wrong.
-                if let Err(failure) = finish(&open, AggregateWait::Usual).await {
+                if let Err(failure) = self.finish(&open, AggregateWait::Usual).await {
                     tracing::error!(error = %failure, "a refused attempt to open the store did not end cleanly");
                 }
                 Err(error)
@@ -380,7 +388,16 @@ impl Inner {
     /// Tries a root that was not available again: until it is, the store shows why it is closed, and not each attempt.
     async fn retry(&self) -> Result<(), EngineError> {
         let _turn = self.turning.lock().await;
-        if self.seal_state() == SealState::RootUnavailable { self.open_and_publish().await } else { Ok(()) }
+        if self.seal_state() != SealState::RootUnavailable {
+            return Ok(());
+        }
+        self.former_has_ended()?;
+        self.open_and_publish().await
+    }
+
+    /// Whether all that the former store was writing is written: what is read before is not what counts.
+    fn former_has_ended(&self) -> Result<(), EngineError> {
+        self.late.lock().as_ref().and_then(Late::stuck).map_or(Ok(()), Err)
     }
 
     async fn open_and_publish(&self) -> Result<(), EngineError> {
@@ -412,17 +429,31 @@ impl Inner {
         Ok(self.configured_root()?.resolve()?)
     }
 
-    /// From here on nothing new begins; when it returns, the log has ended and nothing of the former store is written.
+    /// From here on nothing new begins; when it returns, the log has ended and nothing of the former store is written,
+    /// or what still is keeps it closed.
     async fn close(&self, open: Arc<Unsealed>) -> Result<(), EngineError> {
         self.set_phase(SealState::Sealed, None);
-        finish(&open, AggregateWait::None).await
+        self.finish(&open, AggregateWait::None).await
+    }
+
+    async fn finish(&self, open: &Arc<Unsealed>, refusals: AggregateWait) -> Result<(), EngineError> {
+        // A commit that ends now is recorded by the flush; one that does not is told by what follows.
+        let _told_again = open.late_ends().await;
+        let flushed = scheduler::flush(open, refusals).await;
+        let closed = open.close().await;
+        *self.late.lock() = open.take_late();
+        closed?;
+        flushed
     }
 }
 
-async fn finish(open: &Arc<Unsealed>, refusals: AggregateWait) -> Result<(), EngineError> {
-    let flushed = scheduler::flush(open, refusals).await;
-    open.close().await?;
-    flushed
+#[cfg(test)]
+impl Engine {
+    /// Shows a store as open that a test opened by itself.
+    pub(crate) fn with_opened(self, open: Arc<Unsealed>) -> Self {
+        self.inner.publish(open);
+        self
+    }
 }
 
 fn state_after(error: &EngineError) -> SealState {

@@ -2,7 +2,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod commit;
-mod late;
+pub(crate) mod late;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -395,12 +395,18 @@ impl Unsealed {
     }
 
     /// Ends all changes, then publishes the log and ends its writer. What is being committed is committed before.
+    ///
+    /// # Errors
+    /// [`EngineError::Log`]; [`EngineError::StoreStuck`] if a commit goes on all the same, which [`Unsealed::take_late`]
+    /// gives.
     pub(crate) async fn close(&self) -> Result<(), EngineError> {
         {
             let _order = self.order.lock().await;
             self.closed.store(true, Ordering::Release);
         }
-        Ok(self.log.close()?)
+        let ended = self.late_ends().await;
+        self.log.close()?;
+        ended
     }
 
     /// Refuses what began before the store was closed and has not ended: the store may be open anew, for somebody

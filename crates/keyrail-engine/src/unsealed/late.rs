@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyrail_store::{Recorded, StoreError};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::EngineError;
@@ -15,7 +15,16 @@ pub(crate) const COMMIT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A commit that was given up on and has not ended.
 pub(crate) struct Late {
     since: Instant,
-    commit: JoinHandle<Result<(), StoreError>>,
+    /// Closed when the commit has ended and writes nothing more.
+    ended: watch::Receiver<()>,
+}
+
+impl Late {
+    /// What to tell as long as it has not ended.
+    pub(crate) fn stuck(&self) -> Option<EngineError> {
+        let ended = self.ended.has_changed().is_err();
+        (!ended).then(|| EngineError::StoreStuck { seconds: self.since.elapsed().as_secs() })
+    }
 }
 
 /// How a commit ended.
@@ -31,8 +40,10 @@ impl Unsealed {
     pub(super) async fn commit_in_time(&self, change: Recorded) -> InTime {
         let (state, wake, wait) = (self.state.clone(), self.wake.clone(), self.commit_wait);
         let since = Instant::now();
+        let (tell, ended) = watch::channel(());
         let mut commit = tokio::spawn(async move {
             let ended = state.commit(change).await;
+            drop((state, tell));
             if since.elapsed() >= wait {
                 // Somebody was told that nobody knows: now it is known.
                 wake.notify_one();
@@ -44,7 +55,7 @@ impl Unsealed {
             Ok(Err(panic)) => InTime::Done(Err(StoreError::Indeterminate { source: Box::new(panic) })),
             Err(_) => {
                 tracing::error!("the store has not ended a commit in time; changes are refused until it has");
-                *self.late.lock() = Some(Late { since, commit });
+                *self.late.lock() = Some(Late { since, ended });
                 InTime::Late
             }
         }
@@ -83,8 +94,23 @@ impl Unsealed {
 
     /// What to tell as long as such a commit has not ended.
     pub(crate) fn stuck(&self) -> Option<EngineError> {
-        let late = self.late.lock();
-        let late = late.as_ref().filter(|late| !late.commit.is_finished())?;
-        Some(EngineError::StoreStuck { seconds: late.since.elapsed().as_secs() })
+        self.late.lock().as_ref().and_then(Late::stuck)
+    }
+
+    /// Waits for such a commit, no longer than any commit may take.
+    ///
+    /// # Errors
+    /// [`EngineError::StoreStuck`] if it has not ended by then.
+    pub(crate) async fn late_ends(&self) -> Result<(), EngineError> {
+        let ended = self.late.lock().as_ref().map(|late| late.ended.clone());
+        let Some(mut ended) = ended else { return Ok(()) };
+        // Nothing is ever sent: it ends when the sender is gone.
+        let waited = tokio::time::timeout(self.commit_wait, ended.changed()).await;
+        waited.map(drop).or_else(|_| self.stuck().map_or(Ok(()), Err))
+    }
+
+    /// A commit that outlives the opened store: whoever opens it anew has to wait for it.
+    pub(crate) fn take_late(&self) -> Option<Late> {
+        self.late.lock().take()
     }
 }

@@ -14,6 +14,7 @@ use keyrail_store::{
 
 use super::*;
 use crate::bootstrap::{self, Access};
+use crate::engine::{Engine, EngineOptions};
 use crate::ops::app::CreateApp;
 use crate::ops::domain::{CreateDomain, ListDomains};
 use crate::ops::key::{CreateKey, ReinstateVersion, RotateKey, SuspendVersion};
@@ -229,6 +230,45 @@ async fn a_commit_that_hangs_is_indeterminate_and_settled_when_it_ends() {
         want.insert(0, "before");
         assert_eq!(names(&open).await, want);
         assert!(open.stuck().is_none() && !open.has_pending());
+    }
+}
+
+/// A store that is sealed over a commit that hangs: what ends in time is recorded before, and what does not keeps the
+/// store closed, since it would land behind the back of the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_outlives_sealing_keeps_the_store_closed() {
+    let local = || Caller::new(Credential::LocalOperator).unwrap();
+    for ends_in_time in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut open, store) = open(dir.path()).await;
+        Arc::get_mut(&mut open).unwrap().commit_wait = std::time::Duration::from_millis(1_000);
+        let (data_dir, clock) = (dir.path().to_owned(), Arc::new(FixedClock));
+        let options = EngineOptions { data_dir, access: Access::Write, clock, assets: None };
+        let engine = Engine::open(options).unwrap().with_opened(open.clone());
+        create(&open, "before").await.1.unwrap();
+        store.fault.store(HANGS, Ordering::SeqCst);
+        let (request, done) = create(&open, "late").await;
+        assert_eq!(done.unwrap_err().code(), "indeterminate");
+        drop(open);
+        if ends_in_time {
+            store.gate.add_permits(1);
+            engine.seal_for(&local()).await.unwrap();
+        } else {
+            assert_eq!(engine.seal_for(&local()).await.unwrap_err().code(), "store_stuck");
+            assert_eq!(engine.seal_state(), SealState::Sealed);
+            assert_eq!(engine.unseal_for(&local()).await.unwrap_err().code(), "store_stuck");
+            assert_eq!(engine.unseal().await.unwrap_err().code(), "store_stuck");
+            assert_eq!(engine.seal_state(), SealState::Sealed);
+            store.gate.add_permits(1);
+        }
+        while let Err(error) = engine.unseal().await {
+            assert_eq!((error.code(), ends_in_time), ("store_stuck", false));
+            tokio::task::yield_now().await;
+        }
+        let open = engine.unsealed().unwrap();
+        assert_eq!(outcomes(&open, request), [Outcome::Done]);
+        assert_eq!(names(&open).await, ["before", "late"]);
+        create(&open, "next").await.1.unwrap();
     }
 }
 
