@@ -8,21 +8,22 @@
 //! new length durable, which costs a file system more than the bytes themselves.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use keyrail_crypto::mac::MacKey;
 
-use crate::body::{BODY_LEN_MAX, Record, parse_records};
+use crate::body::{Record, parse_records};
 use crate::error::LogError;
 use crate::files::{self, failed};
-use crate::publish::RightEdge;
+use crate::publish::{EDGE_LEN_MAX, RightEdge};
 
 const MAGIC: &[u8; 24] = b"keyrail audit journal 1\n";
 
 /// A journal file is followed by a new one when it has grown to this size, in bytes.
 pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
 
-/// The most bytes of one frame: a full queue of the longest records does not fit, so a commit may be several.
+/// The most bytes of records in one frame: a full queue of the longest ones does not fit, so a commit may be several.
 pub(crate) const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 
 /// A file grows by this many bytes at a time.
@@ -62,13 +63,18 @@ pub(crate) struct JournalFile {
 }
 
 impl JournalFile {
-    /// Begins a file with the right edge, durable before this returns.
+    /// Begins a file with the right edge, durable before this returns. An edge that could not be read back is refused,
+    /// and nothing is made: the file before this one is removed on the strength of it.
     pub(crate) fn create(dir: &Path, sequence: u64, edge: &RightEdge, key: &MacKey) -> Result<Self, LogError> {
         let path = Self::path_in(dir, sequence);
+        let content = edge.encode();
+        if content.len() > content_len_max(FrameKind::Edge as u8) || RightEdge::decode(&content).is_none() {
+            return Err(failed("begin", &path)(ErrorKind::FileTooLarge.into()));
+        }
         let file = files::create_at(&path)?;
         let mut journal = Self { path, file, chain: start_of_chain(key, sequence), len: 0, allocated: 0 };
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(frame(FrameKind::Edge, edge.size(), &edge.encode(), &mut journal.chain, key));
+        bytes.extend(frame(FrameKind::Edge, edge.size(), &content, &mut journal.chain, key));
         journal.write(&bytes)?;
         files::sync_dir(dir)?;
         Ok(journal)
@@ -244,6 +250,10 @@ fn next_frame<'a>(bytes: &'a [u8], left: usize, chain: &[u8; MAC_LEN], key: Opti
     if key.is_some_and(|key| check != head_check(key, chain, head).as_slice()) {
         return Next::Altered;
     }
+    // Nobody writes such a frame: to call it torn would drop what may follow.
+    if content_len(head).is_none() {
+        return Next::Altered;
+    }
     match parse_frame(bytes) {
         None => Next::End,
         Some(frame) if frame.is_whole(chain, key) => Next::Frame(frame),
@@ -256,8 +266,25 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-/// The most bytes that one frame takes, head and tag included.
-const FRAME_LEN_READ_MAX: usize = FRAME_LEN_MAX + BODY_LEN_MAX + 64 + HEAD_LEN + CHECK_LEN + MAC_LEN;
+/// The most bytes that one frame of records takes, head and tag included. The head of an edge is in one sector with
+/// what the file begins with, so that it is never missing alone.
+const FRAME_LEN_READ_MAX: usize = FRAME_LEN_MAX + HEAD_LEN + CHECK_LEN + MAC_LEN;
+
+/// The most bytes of content that a frame of this kind has.
+fn content_len_max(kind: u8) -> usize {
+    match kind {
+        kind if kind == FrameKind::Edge as u8 => EDGE_LEN_MAX,
+        kind if kind == FrameKind::Records as u8 => FRAME_LEN_MAX,
+        _ => 0,
+    }
+}
+
+/// The length of the content that a head tells; `None` if it is over what its kind may have.
+fn content_len(head: &[u8]) -> Option<usize> {
+    let (kind, numbers) = head.split_first()?;
+    let len = usize::try_from(u32::from_be_bytes(*numbers.first_chunk::<4>()?)).ok()?;
+    (len <= content_len_max(*kind)).then_some(len)
+}
 
 /// A frame, as far as its lengths tell; its MAC is not checked yet.
 #[derive(Debug)]
@@ -283,8 +310,8 @@ impl Frame<'_> {
 pub fn parse_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let (head, rest) = bytes.split_at_checked(HEAD_LEN)?;
     let (kind, numbers) = head.split_first()?;
-    let (len, first) = numbers.split_first_chunk::<4>()?;
-    let len = usize::try_from(u32::from_be_bytes(*len)).ok().filter(|len| *len <= FRAME_LEN_MAX + BODY_LEN_MAX + 64)?;
+    let (_len, first) = numbers.split_first_chunk::<4>()?;
+    let len = content_len(head)?;
     let (_check, rest) = rest.split_at_checked(CHECK_LEN)?;
     let (payload, rest) = rest.split_at_checked(len)?;
     let (mac, rest) = rest.split_first_chunk::<MAC_LEN>()?;
@@ -292,7 +319,7 @@ pub fn parse_frame(bytes: &[u8]) -> Option<Frame<'_>> {
 }
 
 /// A whole file of frames of any kind.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn assemble(frames: &[(u8, u64, &[u8])], sequence: u64, key: &MacKey) -> Vec<u8> {
     let mut chain = start_of_chain(key, sequence);
     let mut bytes = MAGIC.to_vec();

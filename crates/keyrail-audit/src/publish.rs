@@ -10,7 +10,7 @@ use crate::error::LogError;
 use crate::files;
 use crate::note::{Checkpoint, VerifierKey};
 use crate::tile::{Tile, TileKind};
-use crate::tree::{Edge, FullTile, Hash, TILE_WIDTH, leaf_hash};
+use crate::tree::{Edge, FullTile, Hash, LEVELS_MAX, TILE_WIDTH, leaf_hash};
 
 /// The right edge of the log: hashes of the tiles that are not full, and the records of the last bundle.
 #[derive(Clone, Debug, Default)]
@@ -301,6 +301,9 @@ pub(crate) fn walk(
     }
     Ok(())
 }
+
+/// The most bytes of an encoded right edge: its numbers, the hashes of each level, and a body file.
+pub(crate) const EDGE_LEN_MAX: usize = 8 + 1 + LEVELS_MAX * (2 + 32 * TILE_WIDTH) + BODY_FILE_LEN_MAX as usize;
 
 /// The most bytes of a body file.
 pub(crate) const BODY_FILE_LEN_MAX: u64 = (TILE_WIDTH * (4 + SALT_LEN + BODY_LEN_MAX)) as u64;

@@ -310,3 +310,43 @@ fn nobody_waits_for_a_writer_that_is_gone() {
     let late = shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }, Place::Usual);
     assert_eq!(late, Err(AppendError::Unavailable));
 }
+
+/// A file whose edge could not be read back is not begun: the one before it would be removed all the same.
+#[test]
+fn an_edge_that_could_not_be_read_back_is_not_written() {
+    let test = TestLog::create();
+    let mut edge = RightEdge::default();
+    edge.push(&Record { salt: [0; 16], body: vec![b'x'; BODY_LEN_MAX + 1] }.into());
+    let begun = JournalFile::create(&test.journal(), 2, &edge, &test.keys().journal);
+    assert!(matches!(begun, Err(LogError::File { .. })));
+    assert_eq!(test.journal_files().len(), 1);
+    edge = RightEdge::default();
+    edge.push(&Record { salt: [0; 16], body: vec![b'x'; BODY_LEN_MAX] }.into());
+    JournalFile::create(&test.journal(), 2, &edge, &test.keys().journal).unwrap();
+    let read = journal::replay(&test.journal_files()[1], 2, Some(&test.keys().journal)).unwrap().unwrap();
+    assert_eq!(read.edge.root(), edge.root());
+}
+
+/// A frame that no writer makes is not taken for one that was not finished, although it ends early.
+#[test]
+fn a_frame_longer_than_its_kind_is_refused() {
+    let key = TestLog::create().keys().journal;
+    let edge = RightEdge::default().encode();
+    let first = [(1, 0, edge.as_slice())];
+    let end = journal::assemble(&first, 1, &key).len();
+    let longest = journal::FRAME_LEN_MAX;
+    for (kind, len, is_refused) in [(2, longest, false), (2, longest + 1, true), (3, 1, true), (4, 1, true)] {
+        let content = vec![1; len];
+        let mut bytes = journal::assemble(&[first[0], (kind, 0, &content)], 1, &key);
+        bytes.truncate(end + 29);
+        for key in [Some(&key), None] {
+            let read = journal::replay_bytes(&bytes, Path::new("journal"), 1, key);
+            let what = format!("kind {kind}, {len} bytes, key: {}", key.is_some());
+            match read {
+                Err(LogError::JournalAltered { offset, .. }) => assert!(is_refused && offset == end as u64, "{what}"),
+                Err(error) => panic!("{what}: {error}"),
+                Ok(read) => assert!(!is_refused && read.unwrap().torn_len == 29, "{what}"),
+            }
+        }
+    }
+}

@@ -124,6 +124,32 @@ fn journal_files_follow_each_other() {
     assert_eq!(crashed.verify().unwrap().records, 2_000);
 }
 
+/// A journal file begins with the records of the bundle that is not full, however long they are.
+#[test]
+fn long_records_outlive_the_journal_file_that_they_were_in() {
+    let test = TestLog::create();
+    let mut options = test.options();
+    options.journal_len_max = 24_000_000;
+    let (log, _) = test.open_with(options).unwrap();
+    let long = |index: usize| vec![b'a' + (index % 26) as u8; if index < 256 { 32 * 1024 } else { 64 * 1024 }];
+    for index in 0..506 {
+        log.append_blocking(long(index), Epoch(0)).unwrap();
+    }
+    let killed = test.copied();
+    drop(log);
+    let files = killed.journal_files();
+    assert!(files.len() == 1 && files[0].ends_with("journal-00000000000000000002"), "{files:?}");
+    let frames = killed.frames();
+    assert!(frames[1] - frames[0] > 12 * 1024 * 1024, "an edge of {} bytes", frames[1] - frames[0]);
+    let (log, _) = killed.open();
+    assert_eq!(log.size(), 506);
+    for index in [0, 255, 256, 400, 505] {
+        assert!(log.read(index as u64, 1).unwrap()[0].body == long(index), "record {index}");
+    }
+    log.close().unwrap();
+    assert_eq!(killed.verify().unwrap().records, 506);
+}
+
 /// While records keep coming, full bundles alone are published: what is left over follows when they are asked for.
 #[test]
 fn a_busy_log_publishes_full_bundles() {
