@@ -143,6 +143,12 @@ impl FileSystem {
     }
 }
 
+/// Makes durable what another process wrote to a file and perhaps did not sync.
+pub(crate) fn sync_file(path: &Path) -> Result<(), LogError> {
+    let sync = || File::open(path).and_then(|file| file.sync_all());
+    step(Step::Sync, path, sync).map_err(failed("sync", path))
+}
+
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), LogError> {
     let sync = || File::open(dir).and_then(|dir| dir.sync_all());

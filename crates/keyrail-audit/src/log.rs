@@ -163,6 +163,10 @@ impl Log {
         if recovered.clean {
             publisher.resume(&replay.records);
         } else {
+            // Who was killed between a write and its sync left a frame that reads whole and that a power cut still
+            // takes away: nothing may be signed, shown or remembered before it is durable.
+            files::sync_file(&replay.path)?;
+            files::sync_dir(&options.journal_dir)?;
             publisher.forget_partials();
             publisher.add(&replay.records)?;
             publisher.checkpoint(&keys.seed, &key)?;

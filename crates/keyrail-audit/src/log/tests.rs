@@ -350,3 +350,25 @@ fn a_frame_longer_than_its_kind_is_refused() {
         }
     }
 }
+
+/// What was read from the journal of a killed log is made durable before any of it is published.
+#[test]
+fn a_start_after_a_kill_syncs_the_journal_before_it_publishes() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    log.append_blocking(body(0), Epoch(0)).unwrap();
+    let killed = test.copied();
+    drop(log);
+    let before = evidence(&killed);
+    for kind in [Step::Sync, Step::SyncDir] {
+        let plan = Plan { kind, fault: Fault::NotStored, skip: 0, count: 1, error: Errno::IO };
+        let faults = Faults::plan(&killed.journal(), plan);
+        assert!(matches!(killed.open_with(killed.options()), Err(LogError::File { action: "sync", .. })), "{kind:?}");
+        assert_eq!(faults.hit(), 1, "{kind:?}");
+        assert!(evidence(&killed) == before, "{kind:?}: something was published");
+    }
+    let (log, recovered) = killed.open();
+    assert_eq!((recovered.published, recovered.clean), (1, false));
+    log.close().unwrap();
+    assert_eq!(killed.verify().unwrap().records, 1);
+}
