@@ -165,6 +165,16 @@ pub enum VerifyProblem {
     Unreadable(#[source] std::io::Error),
 }
 
+impl VerifyFailure {
+    /// The file and the frame of a journal that was altered.
+    pub(crate) fn altered_frame(&self) -> Option<(PathBuf, u64)> {
+        match self.problem {
+            VerifyProblem::JournalAltered { offset } => Some((self.file.clone()?, offset)),
+            _ => None,
+        }
+    }
+}
+
 impl VerifyProblem {
     /// Whether a writer that runs just now can look like this for a moment.
     pub(crate) fn may_be_a_running_writer(&self) -> bool {

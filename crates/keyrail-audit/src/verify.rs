@@ -96,6 +96,7 @@ fn verify_places(
     let mut verification = Verification { audit_dir, journal, key, remembered, full: Edge::default(), listing: None };
     let mut waiting_since = Instant::now();
     let mut attempts = 0;
+    let mut altered = None;
     loop {
         let note = read(audit_dir, Path::new(CHECKPOINT), CHECKPOINT_LEN_MAX)?;
         let failure = match verification.attempt(&note) {
@@ -106,9 +107,14 @@ fn verify_places(
         let grew = read(audit_dir, Path::new(CHECKPOINT), CHECKPOINT_LEN_MAX)? != note;
         let waits = failure.problem.may_be_a_running_writer()
             && waiting_since.elapsed() < Duration::from_millis(WRITER_MILLIS_MAX);
+        // A journal is read while it is written: a frame whose middle was read before it was there can stand before one
+        // that was read after. The next look finds it whole, unless it was altered.
+        let place = failure.altered_frame();
+        let is_new = place.is_some() && place != altered && attempts < ATTEMPTS_MAX;
+        altered = place.or(altered);
         if grew && attempts < ATTEMPTS_MAX {
             waiting_since = Instant::now();
-        } else if waits {
+        } else if waits || is_new {
             // The writer has no way to tell another process, so this looks again until the limit.
             std::thread::park_timeout(Duration::from_millis(LOOK_MILLIS));
         } else {

@@ -1,12 +1,13 @@
 //! A log whose writer was killed verifies with its journal at once, and nothing can be done to either unseen.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use keyrail_audit::{JournalPlace, Remembered, Report, Tail, VerifyFailure, VerifyProblem, verify_with_journal};
+use keyrail_audit::{Epoch, JournalPlace, Remembered, Report, Tail, VerifyFailure, VerifyProblem, verify_with_journal};
 use keyrail_testkit::{scale, seeded};
 use rand::RngExt;
 
-use crate::support::{TestLog, append, copy_dir};
+use crate::support::{TestLog, append, body, copy_dir};
 
 /// A log of 300 published records that was killed with 500 more in its journal, and what it would have published.
 struct Killed {
@@ -201,6 +202,63 @@ fn a_torn_tail_is_no_damage() {
     let tail = report.tail.unwrap();
     assert!(tail.torn_len > 0 && tail.records < 500, "{tail:?}");
     assert_eq!(report.records, 300 + tail.records);
+}
+
+/// What is read of a file that grows can be older in its first half than in its second: then it is looked at again, and
+/// whoever altered it is found out by the same frame.
+#[test]
+fn a_frame_that_was_read_half_way_is_read_again() {
+    let killed = TestLog::create();
+    let (writer, _) = killed.open();
+    for index in 0..4 {
+        writer.append_blocking(body(index), Epoch(0)).unwrap();
+    }
+    let log = killed.copied();
+    drop(writer);
+    let journal = log.journal_files().remove(0);
+    let whole = std::fs::read(&journal).unwrap();
+    let frames = log.frames();
+    let half_way = |frame: usize| {
+        let mut content = whole.clone();
+        content[frames[frame] + 29 + 10..frames[frame + 1]].fill(0);
+        content
+    };
+    let (second, third) = (half_way(3), half_way(4));
+    // Each look but the last finds a pipe of its own, so that what it reads is known.
+    let verify = |looks: &[&[u8]]| {
+        let put = |look: Option<&[u8]>, next: &Path, journal: &Path| {
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            match look {
+                Some(content) => std::fs::write(next, content).unwrap(),
+                None => rustix::fs::mknodat(rustix::fs::CWD, next, rustix::fs::FileType::Fifo, mode, 0).unwrap(),
+            }
+            std::fs::rename(next, journal).unwrap();
+        };
+        let (journal, next) = (journal.clone(), log.dir.path().join("next"));
+        let mut looks: Vec<Vec<u8>> = looks.iter().map(|look| look.to_vec()).collect();
+        let last = looks.pop().unwrap();
+        put(None, &next, &journal);
+        // Not waited for: it hangs if a look is left out.
+        std::thread::spawn(move || {
+            for (index, look) in looks.iter().enumerate() {
+                let mut reader = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
+                put((index + 1 == looks.len()).then_some(&last), &next, &journal);
+                reader.write_all(look).unwrap();
+            }
+        });
+        let (guard, dir) = (log.keys().journal, log.journal());
+        let place = JournalPlace { dir: &dir, key: Some(&guard) };
+        verify_with_journal(&log.audit(), &place, &log.key, &[])
+    };
+    assert_eq!(verify(&[&second, &whole]).unwrap().records, 4);
+    assert_eq!(verify(&[&second, &third, &whole]).unwrap().records, 4);
+    for looks in [&[&*second, &second][..], &[&third, &second, &second]] {
+        let failure = verify(looks).unwrap_err();
+        assert!(
+            matches!(failure.problem, VerifyProblem::JournalAltered { offset } if offset == frames[3] as u64),
+            "{failure}"
+        );
+    }
 }
 
 /// Evidence and journal are of one log and one time.
