@@ -24,6 +24,9 @@ const STEP_LEN: usize = 10_000;
 /// How many records are known without reading them; others are read from the log.
 const FRESH_LEN_MAX: usize = 65_536;
 
+/// A record that names more versions is read from the log: the bound above is one of memory, too.
+const FRESH_VERSIONS_MAX: usize = 4;
+
 /// Follows the log, one step at a time.
 #[derive(Default)]
 pub(crate) struct UsageBook {
@@ -36,6 +39,9 @@ pub(crate) struct UsageBook {
 impl UsageBook {
     /// Notes a record that is durable now, so that it can be counted without reading it.
     pub(crate) fn note(&self, index: u64, record: &Record) {
+        if record.versions.len() > FRESH_VERSIONS_MAX {
+            return;
+        }
         let counted = Counted {
             time: record.time,
             principal: Cow::Owned(record.principal.clone()),

@@ -66,7 +66,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
 /// Operational messages go to standard error, by `KEYRAIL_LOG` (like `info` or `keyrail=debug`).
 fn start_log(json: bool) {
     let filter = EnvFilter::try_from_env("KEYRAIL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: a file or a collector would get their codes as a part of the text.
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     if json { builder.json().init() } else { builder.init() }
 }
 

@@ -97,13 +97,14 @@ fn vacuum(connection: &Connection, deadline: Instant) -> Result<bool, AssetError
     })
 }
 
-/// An index may need a collation or function that only the application has: then it stays as it is, and that is told.
+/// An index may need a collation or function that only the application has, or be out of step with its table: then it
+/// stays as it is, and that is told.
 fn reindex(connection: &Connection, table: &str, deadline: Instant) -> Result<bool, AssetError> {
     let sql = format!("REINDEX main.{}", quoted(table));
     retry(deadline, || match connection.execute_batch(&sql) {
         Ok(()) => Ok(Some(true)),
         Err(error) if is_busy(&error) => Ok(None),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => Ok(Some(false)),
+        Err(error) if cannot_be_made(&error) => Ok(Some(false)),
         Err(error) => Err(classify(error)),
     })
 }
@@ -115,6 +116,10 @@ fn truncate_wal(connection: &Connection, deadline: Instant) -> Result<bool, Asse
         Err(error) if is_busy(&error) => Ok(None),
         Err(error) => Err(classify(error)),
     })
+}
+
+fn cannot_be_made(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::Unknown | ErrorCode::ConstraintViolation))
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

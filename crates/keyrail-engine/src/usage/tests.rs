@@ -92,3 +92,38 @@ async fn a_step_whose_caller_is_gone_ends_before_the_next_one_begins() {
     let mark = open.state().usage_mark().await.unwrap().unwrap();
     assert_eq!(mark, UsageMark { log_index: open.log().size(), generation: 1 });
 }
+
+/// What was noted and what has to be read counts the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_many_versions_is_counted_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    bootstrap::init(dir.path().to_owned(), None, &FixedClock).await.unwrap();
+    let paths = Paths::new(dir.path());
+    let store = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap());
+    let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
+    let (clock, metrics, refusals) = (Arc::new(FixedClock), Arc::default(), Arc::default());
+    let open = bootstrap::unseal_on(store, &paths, Access::Write, root.as_ref(), clock, metrics, refusals).await;
+    let open = open.unwrap();
+    let last = open.log().read(open.log().size() - 1, 1).unwrap();
+    let some: Record = serde_json::from_slice(&last[0].body).unwrap();
+    let kids: Vec<Kid> = (0..9).map(|number| Kid::from_bytes([number; 16])).collect();
+    for (round, count) in [1, 3, 9, 2].into_iter().enumerate() {
+        let used = kids.iter().take(count).map(|kid| VersionUse {
+            version: keyrail_core::name::VersionNumber::FIRST,
+            kid: *kid,
+            count: 10,
+            opened: false,
+        });
+        let id = keyrail_core::id::RequestId::from_bytes([round as u8; 16]);
+        let record = Record { id, action: Action::DataEncrypt, versions: used.collect(), ..some.clone() };
+        crate::pipeline::append(&open, &record, open.generation()).await.unwrap();
+    }
+    assert_eq!(open.usage().fresh.lock().len(), 3);
+    open.usage().catch_up(&open).await.unwrap();
+    assert!(open.usage().fresh.lock().is_empty());
+    let mut found = Vec::new();
+    for kid in &kids {
+        found.push(open.usage().encryptions(&open, kid).await.unwrap());
+    }
+    assert_eq!(found, [40, 30, 20, 10, 10, 10, 10, 10, 10]);
+}

@@ -141,7 +141,12 @@ async fn a_cached_decision_is_the_uncached_one_after_any_changes() {
                 };
                 let got = got.map_or_else(|error| error.code(), |()| "allowed");
                 assert_eq!(got, uncached(&engine, *id, action, &app).await, "{action} {app}");
-                *kinds.entry(got).or_default() += 1;
+                let times = kinds.entry(got).or_default();
+                *times += 1;
+                // More than a hundred of them within a second would be refused before anybody looks at the token.
+                if got == "unauthenticated" && times.is_multiple_of(50) {
+                    clock.pass(2);
+                }
             }
         }
     }
