@@ -35,7 +35,7 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; POOL_LEN], used: POOL_LEN }) };
 }
 
-/// `N` random bytes, at most [`POOL_LEN`], from a stock of this thread: for ids and salts alone, of which every request
+/// `N` random bytes, at most 1,024, from a stock of this thread: for ids and salts alone, of which every request
 /// needs several and which everybody may see. What will be given out later lies in ordinary memory until then, so that
 /// nothing that has to stay secret, and no nonce, comes from here.
 ///
