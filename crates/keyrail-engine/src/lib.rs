@@ -28,6 +28,8 @@ pub mod ports;
 mod refusals;
 mod request;
 mod scheduler;
+#[cfg(test)]
+mod testing;
 mod unsealed;
 mod usage;
 

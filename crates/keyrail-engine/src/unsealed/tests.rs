@@ -7,13 +7,10 @@ use async_trait::async_trait;
 use keyrail_core::access::Role;
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::rotation::RotationReason;
-use keyrail_core::time::{BootId, Observation};
-use keyrail_store::{
-    Change, Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write,
-};
+use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 
 use super::*;
-use crate::bootstrap::{self, Access};
+use crate::bootstrap::Access;
 use crate::engine::{Engine, EngineOptions};
 use crate::ops::app::CreateApp;
 use crate::ops::domain::{CreateDomain, ListDomains};
@@ -21,21 +18,9 @@ use crate::ops::key::{CreateKey, ReinstateVersion, RotateKey, SuspendVersion};
 use crate::ops::label::{DemandsPatch, SetLabel};
 use crate::ops::retire::{RetireVersion, ShowEvidence};
 use crate::ops::token::CreateToken;
-use crate::paths::Paths;
 use crate::request::Credential;
 use crate::scheduler;
-
-struct FixedClock;
-
-impl Clock for FixedClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(1_795_512_600_000)
-    }
-
-    fn observe(&self) -> Observation {
-        Observation { boot: BootId([1; 16]), wall: self.now(), uptime_millis: 1 }
-    }
-}
+use crate::testing::{FixedClock, open_behind};
 
 /// What goes wrong from now on.
 const NOTHING: u8 = 0;
@@ -114,19 +99,8 @@ impl Store for Breaking {
 }
 
 async fn open(dir: &Path) -> (Arc<Unsealed>, Arc<Breaking>) {
-    let paths = Paths::new(dir);
-    if !paths.store().exists() {
-        bootstrap::init(dir.to_owned(), None, &FixedClock).await.unwrap();
-    }
-    let store = SqliteStore::open(&paths.store(), OpenMode::Write).unwrap();
-    let store = Arc::new(Breaking { store, fault: AtomicU8::new(NOTHING), gate: tokio::sync::Semaphore::new(0) });
-    let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
-    let metrics = Arc::default();
-    let clock = Arc::new(FixedClock);
-    let refusals = Arc::default();
-    let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals);
-    let open = open.await;
-    (open.unwrap(), store)
+    let gate = tokio::sync::Semaphore::new(0);
+    open_behind(dir, |store| Breaking { store, fault: AtomicU8::new(NOTHING), gate }).await
 }
 
 async fn create(open: &Arc<Unsealed>, name: &str) -> (RequestId, Result<(), EngineError>) {

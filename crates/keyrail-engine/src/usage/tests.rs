@@ -1,27 +1,13 @@
 //! A caller that goes away while the store has its step.
 
 use async_trait::async_trait;
-use keyrail_core::time::{BootId, Clock, Observation};
-use keyrail_store::{Condition, OpenMode, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
+use keyrail_store::{Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
-use crate::bootstrap::{self, Access};
 use crate::ops::domain::CreateDomain;
-use crate::paths::Paths;
 use crate::request::{Caller, Credential};
-
-struct FixedClock;
-
-impl Clock for FixedClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(1_795_512_600_000)
-    }
-
-    fn observe(&self) -> Observation {
-        Observation { boot: BootId([1; 16]), wall: self.now(), uptime_millis: 1 }
-    }
-}
+use crate::testing::open_behind;
 
 /// The real store, whose thread does not get to the steps of the count before the gate is opened.
 struct Gated {
@@ -70,15 +56,12 @@ impl Store for Gated {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_whose_caller_is_gone_ends_before_the_next_one_begins() {
     let dir = tempfile::tempdir().unwrap();
-    bootstrap::init(dir.path().to_owned(), None, &FixedClock).await.unwrap();
-    let paths = Paths::new(dir.path());
-    let store = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap());
-    let gated = Arc::new(Gated { store, arrived: Notify::new(), gate: Arc::new(Semaphore::new(0)) });
-    let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
-    let (clock, metrics, refusals) = (Arc::new(FixedClock), Arc::default(), Arc::default());
-    let open =
-        bootstrap::unseal_on(gated.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals).await;
-    let open = open.unwrap();
+    let (open, gated) = open_behind(dir.path(), |store| Gated {
+        store: Arc::new(store),
+        arrived: Notify::new(),
+        gate: Arc::new(Semaphore::new(0)),
+    })
+    .await;
     let make = CreateDomain { name: "acme".parse().unwrap() };
     open.execute(&Caller::new(Credential::LocalOperator).unwrap(), make).await.unwrap();
 
@@ -97,13 +80,7 @@ async fn a_step_whose_caller_is_gone_ends_before_the_next_one_begins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_many_versions_is_counted_from_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    bootstrap::init(dir.path().to_owned(), None, &FixedClock).await.unwrap();
-    let paths = Paths::new(dir.path());
-    let store = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap());
-    let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
-    let (clock, metrics, refusals) = (Arc::new(FixedClock), Arc::default(), Arc::default());
-    let open = bootstrap::unseal_on(store, &paths, Access::Write, root.as_ref(), clock, metrics, refusals).await;
-    let open = open.unwrap();
+    let (open, _store) = open_behind(dir.path(), |store| store).await;
     let last = open.log().read(open.log().size() - 1, 1).unwrap();
     let some: Record = serde_json::from_slice(&last[0].body).unwrap();
     let kids: Vec<Kid> = (0..9).map(|number| Kid::from_bytes([number; 16])).collect();
