@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
 use http::request::Parts;
@@ -127,6 +128,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
 #[derive(Clone, Debug)]
 pub(crate) struct ProblemCode(pub(crate) String);
 
+/// How long a refusal waits until it is known whose it is.
+const NOTE_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// What is kept of a request to count its refusal: it is refused, and gone, before the engine hears of it.
 pub(crate) struct Unheard {
     heard: Heard,
@@ -153,7 +157,12 @@ impl Unheard {
         let credential = token.as_ref().map_or(Credential::None, |token| Credential::Token(token));
         // Without randomness there is neither an answer nor a record.
         let Ok(caller) = Caller::new(credential) else { return };
-        engine.note_no_operation(&Caller { origin, ..caller }, &code).await;
+        // It may have to look a token up, and the refusal waits for it: on a store that hangs it counts as a stranger's.
+        let caller = Caller { origin: origin.clone(), ..caller };
+        let noted = tokio::time::timeout(NOTE_WAIT_MAX, engine.note_no_operation(&caller, &code)).await;
+        if noted.is_err() {
+            engine.note_turned_away(&origin, &code);
+        }
     }
 }
 
