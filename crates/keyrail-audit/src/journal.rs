@@ -176,7 +176,7 @@ pub(crate) fn replay_bytes(
     let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
         return if is_begun(bytes) { Ok(None) } else { Err(altered(0)) };
     };
-    let data_len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let data_len = written_len(bytes);
     let mut chain = key.map_or([0; MAC_LEN], |key| start_of_chain(key, sequence));
     let mut replayed: Option<Replayed> = None;
     loop {
@@ -220,8 +220,7 @@ fn skip_gap(rest: &[u8], file_len: usize) -> Option<&[u8]> {
 
 /// Whether a file without the magic is one whose first write was not finished.
 fn is_begun(bytes: &[u8]) -> bool {
-    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    bytes.get(..written).is_some_and(|written| MAGIC.starts_with(written))
+    bytes.get(..written_len(bytes)).is_some_and(|written| MAGIC.starts_with(written))
 }
 
 /// What stands at a place of a journal file.
@@ -260,6 +259,11 @@ fn next_frame<'a>(bytes: &'a [u8], left: usize, chain: &[u8; MAC_LEN], key: Opti
         Some(frame) if bytes.len() - frame.rest.len() >= left => Next::End,
         Some(_) => Next::Altered,
     }
+}
+
+/// How many bytes there are up to the last that is not zero.
+fn written_len(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
