@@ -143,6 +143,17 @@ pub struct Campaign {
     pub resumed_by: Option<String>,
 }
 
+impl Campaign {
+    /// Whether the database's files are to be scrubbed before it ends.
+    ///
+    /// Stores before schema 3 did not note it: a campaign that protects, is unfinished and never was scrubbed is due
+    /// whatever its row says. To scrub once too often does no harm.
+    pub fn is_scrub_due(&self) -> bool {
+        let unfinished = self.state != CampaignState::Completed;
+        self.scrub_due || (unfinished && self.kind == CampaignKind::Protect && self.not_scrubbed.is_empty())
+    }
+}
+
 /// What a campaign counted so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct CampaignCounts {
@@ -244,6 +255,21 @@ mod tests {
         ];
         for (name, version, deadline, want) in rows {
             assert_eq!(due_at(&version, deadline), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_campaign_that_protects_and_never_was_scrubbed_is_due() {
+        let row = |kind, state| Campaign { kind, ..campaign(state, Some(9)) };
+        for &state in S::ALL {
+            // As a row of a former schema reads.
+            assert_eq!(row(CampaignKind::Protect, state).is_scrub_due(), state != S::Completed, "{state}");
+            let scrubbed = Campaign { not_scrubbed: vec!["copies".to_owned()], ..row(CampaignKind::Protect, state) };
+            assert!(!scrubbed.is_scrub_due(), "{state}");
+            for kind in [CampaignKind::Reencrypt, CampaignKind::Rollback, CampaignKind::Unprotect] {
+                assert!(!row(kind, state).is_scrub_due(), "{kind} {state}");
+                assert!(Campaign { scrub_due: true, ..row(kind, state) }.is_scrub_due(), "{kind} {state}");
+            }
         }
     }
 

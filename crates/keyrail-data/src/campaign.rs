@@ -399,7 +399,7 @@ impl Walk {
 
     fn finish(&mut self, census: Census, left: u64) -> Result<Outcome, EngineError> {
         let mut left_in_files = Vec::new();
-        if self.campaign.scrub_due {
+        if self.campaign.is_scrub_due() {
             left_in_files = self.adapter.scrub().map_err(|error| self.named(error))?.left;
             self.campaign.not_scrubbed.clone_from(&left_in_files);
             self.campaign.scrub_due = false;

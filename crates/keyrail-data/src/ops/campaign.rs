@@ -524,7 +524,7 @@ fn turned_around(
     let unfinished = campaign.state != CampaignState::Completed;
     // What the same campaign overwrote before is scrubbed by it now; one that is complete was scrubbed.
     let (scrub_due, not_scrubbed) =
-        if unfinished { (campaign.scrub_due, campaign.not_scrubbed.clone()) } else { (false, Vec::new()) };
+        if unfinished { (campaign.is_scrub_due(), campaign.not_scrubbed.clone()) } else { (false, Vec::new()) };
     let (id, generation) =
         if unfinished { (campaign.id, campaign.generation + 1) } else { (CampaignId::from_bytes(random::array()?), 1) };
     Ok(Campaign {

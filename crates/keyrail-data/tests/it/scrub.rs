@@ -6,6 +6,7 @@ use keyrail_core::campaign::{Campaign, CampaignKind, CampaignState};
 use keyrail_data::ops::asset::IdentityChoice;
 use keyrail_data::ops::campaign::{Plan, PlanGoal, Protect, Reencrypt, Resume, Rollback};
 use keyrail_data::{Run, Stop};
+use keyrail_store::Change;
 use rusqlite::Connection;
 
 use crate::support::{World, connect, start};
@@ -142,6 +143,43 @@ async fn plaintext_is_scrubbed_although_its_campaign_was_turned_around() {
     assert_eq!(outcome.campaign.not_scrubbed.len(), 1, "{:?}", outcome.campaign.not_scrubbed);
     assert_eq!(found(&world.database()), [""; 0]);
     assert_eq!(world.state_of(id).await.not_scrubbed, outcome.campaign.not_scrubbed, "the answer says it, too");
+}
+
+/// A store before schema 3 did not note that a scrub was due, and its rows say nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_that_a_former_schema_stored_is_scrubbed() {
+    for turned in [false, true] {
+        let world = World::new().await;
+        let app = world.connect();
+        fill(&app, "WAL");
+        world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+        world.rotate().await;
+        // All is encrypted, so that no page tells of plaintext any more.
+        let id = world.run(Protect(start())).await.unwrap().id;
+        let stop = Stop::default();
+        let handle = stop.clone();
+        let progress = Box::new(move |campaign: &Campaign| {
+            if campaign.counts.rows == campaign.counts.rows_total {
+                handle.pause();
+            }
+        });
+        let open = world.engine.unsealed().unwrap();
+        let paused = Run { open: open.clone(), id, stop, progress }.run().await.unwrap().campaign;
+        assert_eq!((paused.state, world.census().await.plaintext), (CampaignState::Paused, 0));
+        let former = Campaign { scrub_due: false, generation: paused.generation + 1, ..paused };
+        let mut change = Change::new();
+        change.update(&former);
+        open.commit_unrecorded(change.unrecorded("a row as a former schema reads")).await.unwrap();
+        assert_ne!(found(&world.database()), [""; 0]);
+        if turned {
+            world.run(Rollback { id }).await.unwrap();
+        } else {
+            world.run(Resume { id }).await.unwrap();
+        }
+        let outcome = world.complete(id).await;
+        assert_eq!(outcome.campaign.not_scrubbed.len(), 1, "{:?}", outcome.campaign.not_scrubbed);
+        assert_eq!(found(&world.database()), [""; 0], "turned around: {turned}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
