@@ -26,6 +26,9 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// How long what is in the way lasts, in seconds, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
     /// The id of the request, which is also the id of its record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -41,6 +44,7 @@ impl Problem {
             code: error.code().to_owned(),
             fault: fault(error.fault()).to_owned(),
             hint: error.hint(),
+            seconds_left: seconds_left(error),
             request_id: None,
         }
     }
@@ -55,6 +59,7 @@ impl Problem {
             code: code.to_owned(),
             fault: fault(if matches!(refusal, RequestRefusal::Busy) { Fault::Load } else { Fault::Caller }).to_owned(),
             hint: Some(hint.to_owned()),
+            seconds_left: None,
             request_id: None,
         }
     }
@@ -143,6 +148,15 @@ const fn fault(fault: Fault) -> &'static str {
         Fault::Policy | Fault::Unauthenticated => "refused",
         Fault::StoredData => "stored-data",
         Fault::Dependency | Fault::Load => "dependency",
+    }
+}
+
+const fn seconds_left(error: &EngineError) -> Option<u64> {
+    match error {
+        EngineError::DestroyWaiting { seconds_left } | EngineError::WriteWindowOpen { seconds_left } => {
+            Some(*seconds_left)
+        }
+        _ => None,
     }
 }
 

@@ -11,6 +11,8 @@ pub(crate) struct Failure {
     pub(crate) code: String,
     pub(crate) hint: Option<String>,
     pub(crate) exit: Exit,
+    /// How long what is in the way lasts, where that is known.
+    pub(crate) seconds_left: Option<u64>,
 }
 
 /// How a command ends.
@@ -25,8 +27,12 @@ pub(crate) enum Exit {
 }
 
 impl Failure {
+    pub(crate) fn new(exit: Exit, code: &str, title: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { title: title.into(), code: code.to_owned(), hint: Some(hint.into()), exit, seconds_left: None }
+    }
+
     pub(crate) fn caller(title: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { title: title.into(), code: "usage".to_owned(), hint: Some(hint.into()), exit: Exit::Caller }
+        Self::new(Exit::Caller, "usage", title, hint)
     }
 
     /// What is wrong with a command line, from the parser's own words.
@@ -50,26 +56,17 @@ impl Failure {
     }
 
     pub(crate) fn stored_data(title: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { title: title.into(), code: "stored_data".to_owned(), hint: Some(hint.into()), exit: Exit::StoredData }
+        Self::new(Exit::StoredData, "stored_data", title, hint)
     }
 
     pub(crate) fn file(action: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
         let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::Absent } else { Exit::Dependency };
-        Self {
-            title: format!("cannot {action} `{}`: {error}", path.display()),
-            code: "file_failed".to_owned(),
-            hint: Some("check that the path is there and that this user may use it".to_owned()),
-            exit,
-        }
+        let title = format!("cannot {action} `{}`: {error}", path.display());
+        Self::new(exit, "file_failed", title, "check that the path is there and that this user may use it")
     }
 
     pub(crate) fn bug(what: &str) -> Self {
-        Self {
-            title: format!("this is a bug: {what}"),
-            code: "bug".to_owned(),
-            hint: Some("please report it".to_owned()),
-            exit: Exit::Bug,
-        }
+        Self::new(Exit::Bug, "bug", format!("this is a bug: {what}"), "please report it")
     }
 
     pub(crate) fn of(problem: Problem) -> Self {
@@ -81,7 +78,8 @@ impl Failure {
             "dependency" => Exit::Dependency,
             _ => Exit::Bug,
         };
-        Self { title: problem.title, code: problem.code, hint: problem.hint, exit }
+        let seconds_left = problem.seconds_left;
+        Self { title: problem.title, code: problem.code, hint: problem.hint, exit, seconds_left }
     }
 
     /// As one JSON object on one line.
@@ -123,7 +121,7 @@ impl From<ClientError> for Failure {
         if let Some(cause) = innermost(&error).filter(|_| !told) {
             title = format!("{title}: {cause}");
         }
-        Self { title, code: error.code().to_owned(), hint: Some(error.hint().to_owned()), exit }
+        Self::new(exit, error.code(), title, error.hint())
     }
 }
 
@@ -144,7 +142,7 @@ impl From<ListenError> for Failure {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         };
-        Self { title, code: "listen_failed".to_owned(), hint: Some(error.hint().to_owned()), exit }
+        Self::new(exit, "listen_failed", title, error.hint())
     }
 }
 

@@ -29,12 +29,12 @@ pub(crate) fn line(text: &str) {
 pub(crate) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure {
-            title: format!("cannot write standard output: {error}"),
-            code: "output_failed".to_owned(),
-            hint: Some("check the disk or the program that reads, and run the command again".to_owned()),
-            exit: Exit::Dependency,
-        }),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::Dependency,
+            "output_failed",
+            format!("cannot write standard output: {error}"),
+            "check the disk or the program that reads, and run the command again",
+        )),
         _ => Ok(()),
     }
 }

@@ -137,6 +137,17 @@ fn every_error_with_its_code_status_text_and_hint() {
     assert_eq!(found, include_str!("problems.golden"), "KEYRAIL_BLESS=1 writes the table anew");
 }
 
+/// Who waits need not read the sentence.
+#[test]
+fn what_lasts_a_known_time_tells_it_as_a_number() {
+    for problem in problems() {
+        let body = serde_json::to_value(&problem).unwrap();
+        let want = ["destroy_waiting", "write_window_open"].contains(&problem.code.as_str()).then_some(60);
+        assert_eq!(body.get("seconds_left").and_then(serde_json::Value::as_u64), want, "{}", problem.code);
+        assert_eq!(body.get("seconds_left").is_some(), want.is_some(), "{}", problem.code);
+    }
+}
+
 #[test]
 fn no_code_is_left_out() {
     let shown: BTreeSet<String> = problems().into_iter().map(|problem| problem.code).collect();

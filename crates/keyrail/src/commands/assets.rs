@@ -207,7 +207,7 @@ async fn watch(api: &Api, id: CampaignId, progress: &Progress) -> Result<(), Fai
 
 fn ended(shown: &CampaignView) -> Result<(), Failure> {
     let failure = |title: String, hint: String, exit| {
-        Err(Failure { title, code: shown.error.clone().unwrap_or_default(), hint: Some(hint), exit })
+        Err(Failure::new(exit, shown.error.as_deref().unwrap_or_default(), title, hint))
     };
     match shown.state {
         CampaignState::Completed | CampaignState::Running | CampaignState::Paused => Ok(()),

@@ -78,7 +78,7 @@ fn item_failure(error: &Value) -> Failure {
         "version_unusable" => Exit::Refused,
         _ => Exit::Caller,
     };
-    Failure { title: text("title").unwrap_or_default(), code, hint: text("hint"), exit }
+    Failure { title: text("title").unwrap_or_default(), code, hint: text("hint"), exit, seconds_left: None }
 }
 
 pub(super) async fn encrypt(global: &Global, args: DataArgs) -> Result<(), Failure> {

@@ -14,8 +14,11 @@ use crate::failure::Failure;
 use crate::output::{Output, note};
 use crate::words::{seconds, time};
 
-/// How long to wait between two attempts while a long write window is open.
+/// How long to wait for a write window whose end nobody tells.
 const WINDOW_STEP: Duration = Duration::from_secs(30);
+
+/// How long to wait for a count that goes on, beyond what the request itself waited for it.
+const COUNT_STEP: Duration = Duration::from_secs(5);
 
 fn version_path(name: &KeyVersionName, verb: &str) -> String {
     format!("/v1/keys/{}/versions/{}/{verb}", name.key, name.version)
@@ -56,10 +59,10 @@ pub(super) async fn run(global: &Global, command: KeyCommand) -> Result<(), Fail
 }
 
 /// Shows the census and the use outside assets first; waits out a write window that is longer than a request may wait,
-/// up to a bound.
+/// and a count that takes longer, up to a bound.
 async fn retire(global: &Global, name: &KeyVersionName, acknowledge: &[String], wait: &str) -> Result<(), Failure> {
     let output = Output { json: global.json };
-    let deadline = Instant::now() + Duration::from_secs(seconds(wait)?);
+    let patience = Patience::of(wait)?;
     let api = Api::connect(global, Access::Write).await?;
     if !output.json
         && let Ok(evidence) = api.send(Method::GET, &version_path(name, "evidence"), &Value::Null).await
@@ -69,31 +72,103 @@ async fn retire(global: &Global, name: &KeyVersionName, acknowledge: &[String], 
     let body = json!({ "acknowledge": acknowledge });
     let answer = loop {
         let failure = match api.send(Method::POST, &version_path(name, "retire"), &body).await {
-            Err(failure) if failure.code == "write_window_open" => failure,
+            Err(failure) => failure,
             answer => break answer,
         };
-        let left = window_left(&api, name).await;
-        if Instant::now() + left > deadline {
-            break Err(still_open(failure, name, left));
+        let told = format!("waiting: {}", failure.title);
+        match patience.pause(failure, name, Instant::now()) {
+            Ok(pause) => {
+                note(&told);
+                tokio::time::sleep(pause).await;
+            }
+            Err(failure) => break Err(failure),
         }
-        note(&format!("waiting: {}", failure.title));
-        tokio::time::sleep(WINDOW_STEP.min(left)).await;
     };
     finish(api, answer, output).await
 }
 
-/// How long the write window stays open; a step if nobody tells.
-async fn window_left(api: &Api, name: &KeyVersionName) -> Duration {
-    let evidence = api.send(Method::GET, &version_path(name, "evidence"), &Value::Null).await.ok();
-    let left = evidence.and_then(|evidence| evidence.get("window_left_seconds").and_then(Value::as_u64));
-    left.map_or(WINDOW_STEP, |left| Duration::from_secs(left.max(1)))
+/// How long a retirement is waited for.
+struct Patience {
+    until: Instant,
 }
 
-/// The window stays open for longer than this command waits; its time goes by all the same.
-fn still_open(failure: Failure, name: &KeyVersionName, left: Duration) -> Failure {
-    let hint = format!(
-        "the window runs on by itself: run `keyrail key retire {name}` again in {}, or wait here with --wait",
-        time(left.as_secs())
-    );
-    Failure { hint: Some(hint), ..failure }
+impl Patience {
+    fn of(wait: &str) -> Result<Self, Failure> {
+        let until = Instant::now().checked_add(Duration::from_secs(seconds(wait)?));
+        let until = until.ok_or_else(|| {
+            Failure::caller(format!("`{wait}` is longer than any clock counts"), "write a time like 5m, 12h or 30d")
+        })?;
+        Ok(Self { until })
+    }
+
+    /// How long to wait at `now` before the next attempt. Each attempt counts all assets of the key, so that a window is
+    /// waited out as a whole.
+    ///
+    /// The failure itself, with a hint, if it does not pass by waiting, or lasts for longer than this command waits.
+    fn pause(&self, failure: Failure, name: &KeyVersionName, now: Instant) -> Result<Duration, Failure> {
+        let pause = match failure.code.as_str() {
+            "write_window_open" => {
+                failure.seconds_left.map_or(WINDOW_STEP, |seconds| Duration::from_secs(seconds.max(1)))
+            }
+            "still_counting" => COUNT_STEP,
+            _ => return Err(failure),
+        };
+        if now.checked_add(pause).is_some_and(|then| then <= self.until) {
+            return Ok(pause);
+        }
+        if failure.code == "still_counting" {
+            return Err(failure);
+        }
+        // Its time goes by all the same.
+        let hint = format!(
+            "the window runs on by itself: run `keyrail key retire {name}` again in {}, or wait here with --wait",
+            time(pause.as_secs())
+        );
+        Err(Failure { hint: Some(hint), ..failure })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+
+    fn failure(code: &str, seconds_left: Option<u64>) -> Failure {
+        Failure { seconds_left, ..Failure::new(Exit::Refused, code, "not yet", "wait") }
+    }
+
+    /// Attempts at a version whose window closes after `window` seconds and whose count answers `counting` times late;
+    /// gives how many there were and how long it took, or the failure.
+    fn attempts(patience: &Patience, window: u64, mut counting: u32) -> Result<(u32, u64), Failure> {
+        let begun = Instant::now();
+        let (mut tried, mut passed) = (0, Duration::ZERO);
+        loop {
+            tried += 1;
+            let failed = match window.saturating_sub(passed.as_secs()) {
+                0 if counting > 0 => {
+                    counting -= 1;
+                    failure("still_counting", None)
+                }
+                0 => return Ok((tried, passed.as_secs())),
+                left => failure("write_window_open", Some(left)),
+            };
+            passed += patience.pause(failed, &"acme/prod/crm/pii@1".parse().unwrap(), begun + passed)?;
+        }
+    }
+
+    /// Each attempt is a census of every asset.
+    #[test]
+    fn a_long_window_is_waited_out_between_two_attempts() {
+        let hour = Patience::of("1h").unwrap();
+        assert_eq!(attempts(&hour, 0, 0).unwrap(), (1, 0));
+        assert_eq!(attempts(&hour, 3_000, 0).unwrap(), (2, 3_000));
+        assert_eq!(attempts(&hour, 3_000, 3).unwrap(), (5, 3_015));
+        let refused = attempts(&hour, 3_700, 0).unwrap_err();
+        assert_eq!(refused.code, "write_window_open");
+        assert!(refused.hint.unwrap().contains("again in 62m"));
+        let refused = attempts(&hour, 3_599, 3).unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.hint.as_deref()), ("still_counting", Some("wait")));
+        let other = hour.pause(failure("retire_blocked", None), &"a/prod/b/c@1".parse().unwrap(), Instant::now());
+        assert_eq!(other.unwrap_err().code, "retire_blocked");
+    }
 }

@@ -62,12 +62,8 @@ pub(super) async fn health(global: &Global) -> Result<(), Failure> {
     if health.get("ready").and_then(Value::as_bool) == Some(true) {
         return Ok(());
     }
-    Err(Failure {
-        title: "the service is not ready".to_owned(),
-        code: "not_ready".to_owned(),
-        hint: Some("each check says what is wrong".to_owned()),
-        exit: Exit::Dependency,
-    })
+    let hint = "each check says what is wrong";
+    Err(Failure::new(Exit::Dependency, "not_ready", "the service is not ready", hint))
 }
 
 pub(super) async fn setting(global: &Global, command: SettingCommand) -> Result<(), Failure> {
