@@ -13,6 +13,7 @@ use keyrail_engine::{Access, Engine};
 use keyrail_seal::RootSpec;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::cli::{Cli, Command, Global, Page};
 use crate::clock::SystemClock;
@@ -68,8 +69,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             clap_mangen::generate_to(Cli::command(), &dir).map_err(|error| Failure::file("write", &dir, &error))
         }
         Command::Openapi => {
-            line(&keyrail_http::document().to_json().map_err(|_| Failure::bug("a document that is no JSON"))?);
-            Ok(())
+            line(&keyrail_http::document().to_json().map_err(|_| Failure::bug("a document that is no JSON"))?)
         }
     }
 }
@@ -93,7 +93,7 @@ async fn list(global: &Global, path: &str, page: &Page) -> Result<(), Failure> {
 /// Closes the way to the API; the answer's failure counts more than that of closing.
 async fn finish(api: Api, answer: Result<Value, Failure>, output: Output) -> Result<(), Failure> {
     let closed = api.close().await;
-    output.print(&answer?);
+    output.print(&answer?)?;
     closed
 }
 
@@ -112,14 +112,23 @@ async fn init(global: &Global, root: Option<&str>, output: Output) -> Result<(),
         note(&format!("warning: the root key lies beside the data, in `{}`", dir.join("root.key").display()));
         note("hint: production keeps it on another disk: keyrail init --root keyfile:FILE");
     }
-    if output.json {
-        line(&json!({"token": made.token.as_str(), "public_key": made.public_key, "root": made.root.to_string(), "data_dir": dir}).to_string());
-        return Ok(());
-    }
-    line(&format!("data directory  {}", dir.display()));
-    line(&format!("root of trust   {}", made.root));
-    line(&format!("public key      {}", made.public_key));
-    line(&format!("owner's token   {}", made.token.as_str()));
-    line("The token is shown once. Keep the public key elsewhere: it verifies the log.");
-    Ok(())
+    let text = if output.json {
+        json!({"token": made.token.as_str(), "public_key": made.public_key, "root": made.root.to_string(), "data_dir": dir})
+            .to_string()
+    } else {
+        format!(
+            "data directory  {}\nroot of trust   {}\npublic key      {}\nowner's token   {}\n\
+             The token is shown once. Keep the public key elsewhere: it verifies the log.",
+            dir.display(),
+            made.root,
+            made.public_key,
+            made.token.as_str()
+        )
+    };
+    let text = Zeroizing::new(text);
+    line(&text).map_err(|failure| {
+        failure.if_untold(
+            "the store is made, and its owner's token is lost: `keyrail token create --role owner` makes another",
+        )
+    })
 }

@@ -82,6 +82,14 @@ impl Failure {
         Self { title: problem.title, code: problem.code, hint: problem.hint, exit, seconds_left }
     }
 
+    /// The same, with another hint if what was done cannot be told.
+    pub(crate) fn if_untold(mut self, hint: &str) -> Self {
+        if self.code == crate::output::OUTPUT_FAILED {
+            self.hint = Some(hint.to_owned());
+        }
+        self
+    }
+
     /// As one JSON object on one line.
     pub(crate) fn json(&self) -> String {
         serde_json::json!({"error": {"code": self.code, "title": self.title, "hint": self.hint}}).to_string()

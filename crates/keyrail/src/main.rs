@@ -11,6 +11,7 @@ mod progress;
 mod quickstart;
 mod words;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use crate::cli::Cli;
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, note};
+use crate::output::{Output, note, written};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -44,14 +45,17 @@ fn main() -> ExitCode {
 /// The line is not understood, or help or the version was asked for.
 fn misread(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // A reader that went away is no error of ours.
-        let _closed = error.print();
-        return ExitCode::from(if error.use_stderr() { Exit::Caller as u8 } else { 0 });
+        let printed = written(error.print().and_then(|()| std::io::stdout().flush()));
+        let code = if error.use_stderr() { ExitCode::from(Exit::Caller as u8) } else { ExitCode::SUCCESS };
+        return printed.map_or_else(|failure| misread_as(&failure), |()| code);
     }
-    // The line was not parsed, so its words are looked at.
+    misread_as(&Failure::usage(&error.render().to_string()))
+}
+
+/// The line was not parsed, so its words are looked at.
+fn misread_as(failure: &Failure) -> ExitCode {
     let json = std::env::args_os().any(|word| word == "--json");
-    let failure = Failure::usage(&error.render().to_string());
-    report(&failure, Output { json });
+    report(failure, Output { json });
     ExitCode::from(failure.exit as u8)
 }
 

@@ -14,30 +14,39 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints an answer.
-    pub(crate) fn print(self, answer: &Value) {
+    pub(crate) fn print(self, answer: &Value) -> Result<(), Failure> {
         let text = if self.json { answer.to_string() } else { render(answer) };
-        line(text.trim_end());
+        line(text.trim_end())
     }
 }
 
 /// Prints a line; a reader that went away is no error of ours.
-pub(crate) fn line(text: &str) {
-    let _closed = writeln!(std::io::stdout().lock(), "{text}");
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    written(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
 /// Writes bytes as they are; a reader that went away is no error of ours.
 pub(crate) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    written(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// What became of standard output.
+pub(crate) fn written(done: std::io::Result<()>) -> Result<(), Failure> {
+    match done {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
             Exit::Dependency,
-            "output_failed",
+            OUTPUT_FAILED,
             format!("cannot write standard output: {error}"),
-            "check the disk or the program that reads, and run the command again",
+            "check the disk or the program that reads; a change is made all the same, so look before you ask for it again",
         )),
         _ => Ok(()),
     }
 }
+
+/// The code of an answer that could not be written.
+pub(crate) const OUTPUT_FAILED: &str = "output_failed";
 
 /// Prints a line beside the answer.
 pub(crate) fn note(text: &str) {

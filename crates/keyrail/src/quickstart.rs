@@ -124,11 +124,10 @@ pub(crate) async fn run(args: Quickstart, output: Output) -> Result<(), Failure>
     let records = verify_log(&data_dir, &made.public_key, &remembered)?;
     told.step(&format!("verified the log offline: {records} records, none altered"));
     if output.json {
-        line(&summary(&names, &measured, &census, opened, records).to_string());
+        line(&summary(&names, &measured, &census, opened, records).to_string())
     } else {
-        what_next(&place, &names, &job);
+        line(&what_next(&place, &names, &job))
     }
-    Ok(())
 }
 
 async fn execute<Op: Operation>(engine: &Engine, op: Op) -> Result<Op::Answer, Failure> {
@@ -332,23 +331,26 @@ fn summary(names: &Names, measured: &Measured, census: &CensusView, opened: u64,
     })
 }
 
-fn what_next(place: &Path, names: &Names, job: &Job) {
+fn what_next(place: &Path, names: &Names, job: &Job) -> String {
     let dir = place.join("data");
     let dir = dir.display();
     let program = program();
-    line("");
-    line("All of it is there to look at:");
-    line(&format!("  {program} --data-dir {dir} key show {}", names.key));
-    line(&format!("  {program} --data-dir {dir} asset census {}", names.asset));
-    line(&format!("  {program} --data-dir {dir} audit show"));
-    line(&format!("  {program} --data-dir {dir} audit verify"));
-    line(&format!("  sqlite3 {} 'SELECT * FROM {} LIMIT 3'", job.database.display(), job.table));
+    let mut lines = vec![
+        String::new(),
+        "All of it is there to look at:".to_owned(),
+        format!("  {program} --data-dir {dir} key show {}", names.key),
+        format!("  {program} --data-dir {dir} asset census {}", names.asset),
+        format!("  {program} --data-dir {dir} audit show"),
+        format!("  {program} --data-dir {dir} audit verify"),
+        format!("  sqlite3 {} 'SELECT * FROM {} LIMIT 3'", job.database.display(), job.table),
+    ];
     if job.made_up {
-        line("Next, try it on a copy of your own database:");
-        line(&format!("  {program} quickstart --data FILE.sqlite --table TABLE --columns a,b"));
+        lines.push("Next, try it on a copy of your own database:".to_owned());
+        lines.push(format!("  {program} quickstart --data FILE.sqlite --table TABLE --columns a,b"));
     }
-    line("Then make a store that stays, with its root key elsewhere:");
-    line(&format!("  {program} init --root keyfile:/another/disk/root.key"));
+    lines.push("Then make a store that stays, with its root key elsewhere:".to_owned());
+    lines.push(format!("  {program} init --root keyfile:/another/disk/root.key"));
+    lines.join("\n")
 }
 
 /// This program as a shell starts it again in the present directory: after `cargo run` it is on no search path.

@@ -84,7 +84,10 @@ pub(super) async fn token(global: &Global, command: TokenCommand) -> Result<(), 
     match command {
         TokenCommand::Create { role, app, ttl } => {
             let body = json!({ "role": role, "app": app, "ttl_seconds": seconds(&ttl)? });
-            print(global, Access::Write, Method::POST, "/v1/tokens", body).await
+            let made = print(global, Access::Write, Method::POST, "/v1/tokens", body).await;
+            made.map_err(|failure| {
+                failure.if_untold("a token is made and its text is lost: find it with `keyrail token list`, revoke it, and make another")
+            })
         }
         TokenCommand::List(page) => list(global, "/v1/tokens", &page).await,
         TokenCommand::Revoke { id } => {

@@ -150,11 +150,11 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
     let stop = Stop::default();
     // Who reads the id may send a signal at once: it is heard before the id is printed.
     let listener = matches!(api, Api::Local(_)).then(|| tokio::spawn(pause_on_signal(signal(), stop.clone())));
-    if output.json {
+    let announced = if output.json {
         line(&json!({ "id": started.id }).to_string())
     } else {
         line(&format!("campaign {}", started.id))
-    }
+    };
     let progress = Progress::new(what);
     let ran = match &api {
         Api::Local(local) => run_here(local.service.engine(), started.id, stop, &progress).await,
@@ -172,7 +172,8 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
     for left in &shown.not_scrubbed {
         note(&format!("warning: not scrubbed: {left}"));
     }
-    output.print(&serde_json::to_value(&shown).unwrap_or_default());
+    output.print(&serde_json::to_value(&shown).unwrap_or_default())?;
+    announced?;
     ended(&shown)
 }
 

@@ -35,8 +35,7 @@ pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Fa
                 journal_dir: journal_dir.as_deref(),
             };
             let answer = offline(global, &named).await?;
-            Output { json: global.json }.print(&answer);
-            Ok(())
+            Output { json: global.json }.print(&answer)
         }
     }
 }
@@ -56,12 +55,7 @@ async fn checkpoint(global: &Global) -> Result<(), Failure> {
     let answer = api.send(Method::GET, "/v1/audit/checkpoint", &Value::Null).await;
     api.close().await?;
     let answer = answer?;
-    if global.json {
-        Output { json: true }.print(&answer);
-    } else {
-        line(text(&answer, "checkpoint").trim_end());
-    }
-    Ok(())
+    if global.json { Output { json: true }.print(&answer) } else { line(text(&answer, "checkpoint").trim_end()) }
 }
 
 async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
@@ -227,7 +221,7 @@ pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
     let log = if global.server.is_some() { Ok(Value::Null) } else { offline(global, &Named::default()).await };
     // What the store showed is told as well when the log does not verify.
     let audit = log.as_ref().map_or_else(|_| json!({ "verified": false }), Value::clone);
-    output.print(&json!({ "store": store, "audit": audit }));
+    let printed = output.print(&json!({ "store": store, "audit": audit }));
     match store.get("findings").and_then(Value::as_array) {
         Some(findings) if !findings.is_empty() => {
             let first =
@@ -237,7 +231,7 @@ pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
                 "restore the store from a backup",
             ))
         }
-        _ => log.map(drop),
+        _ => log.and(printed),
     }
 }
 

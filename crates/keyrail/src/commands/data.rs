@@ -97,20 +97,14 @@ pub(super) async fn reencrypt(global: &Global, args: DataArgs) -> Result<(), Fai
 fn print_ciphertext(global: &Global, done: &Value) -> Result<(), Failure> {
     let ciphertext =
         done.get("ciphertext").and_then(Value::as_str).ok_or_else(|| Failure::bug("an answer without a ciphertext"))?;
-    if global.json {
-        line(&done.to_string())
-    } else {
-        line(ciphertext)
-    }
-    Ok(())
+    if global.json { line(&done.to_string()) } else { line(ciphertext) }
 }
 
 pub(super) async fn decrypt(global: &Global, args: DataArgs) -> Result<(), Failure> {
     let item = json!({ "ciphertext": read_ciphertext()?, "context": context(&args)? });
     let done = one_item(global, &args, "decrypt", item).await?;
     if global.json {
-        line(&done.to_string());
-        return Ok(());
+        return line(&done.to_string());
     }
     let encoded =
         done.get("plaintext").and_then(Value::as_str).ok_or_else(|| Failure::bug("an answer without a plaintext"))?;

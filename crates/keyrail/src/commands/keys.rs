@@ -67,7 +67,8 @@ async fn retire(global: &Global, name: &KeyVersionName, acknowledge: &[String], 
     if !output.json
         && let Ok(evidence) = api.send(Method::GET, &version_path(name, "evidence"), &Value::Null).await
     {
-        output.print(&evidence);
+        // Nothing is done yet, and whoever cannot see the evidence is not to retire on it.
+        output.print(&evidence)?;
     }
     let body = json!({ "acknowledge": acknowledge });
     let answer = loop {

@@ -75,10 +75,11 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
     let listener = Listener::bind(args.listen, tls.as_ref()).await?.counting_for(&service);
     let url = listener.url();
     let signalled = signal();
-    if output.json {
-        line(&json!({ "url": url }).to_string())
-    } else {
-        line(&format!("listening on {url}"))
+    let announced =
+        if output.json { line(&json!({ "url": url }).to_string()) } else { line(&format!("listening on {url}")) };
+    if let Err(failure) = announced {
+        // Applications need the service more than this line.
+        note(&format!("warning: {}", failure.title));
     }
     let (stop, stopped) = watch::channel(false);
     let background = tokio::spawn(service.clone().work(stopped));

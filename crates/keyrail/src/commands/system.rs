@@ -28,7 +28,7 @@ async fn remote_status(global: &Global) -> Result<(), Failure> {
     if let Err(failure) = &shown
         && failure.code == "sealed"
     {
-        output.print(&api.send(Method::GET, "/v1/health/seal", &Value::Null).await?);
+        output.print(&api.send(Method::GET, "/v1/health/seal", &Value::Null).await?)?;
     }
     finish(api, shown, output).await
 }
@@ -46,7 +46,8 @@ async fn local_status(global: &Global) -> Result<(), Failure> {
     if let Err(error) = engine.unseal().await {
         let state = engine.seal_state();
         let root = engine.configured_root().ok().map(|root| root.to_string());
-        output.print(&json!({ "seal": state.as_str(), "root": root, "hint": state.hint() }));
+        // That it does not open counts more than that this cannot be shown.
+        let _unshown = output.print(&json!({ "seal": state.as_str(), "root": root, "hint": state.hint() }));
         return Err(error.into());
     }
     drop(engine);
@@ -58,7 +59,7 @@ pub(super) async fn health(global: &Global) -> Result<(), Failure> {
     let health = api.send(Method::GET, "/v1/health/ready", &Value::Null).await;
     api.close().await?;
     let health = health?;
-    Output { json: global.json }.print(&health);
+    Output { json: global.json }.print(&health)?;
     if health.get("ready").and_then(Value::as_bool) == Some(true) {
         return Ok(());
     }

@@ -34,6 +34,63 @@ fn a_reader_that_goes_away_is_no_error() {
     }
 }
 
+/// A disk that is full is not a reader that went away: who lost an answer is told, and what became of it.
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let place = Place::new();
+    let full = |line: &str, stdin: &[u8]| {
+        let dir = place.data_dir();
+        let args: Vec<_> = ["--data-dir", dir.to_str().unwrap()].into_iter().chain(line.split(' ')).collect();
+        let mut command = place.command(&args);
+        std::fs::write(place.file("stdin"), stdin).unwrap();
+        command.stdin(std::fs::File::open(place.file("stdin")).unwrap());
+        command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+        let ended = command.output().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+    let (code, said) = full("init", b"");
+    assert_eq!(code, Some(6), "{said}");
+    assert!(
+        said.contains("error: cannot write standard output") && said.contains("token create --role owner"),
+        "{said}"
+    );
+    // What the hint says works.
+    assert!(place.ok("token create --role owner --json").json()["token"].as_str().unwrap().starts_with("krt_"));
+    place.ok("domain create acme");
+    place.ok("app create acme/prod/crm");
+    place.ok("key create acme/prod/crm/customer-pii --label confidential");
+    let sealed = place.run_in("encrypt acme/prod/crm/customer-pii", b"data").stdout;
+    let app = Connection::open(place.file("app.sqlite")).unwrap();
+    app.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'one')").unwrap();
+    let url = format!("sqlite:{}", place.file("app.sqlite").display());
+    place.ok(&format!("asset add t --url {url} --table t --column v --key acme/prod/crm/customer-pii"));
+    for line in [
+        "asset protect t",
+        "audit checkpoint",
+        "audit show --json",
+        "audit verify",
+        "completions bash",
+        "decrypt acme/prod/crm/customer-pii",
+        "decrypt acme/prod/crm/customer-pii --json",
+        "health",
+        "--help",
+        "label list",
+        "openapi",
+        "reencrypt acme/prod/crm/customer-pii",
+        "root status",
+        "token create --role auditor",
+        "verify",
+        "--version",
+    ] {
+        let (code, said) = full(line, &sealed);
+        assert_eq!(code, Some(6), "{line}: {said}");
+        assert!(said.contains("cannot write standard output") && said.contains("hint"), "{line}: {said}");
+    }
+    let (_, said) = full("label list --json", b"");
+    let said: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
+    assert_eq!(said["error"]["code"], "output_failed");
+}
+
 /// A column may be called anything.
 #[test]
 fn names_in_quotes_may_hold_colons_commas_and_none() {
