@@ -172,7 +172,7 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
     for left in &shown.not_scrubbed {
         note(&format!("warning: not scrubbed: {left}"));
     }
-    output.print(&serde_json::to_value(&shown).unwrap_or_default())?;
+    output.print(&told(&shown, output))?;
     announced?;
     ended(&shown)
 }
@@ -204,6 +204,15 @@ async fn watch(api: &Api, id: CampaignId, progress: &Progress) -> Result<(), Fai
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What is printed at the end. People have just read in a warning each what was not scrubbed; programs get it as a field.
+fn told(shown: &CampaignView, output: Output) -> Value {
+    let mut answer = serde_json::to_value(shown).unwrap_or_default();
+    if let Some(fields) = answer.as_object_mut().filter(|_| !output.json) {
+        fields.remove("not_scrubbed");
+    }
+    answer
 }
 
 fn ended(shown: &CampaignView) -> Result<(), Failure> {

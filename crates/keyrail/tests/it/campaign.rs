@@ -125,6 +125,8 @@ fn a_campaign_of_people_says_what_it_does() {
     assert!(ran.text().starts_with("campaign "), "{}", ran.text());
     assert!(ran.stderr.contains("protecting: 500 of 1500 rows"), "{}", ran.stderr);
     assert!(ran.stderr.contains("warning: not scrubbed: copies, backups"), "{}", ran.stderr);
+    let said = format!("{}{}", ran.text(), ran.stderr);
+    assert_eq!(said.matches("scrubbed").count(), 1, "told once: {said}");
     place.ok(&format!("key rotate {KEY}"));
     let moved = place.run("campaign start people --json").last_json();
     assert_eq!((moved["target"].as_u64(), moved["moved"].as_u64()), (Some(2), Some(ROWS)));
