@@ -2,6 +2,7 @@
 
 mod copy;
 mod fit;
+mod names;
 mod probe;
 mod scrub;
 mod table;
@@ -20,6 +21,7 @@ use crate::adapter::{AssetAdapter, AssetSpec, BeforeCommit, Fit, Page, Row, RowU
 use crate::error::AssetError;
 use crate::value::{RowIdentity, Sql};
 pub use copy::copy_database;
+pub use names::{Names, names};
 pub use scrub::BEYOND;
 use table::{KeyColumn, Table, quoted};
 

@@ -1,6 +1,7 @@
 //! The main job on the embedded default, from an empty directory to a retired version.
 
 mod ledger;
+mod names;
 mod writer;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -99,6 +100,10 @@ pub(crate) async fn run(args: Quickstart, output: Output) -> Result<(), Failure>
     let told = Told { quiet: false };
     let place = home()?.join("quickstart");
     let names = Names::new()?;
+    if let (Some(data), Some(table)) = (&args.data, &args.table) {
+        // Before what a former run left is removed, and before anything is made.
+        names::require(data, table, &args.columns)?;
+    }
     make_place(&place)?;
     let job = prepare(&place, args, &told)?;
     let data_dir = place.join("data");

@@ -41,7 +41,7 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
 
 /// Opens a database that is only read. A database in WAL mode wants files beside it even then; where none can be made,
 /// and nothing beside the file belongs to its content, the file is taken as it is.
-fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
     let tried = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));

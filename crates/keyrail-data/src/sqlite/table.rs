@@ -113,7 +113,7 @@ impl Table {
     }
 }
 
-fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>, AssetError> {
+pub(super) fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>, AssetError> {
     let mut statement = connection
         .prepare("SELECT name, type, hidden, pk FROM pragma_table_xinfo(?1) WHERE hidden <> 1")
         .map_err(classify)?;

@@ -150,7 +150,36 @@ fn a_table_that_cannot_be_protected_is_refused_with_what_to_do() {
         assert!(!said["error"]["hint"].as_str().unwrap().is_empty());
     }
     assert_eq!(on_data(&place, &place.file("absent.sqlite"), "users", "name").code, 6);
+    check(&on_data(&place, &path, "USERS", "NAME").json(), 0);
     check(&on_data(&place, &path, "users", "name").json(), 0);
+}
+
+/// Names are looked at before anything is made or removed, and those that are there are told.
+#[test]
+fn a_name_that_is_not_there_is_told_with_those_that_are() {
+    let place = Place::new();
+    let path = place.file("shop.sqlite");
+    let shop = Connection::open(&path).unwrap();
+    shop.execute_batch("CREATE TABLE users (id INTEGER PRIMARY KEY, name); CREATE INDEX i ON users (name); ANALYZE")
+        .unwrap();
+    let hint = |table: &str, columns: &str| {
+        let ran = on_data(&place, &path, table, columns);
+        assert_eq!(ran.code, 4, "{}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "nothing was begun: {}", ran.stderr);
+        let said: Value = serde_json::from_str(&ran.stderr).unwrap();
+        said["error"]["hint"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(hint("nobody", "name"), "name one of its tables with --table: `users`");
+    assert_eq!(hint("users", "name,phone"), "name some of its columns with --columns: `id`, `name`");
+    let made = place.home.path().join(".local/share/keyrail/quickstart");
+    assert!(!made.exists(), "nothing is made");
+    check(&on_data(&place, &path, "users", "name").json(), 0);
+    hint("nobody", "name");
+    assert!(made.join("data").exists(), "what the former run left is there");
+    let many: String = (0..300).map(|i| format!("CREATE TABLE t{i:03} (a);")).collect();
+    shop.execute_batch(&many).unwrap();
+    let listed = hint("nobody", "name");
+    assert!(listed.ends_with("`t019` and 281 more"), "{listed}");
 }
 
 #[test]
