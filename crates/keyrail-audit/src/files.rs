@@ -56,11 +56,23 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), LogError> {
     step(Step::MakeDir, path, make).map_err(failed("make", path))
 }
 
-/// Makes a file that is written at places of its own, and that is not there yet.
-pub(crate) fn create_at(path: &Path) -> Result<File, LogError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    step(Step::Create, path, || options.open(path)).map_err(failed("create", path))
+/// Makes a file that gets its name later; what a former attempt left of it goes.
+pub(crate) fn begin_at(temporary: &Path) -> Result<File, LogError> {
+    step(Step::Create, temporary, || open_emptied(temporary)).map_err(failed("create", temporary))
+}
+
+/// Gives a file that was begun its name, which no other one has. It is durable only with its directory.
+pub(crate) fn give_name(temporary: &Path, path: &Path) -> Result<(), LogError> {
+    if std::fs::symlink_metadata(path).is_ok() {
+        // To rename would replace it without a word.
+        return Err(failed("create", path)(io::ErrorKind::AlreadyExists.into()));
+    }
+    step(Step::Rename, path, || std::fs::rename(temporary, path)).map_err(failed("create", path))
+}
+
+/// Frees the room of a file that was begun in vain; one that stays is overwritten by the next attempt.
+pub(crate) fn discard(temporary: &Path) {
+    let _stays = std::fs::remove_file(temporary);
 }
 
 /// Writes at a place of a file and makes it durable. `room` is from the file's length to the one that it should have:

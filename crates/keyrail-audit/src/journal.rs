@@ -26,6 +26,9 @@ pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
 /// The most bytes of records in one frame: a full queue of the longest ones does not fit, so a commit may be several.
 pub(crate) const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 
+/// What a file is called until its edge is durable. A kill leaves it there, and the next attempt overwrites it.
+const TEMPORARY: &str = "beginning";
+
 /// A file grows by this many bytes at a time.
 const GROWTH_LEN: u64 = 256 * 1024;
 
@@ -65,18 +68,30 @@ pub(crate) struct JournalFile {
 impl JournalFile {
     /// Begins a file with the right edge, durable before this returns. An edge that could not be read back is refused,
     /// and nothing is made: the file before this one is removed on the strength of it.
+    ///
+    /// The file gets its name when its edge is durable: a power cut keeps some sectors of what is being written and loses
+    /// others, and an edge without its first one would look like a file that somebody altered.
     pub(crate) fn create(dir: &Path, sequence: u64, edge: &RightEdge, key: &MacKey) -> Result<Self, LogError> {
         let path = Self::path_in(dir, sequence);
         let content = edge.encode();
         if content.len() > content_len_max(FrameKind::Edge as u8) || RightEdge::decode(&content).is_none() {
             return Err(failed("begin", &path)(ErrorKind::FileTooLarge.into()));
         }
-        let file = files::create_at(&path)?;
-        let mut journal = Self { path, file, chain: start_of_chain(key, sequence), len: 0, allocated: 0 };
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(frame(FrameKind::Edge, edge.size(), &content, &mut journal.chain, key));
-        journal.write(&bytes)?;
+        let temporary = dir.join(TEMPORARY);
+        let begun = Self::begin(&temporary, sequence, edge.size(), &content, key);
+        let mut journal = begun.inspect_err(|_| files::discard(&temporary))?;
+        files::give_name(&temporary, &path).inspect_err(|_| files::discard(&temporary))?;
+        journal.path = path;
         files::sync_dir(dir)?;
+        Ok(journal)
+    }
+
+    fn begin(path: &Path, sequence: u64, size: u64, edge: &[u8], key: &MacKey) -> Result<Self, LogError> {
+        let (file, chain) = (files::begin_at(path)?, start_of_chain(key, sequence));
+        let mut journal = Self { path: path.to_owned(), file, chain, len: 0, allocated: 0 };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(frame(FrameKind::Edge, size, edge, &mut journal.chain, key));
+        journal.write(&bytes)?;
         Ok(journal)
     }
 
@@ -362,3 +377,6 @@ fn head_check(key: &MacKey, chain: &[u8; MAC_LEN], head: &[u8]) -> [u8; CHECK_LE
     check.iter_mut().zip(key.tag(&[chain, head])).for_each(|(to, from)| *to = from);
     check
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,7 +128,7 @@ fn journals_that_others_made_are_read_and_altered_ones_refused() {
 fn pages_vectors_and_tests_agree() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
-    let mut sources = read("src/log/tests.rs");
+    let mut sources = read("src/log/tests.rs") + &read("src/journal/tests.rs");
     for entry in std::fs::read_dir(root.join("tests/it")).unwrap() {
         sources.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
     }
