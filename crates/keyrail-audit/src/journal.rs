@@ -20,7 +20,7 @@ use crate::publish::{EDGE_LEN_MAX, RightEdge};
 
 const MAGIC: &[u8; 24] = b"keyrail audit journal 1\n";
 
-/// A journal file is followed by a new one when it has grown to this size, in bytes.
+/// A journal file is followed by a new one when it has grown by so many bytes beyond the edge that it begins with.
 pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
 
 /// The most bytes of records in one frame: a full queue of the longest ones does not fit, so a commit may be several.
@@ -61,6 +61,8 @@ pub(crate) struct JournalFile {
     chain: [u8; MAC_LEN],
     /// Where the next frame begins.
     len: u64,
+    /// Where the edge ends.
+    edge_end: u64,
     /// The file's length: zeros from `len` on.
     allocated: u64,
 }
@@ -88,10 +90,11 @@ impl JournalFile {
 
     fn begin(path: &Path, sequence: u64, size: u64, edge: &[u8], key: &MacKey) -> Result<Self, LogError> {
         let (file, chain) = (files::begin_at(path)?, start_of_chain(key, sequence));
-        let mut journal = Self { path: path.to_owned(), file, chain, len: 0, allocated: 0 };
+        let mut journal = Self { path: path.to_owned(), file, chain, len: 0, edge_end: 0, allocated: 0 };
         let mut bytes = MAGIC.to_vec();
         bytes.extend(frame(FrameKind::Edge, size, edge, &mut journal.chain, key));
         journal.write(&bytes)?;
+        journal.edge_end = journal.len;
         Ok(journal)
     }
 
@@ -102,7 +105,8 @@ impl JournalFile {
             file.set_len(replayed.len).and_then(|()| file.sync_all()).map_err(failed("cut", path))?;
         }
         let allocated = file.metadata().map_err(failed("open", path))?.len();
-        Ok(Self { path: path.to_owned(), file, chain: replayed.chain, len: replayed.len, allocated })
+        let Replayed { chain, len, edge_end, .. } = *replayed;
+        Ok(Self { path: path.to_owned(), file, chain, len, edge_end, allocated })
     }
 
     /// Where the file of this number is.
@@ -114,9 +118,9 @@ impl JournalFile {
         &self.path
     }
 
-    /// How many bytes were written, without the zeros behind them.
-    pub(crate) fn len(&self) -> u64 {
-        self.len
+    /// How many bytes were written behind the edge, without the zeros behind them.
+    pub(crate) fn grown_len(&self) -> u64 {
+        self.len - self.edge_end
     }
 
     /// Appends one frame of records that begin at `first`, and makes it durable. After an error the state of
@@ -159,6 +163,7 @@ pub(crate) struct Replayed {
     pub(crate) torn_len: u64,
     chain: [u8; MAC_LEN],
     len: u64,
+    edge_end: u64,
 }
 
 /// The journal files of a directory, in their order.
@@ -212,7 +217,9 @@ pub(crate) fn replay_bytes(
             (None, kind) if kind == FrameKind::Edge as u8 => {
                 let edge = RightEdge::decode(found.payload).filter(|edge| edge.size() == found.first);
                 let edge = edge.ok_or_else(|| altered(offset))?;
-                replayed = Some(Replayed { edge, records: Vec::new(), clean: false, torn_len: 0, chain, len: 0 });
+                let edge_end = (bytes.len() - rest.len()) as u64;
+                let (records, clean, torn_len) = (Vec::new(), false, 0);
+                replayed = Some(Replayed { edge, records, clean, torn_len, chain, len: 0, edge_end });
             }
             (Some(state), kind) if kind == FrameKind::Records as u8 => {
                 let records = parse_records(found.payload, usize::MAX).ok_or_else(|| altered(offset))?;

@@ -43,7 +43,7 @@ pub struct LogOptions {
     pub publish_interval: Duration,
     /// How long an appender waits for the disk. After that the record's fate is open.
     pub append_wait_max: Duration,
-    /// A journal file is followed by a new one when it has grown to this size, in bytes.
+    /// A journal file is followed by a new one when it has grown by so many bytes beyond the edge that it begins with.
     pub journal_len_max: u64,
     /// The head that the store remembers: a log that is older or another one is not opened, and left as it is.
     pub remembered: Option<Head>,

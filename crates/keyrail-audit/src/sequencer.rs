@@ -216,7 +216,7 @@ impl Sequencer {
             // only once everything before it is published.
             let _tried_again_later = self.publish();
         }
-        if self.journal.as_ref().is_some_and(|journal| journal.len() >= self.journal_len_max) {
+        if self.journal.as_ref().is_some_and(|journal| journal.grown_len() >= self.journal_len_max) {
             self.rotate_journal();
         }
     }

@@ -150,6 +150,35 @@ fn long_records_outlive_the_journal_file_that_they_were_in() {
     assert_eq!(killed.verify().unwrap().records, 506);
 }
 
+/// What a file begins with does not count against its length: else one that begins with more than it may grow by would be
+/// followed by another after every record.
+#[test]
+fn a_long_edge_does_not_end_the_file_that_it_begins() {
+    let test = TestLog::create();
+    let mut options = test.options();
+    options.journal_len_max = 100_000;
+    let (log, _) = test.open_with(options.clone()).unwrap();
+    for index in 0..150 {
+        log.append_blocking(vec![b'a' + (index % 26) as u8; 1_000], Epoch(0)).unwrap();
+    }
+    let second = test.journal().join("journal-00000000000000000002");
+    assert_eq!(test.journal_files(), std::slice::from_ref(&second));
+    let frames = test.frames();
+    assert!(frames[1] > 90_000, "an edge of {} bytes", frames[1]);
+    // The same after a start.
+    let killed = test.copied();
+    drop(log);
+    options.audit_dir = killed.audit();
+    options.journal_dir = killed.journal();
+    let (log, _) = killed.open_with(options).unwrap();
+    for _ in 0..30 {
+        log.append_blocking(vec![b'z'; 1_000], Epoch(0)).unwrap();
+    }
+    assert_eq!(killed.journal_files(), [killed.journal().join(second.file_name().unwrap())]);
+    log.close().unwrap();
+    assert_eq!(killed.verify().unwrap().records, 180);
+}
+
 /// While records keep coming, full bundles alone are published: what is left over follows when they are asked for.
 #[test]
 fn a_busy_log_publishes_full_bundles() {
