@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyrail_core::access::{Principal, PrincipalKind};
@@ -28,8 +29,11 @@ pub(crate) const COUNT_WAIT_SECONDS_MAX: u64 = 150;
 /// How long the background work waits for a count at a time, in seconds.
 const BACKGROUND_WAIT_SECONDS: u64 = 5;
 
-/// How long what was counted waits for somebody who asks again, in seconds.
+/// How long what was counted waits for somebody who was told that the count goes on, in seconds.
 const COUNT_KEPT_SECONDS: u64 = 600;
+
+/// How long ago a count may have ended that a version is retired or destroyed by, in seconds.
+const COUNT_FRESH_SECONDS: u64 = 60;
 
 /// How many counts are under way or wait to be asked for.
 const COUNTS_MAX: usize = 64;
@@ -64,12 +68,40 @@ impl About {
     }
 }
 
-/// Counts that are under way, or ended and not taken.
-#[derive(Default)]
-pub(crate) struct Counts(Mutex<HashMap<Kid, Arc<Count>>>);
+/// What a count is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// It is shown, or another one comes after it.
+    Look,
+    /// A version is retired or destroyed by it.
+    LastStep,
+}
+
+/// What somebody wants to know.
+pub(crate) struct Wanted {
+    pub(crate) about: About,
+    pub(crate) purpose: Purpose,
+    /// How long he waits; without a limit if that is `None`.
+    pub(crate) patience: Option<Duration>,
+}
+
+/// Counts that are under way, or ended and not taken by those who were told that they go on.
+pub(crate) struct Counts {
+    counts: Mutex<HashMap<Kid, Arc<Count>>>,
+    /// How long ago a count may have ended that is for the last step.
+    pub(crate) fresh: Duration,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { counts: Mutex::default(), fresh: Duration::from_secs(COUNT_FRESH_SECONDS) }
+    }
+}
 
 struct Count {
     about: About,
+    /// Whether somebody was told that it goes on: only he comes back for what was counted.
+    told: AtomicBool,
     ended: watch::Receiver<Option<Ended>>,
 }
 
@@ -86,14 +118,14 @@ impl Counts {
         &self,
         port: &Arc<dyn AssetPort>,
         key: &OpenKey,
-        about: About,
-        patience: Option<Duration>,
+        wanted: Wanted,
     ) -> Result<Vec<AssetEvidence>, EngineError> {
-        let count = self.join(port, key, about)?;
+        let patience = wanted.patience;
+        let count = self.join(port, key, wanted)?;
         let mut ended = count.ended.clone();
         let waiting = ended.wait_for(Option::is_some);
         let ended = match patience {
-            Some(patience) => tokio::time::timeout(patience, waiting).await.map_err(|_| EngineError::StillCounting)?,
+            Some(patience) => tokio::time::timeout(patience, waiting).await.map_err(|_| count.goes_on())?,
             None => waiting.await,
         };
         let ended = ended.map_err(|_| EngineError::Bug { what: "a count ended by a panic" })?.clone();
@@ -106,11 +138,15 @@ impl Counts {
         }
     }
 
-    fn join(&self, port: &Arc<dyn AssetPort>, key: &OpenKey, about: About) -> Result<Arc<Count>, EngineError> {
-        let mut counts = self.0.lock();
-        counts.retain(|_, count| count.is_good());
-        if let Some(count) = counts.get(&about.kid).filter(|count| count.about == about) {
-            return Ok(count.clone());
+    fn join(&self, port: &Arc<dyn AssetPort>, key: &OpenKey, wanted: Wanted) -> Result<Arc<Count>, EngineError> {
+        let Wanted { about, purpose, .. } = wanted;
+        let mut counts = self.counts.lock();
+        counts.retain(|_, count| count.is_kept());
+        match counts.get(&about.kid) {
+            Some(count) if count.about == about && self.is_good_for(count, purpose) => return Ok(count.clone()),
+            // It ended, and leaves its place.
+            Some(count) if count.age().is_some() => drop(counts.remove(&about.kid)),
+            _ => {}
         }
         if counts.len() >= COUNTS_MAX {
             return Err(EngineError::TooMany { what: "counts of assets under way", max: COUNTS_MAX as u64 });
@@ -122,28 +158,54 @@ impl Counts {
             // Nobody may ask any more: nothing is lost by that.
             let _gone = tell.send(Some(Ended { at: Instant::now(), result: Arc::new(Mutex::new(result)) }));
         });
-        let count = Arc::new(Count { about, ended });
+        let count = Arc::new(Count { about, told: AtomicBool::new(false), ended });
         counts.insert(kid, count.clone());
         Ok(count)
     }
 
     /// What was counted is told to those who waited for it; the next who asks wants it counted anew.
     fn take(&self, taken: &Arc<Count>) {
-        let mut counts = self.0.lock();
+        let mut counts = self.counts.lock();
         if counts.get(&taken.about.kid).is_some_and(|count| Arc::ptr_eq(count, taken)) {
             counts.remove(&taken.about.kid);
         }
     }
+
+    /// Rows may have come back since a count ended, and what is final must not rest on it for long.
+    fn is_good_for(&self, count: &Count, purpose: Purpose) -> bool {
+        purpose == Purpose::Look || count.age().is_none_or(|age| age < self.fresh)
+    }
+
+    /// Whether any count is under way.
+    #[cfg(test)]
+    pub(crate) fn any_under_way(&self) -> bool {
+        self.counts.lock().values().any(|count| count.is_under_way())
+    }
 }
 
 impl Count {
-    fn is_good(&self) -> bool {
+    /// How long ago it ended.
+    fn age(&self) -> Option<Duration> {
+        self.ended.borrow().as_ref().map(|ended| ended.at.elapsed())
+    }
+
+    fn is_under_way(&self) -> bool {
+        // Neither ended nor under way: it panicked.
+        self.ended.borrow().is_none() && self.ended.has_changed().is_ok()
+    }
+
+    fn is_kept(&self) -> bool {
         let kept = Duration::from_secs(COUNT_KEPT_SECONDS);
-        match self.ended.borrow().as_ref() {
-            Some(ended) => ended.at.elapsed() < kept,
-            // Neither ended nor under way: it panicked.
-            None => self.ended.has_changed().is_ok(),
+        match self.age() {
+            Some(age) => age < kept && self.told.load(Ordering::SeqCst),
+            None => self.is_under_way(),
         }
+    }
+
+    /// What is told to whoever does not wait any more.
+    fn goes_on(&self) -> EngineError {
+        self.told.store(true, Ordering::SeqCst);
+        EngineError::StillCounting
     }
 }
 

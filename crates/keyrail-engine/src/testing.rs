@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
 use keyrail_store::{OpenMode, SqliteStore, Store};
@@ -22,18 +23,49 @@ impl Clock for FixedClock {
     }
 }
 
+/// A clock that goes on when a test says so.
+#[derive(Default)]
+pub(crate) struct SetClock(AtomicU64);
+
+impl SetClock {
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        FixedClock.now().plus_seconds(self.0.load(Ordering::SeqCst))
+    }
+
+    fn observe(&self) -> Observation {
+        let seconds = self.0.load(Ordering::SeqCst);
+        let wall = FixedClock.now().plus_seconds(seconds);
+        Observation { boot: BootId([1; 16]), wall, uptime_millis: 1 + seconds * 1_000 }
+    }
+}
+
 /// Opens a data directory, made first if there is none, with what `wrap` puts around its store.
 pub(crate) async fn open_behind<S: Store + 'static>(
     dir: &Path,
     wrap: impl FnOnce(SqliteStore) -> S,
 ) -> (Arc<Unsealed>, Arc<S>) {
+    open_at(dir, Arc::new(FixedClock), wrap).await
+}
+
+/// As [`open_behind`], by another clock.
+pub(crate) async fn open_at<S: Store + 'static>(
+    dir: &Path,
+    clock: Arc<dyn Clock>,
+    wrap: impl FnOnce(SqliteStore) -> S,
+) -> (Arc<Unsealed>, Arc<S>) {
     let paths = Paths::new(dir);
     if !paths.store().exists() {
-        bootstrap::init(dir.to_owned(), None, &FixedClock).await.unwrap();
+        bootstrap::init(dir.to_owned(), None, clock.as_ref()).await.unwrap();
     }
     let store = Arc::new(wrap(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap()));
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
-    let (clock, metrics, refusals) = (Arc::new(FixedClock), Arc::default(), Arc::default());
+    let (metrics, refusals) = (Arc::default(), Arc::default());
     let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals);
     (open.await.unwrap(), store)
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::countdown;
-use crate::counting::{About, patience};
+use crate::counting::{About, Purpose, Wanted, patience};
 use crate::error::EngineError;
 use crate::ops::key::{FoundKey, KeyView, changed, require};
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
@@ -114,6 +114,7 @@ async fn gather<Op>(
     cx: &Context<'_>,
     key: &OpenKey,
     version: &DataKeyVersion,
+    purpose: Purpose,
 ) -> Result<Found, EngineError> {
     let open = cx.open;
     open.usage().catch_up(open).await?;
@@ -123,7 +124,8 @@ async fn gather<Op>(
         Some(port) => {
             let about = About::of(open, key, version, window_left(version, key, open) == 0).await?;
             let patience = patience(authorized.principal(), cx.kept.began, open.count_wait);
-            cx.once(about.clone(), open.counts.evidence(port, key, about, patience)).await?
+            let wanted = Wanted { about: about.clone(), purpose, patience };
+            cx.once((about, purpose), open.counts.evidence(port, key, wanted)).await?
         }
         None if open.state().assets_of_key(&key.keyring.key.id).await?.is_empty() => Vec::new(),
         None => return Err(EngineError::Bug { what: "nobody can count the assets" }),
@@ -198,7 +200,7 @@ impl Operation for ShowEvidence {
         let name = &authorized.op().name;
         let key = require(found, &name.key)?;
         let version = key.keyring.version(name.version)?;
-        let found = gather(authorized, cx, &key, version).await?;
+        let found = gather(authorized, cx, &key, version, Purpose::Look).await?;
         let left = window_left(version, &key, cx.open);
         let in_the_way = obstacles(version, &found.assets, &found.outside, &[]);
         Ok(Acted::new(Evidence::of(&found.assets, &found.outside, &in_the_way, left)))
@@ -252,11 +254,14 @@ impl Operation for RetireVersion {
         check_acknowledged(acknowledged)?;
         let version = key.keyring.version(name.version)?;
         let blocked = |found: &Found| obstacles(version, &found.assets, &found.outside, acknowledged);
-        refuse_if_blocked(blocked(&gather(authorized, cx, &key, version).await?))?;
+        // With a window that is closed already, this is the count that the retirement rests on.
+        let closed = window_left(version, &key, cx.open) == 0;
+        let purpose = if closed { Purpose::LastStep } else { Purpose::Look };
+        refuse_if_blocked(blocked(&gather(authorized, cx, &key, version, purpose).await?))?;
         // The version stopped encrypting when it was deactivated: that was the fence. What was handed out
         // before may still be stored until the window closes.
         wait_out_window(authorized, cx, &key, version).await?;
-        let found = gather(authorized, cx, &key, version).await?;
+        let found = gather(authorized, cx, &key, version, Purpose::LastStep).await?;
         refuse_if_blocked(blocked(&found))?;
         let rows = key.keyring.retire(name.version, cx.open.now())?;
         let evidence = Evidence::of(&found.assets, &found.outside, &[], 0);
@@ -356,13 +361,14 @@ impl Operation for DestroyVersion {
             let view = KeyView::of(&key.name, &key.keyring);
             return Ok(Acted::new(Destruction { key: view, destroyed: false, seconds_left, receipt: Vec::new() }));
         }
-        let found = still_needed(version, gather(authorized, cx, &key, version).await?);
+        let wait_seconds = key.demands.destroy_wait_seconds;
+        let over = version.destroy.map_or(wait_seconds == 0, |wait| wait.is_over());
+        let purpose = if over { Purpose::LastStep } else { Purpose::Look };
+        let found = still_needed(version, gather(authorized, cx, &key, version, purpose).await?);
         let obstacles = destroy_obstacles(version, &found.assets, &found.outside, acknowledged);
         if !obstacles.is_empty() {
             return Err(EngineError::DestroyBlocked { obstacles });
         }
-        let wait_seconds = key.demands.destroy_wait_seconds;
-        let over = version.destroy.map_or(wait_seconds == 0, |wait| wait.is_over());
         let acted = if over {
             finish(&key, version, cx).await?
         } else {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keyrail_core::access::Role;
@@ -11,16 +12,17 @@ use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, T
 
 use super::*;
 use crate::bootstrap::Access;
+use crate::countdown;
 use crate::engine::{Engine, EngineOptions};
 use crate::ops::app::CreateApp;
 use crate::ops::domain::{CreateDomain, ListDomains};
 use crate::ops::key::{CreateKey, ReinstateVersion, RotateKey, SuspendVersion};
 use crate::ops::label::{DemandsPatch, SetLabel};
-use crate::ops::retire::{RetireVersion, ShowEvidence};
+use crate::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
 use crate::ops::token::CreateToken;
 use crate::request::Credential;
 use crate::scheduler;
-use crate::testing::{FixedClock, open_behind};
+use crate::testing::{FixedClock, SetClock, open_at, open_behind};
 
 /// What goes wrong from now on.
 const NOTHING: u8 = 0;
@@ -353,8 +355,18 @@ impl AssetPort for SlowAssets {
 
 /// A key with a version to retire, whose write window is over at once, and an operator's token.
 async fn with_slow_assets(dir: &Path) -> (Arc<Unsealed>, Arc<SlowAssets>, zeroize::Zeroizing<String>) {
-    let (mut open, _) = open(dir).await;
-    Arc::get_mut(&mut open).unwrap().count_wait = std::time::Duration::from_millis(50);
+    with_slow_assets_at(dir, Arc::new(FixedClock), Duration::from_secs(60)).await
+}
+
+/// As above, with a clock and with how long ago a count may have ended that something final rests on.
+async fn with_slow_assets_at(
+    dir: &Path,
+    clock: Arc<dyn Clock>,
+    fresh: Duration,
+) -> (Arc<Unsealed>, Arc<SlowAssets>, zeroize::Zeroizing<String>) {
+    let (mut open, _) = open_at(dir, clock, |store| store).await;
+    let parts = Arc::get_mut(&mut open).unwrap();
+    (parts.count_wait, parts.counts.fresh) = (Duration::from_millis(50), fresh);
     let caller = Caller::new(Credential::LocalOperator).unwrap();
     let key: KeyName = "acme/prod/crm/pii".parse().unwrap();
     create(&open, "acme").await.1.unwrap();
@@ -403,15 +415,10 @@ async fn a_count_outlives_the_request_that_began_it() {
         assert_eq!(outcomes(&open, caller.request), [Outcome::Refused]);
     }
     assets.gate.add_permits(1);
-    while assets.gate.available_permits() > 0 || names(&open).await.len() < 2 {
+    while open.counts.any_under_way() {
         tokio::task::yield_now().await;
     }
-    loop {
-        match open.execute(&ask(), retire()).await {
-            Ok(_) => break,
-            Err(error) => assert_eq!(error.code(), "still_counting"),
-        }
-    }
+    open.execute(&ask(), retire()).await.unwrap();
     assert_eq!(assets.counted.load(Ordering::SeqCst), 1);
     // A key that changed in between is counted anew.
     let caller = Caller::new(Credential::LocalOperator).unwrap();
@@ -422,6 +429,68 @@ async fn a_count_outlives_the_request_that_began_it() {
     assets.gate.add_permits(2);
     assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "retire_blocked");
     assert_eq!(assets.counted.load(Ordering::SeqCst), 3);
+}
+
+/// Whoever hung up does not come back: what was counted for him is handed to nobody who asks later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_nobody_was_told_of_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, assets, _) = with_slow_assets(dir.path()).await;
+    let show = |open: Arc<Unsealed>| async move {
+        let caller = Caller::new(Credential::LocalOperator).unwrap();
+        open.execute(&caller, ShowEvidence { name: retire().name }).await
+    };
+    let asker = tokio::spawn(show(open.clone()));
+    while !open.counts.any_under_way() {
+        tokio::task::yield_now().await;
+    }
+    asker.abort();
+    assert!(asker.await.unwrap_err().is_cancelled());
+    assets.gate.add_permits(1);
+    while open.counts.any_under_way() {
+        tokio::task::yield_now().await;
+    }
+    assets.gate.add_permits(1);
+    show(open.clone()).await.unwrap();
+    assert_eq!(assets.counted.load(Ordering::SeqCst), 2);
+}
+
+/// Rows may have come back since a count ended: a version is neither retired nor destroyed by one that is old.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_final_rests_on_a_fresh_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let (open, assets, operator) = with_slow_assets_at(dir.path(), clock.clone(), Duration::ZERO).await;
+    let name = retire().name;
+    // Somebody is told that a count goes on, and it ends.
+    let count_ends = async |operator: &str| {
+        let caller = Caller::new(Credential::Token(operator)).unwrap();
+        let told = open.execute(&caller, ShowEvidence { name: name.clone() }).await.unwrap_err();
+        assert_eq!(told.code(), "still_counting");
+        assets.gate.add_permits(1);
+        while open.counts.any_under_way() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let counted = || assets.counted.load(Ordering::SeqCst);
+    let caller = || Caller::new(Credential::LocalOperator).unwrap();
+    let destroy = || DestroyVersion { name: retire().name, acknowledged: Vec::new() };
+    count_ends(&operator).await;
+    assets.gate.add_permits(1);
+    open.execute(&caller(), retire()).await.unwrap();
+    assert_eq!(counted(), 2, "a retirement counts anew");
+    // A countdown only begins: at its end it is counted again.
+    count_ends(&operator).await;
+    assert!(!open.execute(&caller(), destroy()).await.unwrap().destroyed);
+    assert_eq!(counted(), 3);
+    clock.pass(8 * 86_400);
+    assert_eq!(countdown::look(&open).await.unwrap().len(), 1);
+    let later = CreateToken { role: Role::Operator, app: None, ttl_seconds: 60 };
+    count_ends(&open.execute(&caller(), later).await.unwrap().text).await;
+    assert_eq!(counted(), 4);
+    assets.gate.add_permits(1);
+    assert!(open.execute(&caller(), destroy()).await.unwrap().destroyed);
+    assert_eq!(counted(), 5, "a destruction counts anew");
 }
 
 /// What a count took is not there for the write window: a request is refused, with a record, before its time is over.
