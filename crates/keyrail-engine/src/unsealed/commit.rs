@@ -319,12 +319,23 @@ impl Unsealed {
         let mut change = Change::new();
         change.settle(&settled);
         let head = self.remember_head(&mut change);
-        if let Err(error) = self.commit_unasked(change.unrecorded("the log's head is remembered")).await {
-            self.settled.lock().extend(settled);
-            return Err(error);
+        let Err(error) = self.commit_unasked(change.unrecorded("the log's head is remembered")).await else {
+            *self.remembered.lock() = Some(head);
+            return Ok(());
+        };
+        // Deleted twice does no harm.
+        self.settled.lock().extend(settled);
+        // It may be made all the same, or an earlier one of unknown fate was: the next attempt begins from the stored
+        // head, and no other commit has to come first.
+        if matches!(error, EngineError::Store(StoreError::Conflict { .. } | StoreError::Indeterminate { .. }))
+            && let Ok(stored) = self.state.log_head().await
+        {
+            *self.remembered.lock() = stored;
+            if stored == Some(head) {
+                return Ok(());
+            }
         }
-        *self.remembered.lock() = Some(head);
-        Ok(())
+        Err(error)
     }
 
     pub(crate) fn note_settled(&self, requests: impl IntoIterator<Item = RequestId>) {

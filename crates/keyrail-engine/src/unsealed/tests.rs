@@ -34,6 +34,8 @@ const NOT_STORED: u8 = 2;
 const HANGS: u8 = 8;
 /// As before, and the store does not answer afterwards either.
 const DEAF: u8 = 4;
+/// It is not a change of domains that this happens to, but the head that is remembered.
+const HEAD: u8 = 16;
 
 /// The real store behind a line that breaks.
 struct Breaking {
@@ -60,7 +62,7 @@ fn rusqlite_error() -> rusqlite::Error {
 #[async_trait]
 impl Store for Breaking {
     async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
-        if self.is_deaf() && select.table.name == "outbox" {
+        if self.is_deaf() && ["outbox", "log_head"].contains(&select.table.name) {
             return Err(StoreError::Busy(rusqlite_error().into()));
         }
         self.store.select(select).await
@@ -71,9 +73,13 @@ impl Store for Breaking {
     }
 
     async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
-        let makes = |write: &Write| matches!(write, Write::Insert { table, .. } if table.name == "domain");
-        let hit = transaction.writes.iter().any(makes);
-        match self.fault.load(Ordering::SeqCst) & !DEAF {
+        let fault = self.fault.load(Ordering::SeqCst);
+        let hit = transaction.writes.iter().any(|write| match write {
+            Write::Insert { table, .. } if fault & HEAD == 0 => table.name == "domain",
+            Write::Insert { table, .. } | Write::Update { table, .. } if fault & HEAD != 0 => table.name == "log_head",
+            _ => false,
+        });
+        match fault & !(DEAF | HEAD) {
             STORED if hit => {
                 self.store.apply(transaction).await?;
                 Err(self.broken())
@@ -245,6 +251,33 @@ async fn a_commit_that_outlives_sealing_keeps_the_store_closed() {
         assert_eq!(outcomes(&open, request), [Outcome::Done]);
         assert_eq!(names(&open).await, ["before", "late"]);
         create(&open, "next").await.1.unwrap();
+    }
+}
+
+/// Nothing else is committed in an idle store: what it remembers of the log recovers by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_of_unknown_fate_is_read_again() {
+    for fault in [STORED, STORED | DEAF, NOT_STORED, NOT_STORED | DEAF] {
+        let dir = tempfile::tempdir().unwrap();
+        let (open, store) = open(dir.path()).await;
+        let (request, done) = create(&open, "before").await;
+        done.unwrap();
+        open.log.publish().await.unwrap();
+        store.fault.store(HEAD | fault, Ordering::SeqCst);
+        assert_eq!(open.remember().await.is_ok(), fault == STORED, "{fault}");
+        store.fault.store(NOTHING, Ordering::SeqCst);
+        if fault == STORED | DEAF {
+            // It could not be looked up then, so that the next one comes with a generation that is over.
+            names(&open).await;
+            open.log.publish().await.unwrap();
+            let error = open.remember().await.unwrap_err();
+            assert!(matches!(error, EngineError::Store(StoreError::Conflict { .. })), "{error}");
+        }
+        open.remember().await.unwrap();
+        let head = open.state().log_head().await.unwrap();
+        assert_eq!(head.unwrap().size, open.log.published().size, "{fault}");
+        assert_eq!(*open.remembered.lock(), head);
+        assert!(!open.state().outbox_has(&request).await.unwrap(), "{fault}");
     }
 }
 
