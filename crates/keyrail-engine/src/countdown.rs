@@ -79,7 +79,8 @@ fn after(wait: DestroyWait, passed: Option<Elapsed>) -> DestroyWait {
 }
 
 async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), EngineError> {
-    if !open.retries.lock().is_due(&version.kid, open.now()) {
+    // A count that was waited for is used as soon as it has ended: it does not keep.
+    if !open.counts.waits(&version.kid) && !open.retries.lock().is_due(&version.kid, open.now()) {
         return Ok(());
     }
     let Some(key) = open.state().data_key(&version.key).await? else { return Ok(()) };
@@ -93,6 +94,11 @@ async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), E
         Err(EngineError::DestroyBlocked { obstacles }) => {
             open.retries.lock().put_off(version.kid, open.now());
             open.raise_about(AlarmKind::DestroyWaits, &name.key, version, &obstacles).await.map(drop)
+        }
+        // The count goes on, or others are counted first: nobody has to look.
+        Err(EngineError::StillCounting | EngineError::TooMany { .. }) => {
+            open.retries.lock().put_off(version.kid, open.now());
+            Ok(())
         }
         done => {
             open.retries.lock().forget(&version.kid);

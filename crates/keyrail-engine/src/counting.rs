@@ -90,18 +90,20 @@ pub(crate) struct Counts {
     counts: Mutex<HashMap<Kid, Arc<Count>>>,
     /// How long ago a count may have ended that is for the last step.
     pub(crate) fresh: Duration,
+    /// Set when a count ends of which somebody was told that it goes on.
+    news: Arc<AtomicBool>,
 }
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { counts: Mutex::default(), fresh: Duration::from_secs(COUNT_FRESH_SECONDS) }
+        Self { counts: Mutex::default(), fresh: Duration::from_secs(COUNT_FRESH_SECONDS), news: Arc::default() }
     }
 }
 
 struct Count {
     about: About,
     /// Whether somebody was told that it goes on: only he comes back for what was counted.
-    told: AtomicBool,
+    told: Arc<AtomicBool>,
     ended: watch::Receiver<Option<Ended>>,
 }
 
@@ -125,7 +127,7 @@ impl Counts {
         let mut ended = count.ended.clone();
         let waiting = ended.wait_for(Option::is_some);
         let ended = match patience {
-            Some(patience) => tokio::time::timeout(patience, waiting).await.map_err(|_| count.goes_on())?,
+            Some(patience) => tokio::time::timeout(patience, waiting).await.map_err(|_| self.goes_on(&count))?,
             None => waiting.await,
         };
         let ended = ended.map_err(|_| EngineError::Bug { what: "a count ended by a panic" })?.clone();
@@ -153,12 +155,16 @@ impl Counts {
         }
         let (port, key, kid) = (port.clone(), key.keyring.key.id, about.kid);
         let (tell, ended) = watch::channel(None);
+        let (told, news) = (Arc::new(AtomicBool::new(false)), self.news.clone());
+        let count = Arc::new(Count { about, told: told.clone(), ended });
         tokio::spawn(async move {
             let result = port.evidence(key, kid).await.map_err(Some);
             // Nobody may ask any more: nothing is lost by that.
             let _gone = tell.send(Some(Ended { at: Instant::now(), result: Arc::new(Mutex::new(result)) }));
+            if told.load(Ordering::SeqCst) {
+                news.store(true, Ordering::SeqCst);
+            }
         });
-        let count = Arc::new(Count { about, told: AtomicBool::new(false), ended });
         counts.insert(kid, count.clone());
         Ok(count)
     }
@@ -174,6 +180,39 @@ impl Counts {
     /// Rows may have come back since a count ended, and what is final must not rest on it for long.
     fn is_good_for(&self, count: &Count, purpose: Purpose) -> bool {
         purpose == Purpose::Look || count.age().is_none_or(|age| age < self.fresh)
+    }
+
+    /// What is told to whoever does not wait any more.
+    fn goes_on(&self, count: &Count) -> EngineError {
+        count.told.store(true, Ordering::SeqCst);
+        if count.age().is_some() {
+            // It ended in between.
+            self.news.store(true, Ordering::SeqCst);
+        }
+        EngineError::StillCounting
+    }
+
+    /// Whether a count ended, since this was last asked, of which somebody was told that it goes on.
+    pub(crate) fn take_news(&self) -> bool {
+        self.news.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether what was counted under a version waits for somebody who was told that it goes on.
+    pub(crate) fn waits(&self, kid: &Kid) -> bool {
+        self.counts.lock().get(kid).is_some_and(|count| count.age().is_some() && count.is_kept())
+    }
+
+    /// Takes all places, until what comes back is dropped.
+    #[cfg(test)]
+    pub(crate) fn crowd(&self, about: &About) -> impl Sized + use<> {
+        let places = (0..COUNTS_MAX).map(|number| {
+            let kid = Kid::from_bytes([u8::try_from(number).unwrap(); 16]);
+            let (tell, ended) = watch::channel(None);
+            let count = Count { about: About { kid, ..about.clone() }, told: Arc::default(), ended };
+            self.counts.lock().insert(kid, Arc::new(count));
+            tell
+        });
+        places.collect::<Vec<_>>()
     }
 
     /// Whether any count is under way.
@@ -201,19 +240,13 @@ impl Count {
             None => self.is_under_way(),
         }
     }
-
-    /// What is told to whoever does not wait any more.
-    fn goes_on(&self) -> EngineError {
-        self.told.store(true, Ordering::SeqCst);
-        EngineError::StillCounting
-    }
 }
 
 /// How long a caller waits for a count, and for a write window after it. Who acts in this process waits to the end; a request has a limit of time.
 pub(crate) fn patience(principal: &Principal, began: Instant, request_wait: Duration) -> Option<Duration> {
     match principal.kind {
         PrincipalKind::LocalOperator => None,
-        PrincipalKind::System => Some(Duration::from_secs(BACKGROUND_WAIT_SECONDS)),
+        PrincipalKind::System => Some(Duration::from_secs(BACKGROUND_WAIT_SECONDS).min(request_wait)),
         PrincipalKind::Token => Some(request_wait.saturating_sub(began.elapsed())),
     }
 }

@@ -47,7 +47,8 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     if let Some(off_millis) = open.look_at_clock() {
         results.push(open.raise_clock_set(off_millis).await);
     }
-    if turn.is_multiple_of(COUNTDOWN_TICKS) {
+    // What ends a destruction's count does not wait for the countdown's turn.
+    if open.counts.take_news() || turn.is_multiple_of(COUNTDOWN_TICKS) {
         results.push(countdown::tick(open).await);
     }
     if open.take_sweep_wish() || turn.is_multiple_of(SWEEP_TICKS) {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyrail_core::access::Role;
+use keyrail_core::access::{Action, Role};
+use keyrail_core::lifecycle::VersionState;
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::rotation::RotationReason;
 use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
@@ -13,6 +14,7 @@ use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, T
 use super::*;
 use crate::bootstrap::Access;
 use crate::countdown;
+use crate::counting::About;
 use crate::engine::{Engine, EngineOptions};
 use crate::ops::app::CreateApp;
 use crate::ops::domain::{CreateDomain, ListDomains};
@@ -431,7 +433,7 @@ async fn a_count_that_others_overtake_is_not_made_again() {
     assert_eq!((shown.assets.len(), assets.counted.load(Ordering::SeqCst)), (1, 1));
     let caller = Caller::new(Credential::LocalOperator).unwrap();
     let done = open.execute(&caller, retire()).await.unwrap();
-    assert_eq!(done.key.versions[0].state, keyrail_core::lifecycle::VersionState::Retired);
+    assert_eq!(done.key.versions[0].state, VersionState::Retired);
     assert_eq!(assets.counted.load(Ordering::SeqCst), 2, "once for each request");
     assert_eq!(outcomes(&open, caller.request), [Outcome::Done]);
 }
@@ -524,6 +526,53 @@ async fn what_is_final_rests_on_a_fresh_count() {
     assets.gate.add_permits(1);
     assert!(open.execute(&caller(), destroy()).await.unwrap().destroyed);
     assert_eq!(counted(), 5, "a destruction counts anew");
+}
+
+/// A count that takes long is asked about less and less often, and when it ends the destruction goes on at once: a count
+/// that nobody fetches gets too old, and would be made again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_that_waits_for_a_count_is_tried_less_and_less_often() {
+    for crowded in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SetClock::default());
+        let (open, assets, _) = with_slow_assets_at(dir.path(), clock.clone(), Duration::from_secs(60)).await;
+        let caller = || Caller::new(Credential::LocalOperator).unwrap();
+        assets.gate.add_permits(2);
+        open.execute(&caller(), retire()).await.unwrap();
+        let name = retire().name;
+        open.execute(&caller(), DestroyVersion { name: name.clone(), acknowledged: Vec::new() }).await.unwrap();
+        clock.pass(8 * 86_400);
+        let key = open.key(&name.key).await.unwrap().unwrap();
+        let about = About::of(&open, &key, key.keyring.version(name.version).unwrap(), true).await.unwrap();
+        let places = crowded.then(|| open.counts.crowd(&about));
+        scheduler::tick(&open).await.unwrap();
+        for _minute in 1..130 {
+            clock.pass(60);
+            countdown::tick(&open).await.unwrap();
+        }
+        let code = if crowded { "too_many" } else { "still_counting" };
+        assert_eq!(codes(&open, Action::KeyDestroy, code), 8, "{code}");
+        drop(places);
+        assets.gate.add_permits(1);
+        if crowded {
+            clock.pass(6 * 60 * 60);
+            countdown::tick(&open).await.unwrap();
+        }
+        while open.counts.any_under_way() {
+            tokio::task::yield_now().await;
+        }
+        scheduler::tick(&open).await.unwrap();
+        let version = open.read_key(&name.key).await.unwrap().unwrap().keyring.version(name.version).unwrap().clone();
+        assert_eq!(version.state, VersionState::Destroyed, "{code}");
+        assert_eq!(assets.counted.load(Ordering::SeqCst), 3, "{code}: it was counted once more");
+    }
+}
+
+/// How many records of an action have this code.
+fn codes(open: &Unsealed, action: Action, code: &str) -> usize {
+    let bodies = open.log().read(0, usize::try_from(open.log().size()).unwrap()).unwrap().into_iter();
+    let records = bodies.map(|body| serde_json::from_slice::<Record>(&body.body).unwrap());
+    records.filter(|record| record.action == action && record.code.as_deref() == Some(code)).count()
 }
 
 /// What a count took is not there for the write window: a request is refused, with a record, before its time is over.
