@@ -250,3 +250,6 @@ pub(crate) fn patience(principal: &Principal, began: Instant, request_wait: Dura
         PrincipalKind::Token => Some(request_wait.saturating_sub(began.elapsed())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use keyrail_core::id::RequestId;
+use keyrail_core::record::{Outcome, Record};
 use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
 use keyrail_store::{OpenMode, SqliteStore, Store};
 
 use crate::bootstrap::{self, Access};
+use crate::error::EngineError;
+use crate::ops::domain::CreateDomain;
 use crate::paths::Paths;
+use crate::request::{Caller, Credential};
 use crate::unsealed::Unsealed;
 
 pub(crate) struct FixedClock;
@@ -68,4 +73,19 @@ pub(crate) async fn open_at<S: Store + 'static>(
     let (metrics, refusals) = (Arc::default(), Arc::default());
     let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals);
     (open.await.unwrap(), store)
+}
+
+/// Makes a domain, which is a change of state.
+pub(crate) async fn create(open: &Arc<Unsealed>, name: &str) -> (RequestId, Result<(), EngineError>) {
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    let done = open.execute(&caller, CreateDomain { name: name.parse().unwrap() }).await;
+    (caller.request, done.map(drop))
+}
+
+/// How the records under this request ended.
+pub(crate) fn outcomes(open: &Unsealed, request: RequestId) -> Vec<Outcome> {
+    let size = usize::try_from(open.log().size()).unwrap();
+    let records = open.log().read(0, size).unwrap().into_iter();
+    let records = records.map(|body| serde_json::from_slice::<Record>(&body.body).unwrap());
+    records.filter(|record| record.id == request).map(|record| record.outcome).collect()
 }

@@ -2,29 +2,18 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use keyrail_core::access::{Action, Role};
-use keyrail_core::lifecycle::VersionState;
 use keyrail_core::record::{Outcome, Record};
-use keyrail_core::rotation::RotationReason;
 use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 
 use super::*;
 use crate::bootstrap::Access;
-use crate::countdown;
-use crate::counting::About;
 use crate::engine::{Engine, EngineOptions};
-use crate::ops::app::CreateApp;
-use crate::ops::domain::{CreateDomain, ListDomains};
-use crate::ops::key::{CreateKey, ReinstateVersion, RotateKey, SuspendVersion};
-use crate::ops::label::{DemandsPatch, SetLabel};
-use crate::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
-use crate::ops::token::CreateToken;
+use crate::ops::domain::ListDomains;
 use crate::request::Credential;
 use crate::scheduler;
-use crate::testing::{FixedClock, SetClock, open_at, open_behind};
+use crate::testing::{FixedClock, create, open_behind, outcomes};
 
 /// What goes wrong from now on.
 const NOTHING: u8 = 0;
@@ -113,26 +102,12 @@ async fn open(dir: &Path) -> (Arc<Unsealed>, Arc<Breaking>) {
     open_behind(dir, |store| Breaking { store, fault: AtomicU8::new(NOTHING), gate }).await
 }
 
-async fn create(open: &Arc<Unsealed>, name: &str) -> (RequestId, Result<(), EngineError>) {
-    let caller = Caller::new(Credential::LocalOperator).unwrap();
-    let done = open.execute(&caller, CreateDomain { name: name.parse().unwrap() }).await;
-    (caller.request, done.map(drop))
-}
-
 async fn names(open: &Arc<Unsealed>) -> Vec<String> {
     let caller = Caller::new(Credential::LocalOperator).unwrap();
     let rows = open.execute(&caller, ListDomains).await.unwrap();
     let mut names: Vec<_> = rows.into_iter().map(|row| row.name.to_string()).collect();
     names.sort();
     names
-}
-
-/// How the records under this request ended.
-fn outcomes(open: &Unsealed, request: RequestId) -> Vec<Outcome> {
-    let size = usize::try_from(open.log().size()).unwrap();
-    let records = open.log().read(0, size).unwrap().into_iter();
-    let records = records.map(|body| serde_json::from_slice::<Record>(&body.body).unwrap());
-    records.filter(|record| record.id == request).map(|record| record.outcome).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,237 +338,4 @@ async fn what_still_works_with_a_closed_store_changes_nothing() {
 fn some_record(open: &Unsealed) -> Record {
     let last = open.log().read(open.log().size() - 1, 1).unwrap().remove(0);
     Record { id: RequestId::from_bytes([9; 16]), ..serde_json::from_slice(&last.body).unwrap() }
-}
-
-/// Assets whose count is overtaken by a change each time, or takes as long as a gate is closed.
-struct SlowAssets {
-    open: std::sync::Weak<Unsealed>,
-    gate: tokio::sync::Semaphore,
-    counted: std::sync::atomic::AtomicUsize,
-}
-
-#[async_trait]
-impl AssetPort for SlowAssets {
-    async fn evidence(
-        &self,
-        _: keyrail_core::id::DataKeyId,
-        _: Kid,
-    ) -> Result<Vec<keyrail_core::retirement::AssetEvidence>, EngineError> {
-        self.gate.acquire().await.unwrap().forget();
-        let number = self.counted.fetch_add(1, Ordering::SeqCst);
-        create(&self.open.upgrade().unwrap(), &format!("meanwhile-{number}")).await.1.unwrap();
-        let census = Ok(keyrail_core::retirement::AssetCount { left: 0, damaged: 0 });
-        let asset = "people".parse().unwrap();
-        Ok(vec![keyrail_core::retirement::AssetEvidence { asset, census, campaign_open: false }])
-    }
-}
-
-/// A key with a version to retire, whose write window is over at once, and an operator's token.
-async fn with_slow_assets(dir: &Path) -> (Arc<Unsealed>, Arc<SlowAssets>, zeroize::Zeroizing<String>) {
-    with_slow_assets_at(dir, Arc::new(FixedClock), Duration::from_secs(60)).await
-}
-
-/// As above, with a clock and with how long ago a count may have ended that something final rests on.
-async fn with_slow_assets_at(
-    dir: &Path,
-    clock: Arc<dyn Clock>,
-    fresh: Duration,
-) -> (Arc<Unsealed>, Arc<SlowAssets>, zeroize::Zeroizing<String>) {
-    let (mut open, _) = open_at(dir, clock, |store| store).await;
-    let parts = Arc::get_mut(&mut open).unwrap();
-    (parts.count_wait, parts.counts.fresh) = (Duration::from_millis(50), fresh);
-    let caller = Caller::new(Credential::LocalOperator).unwrap();
-    let key: KeyName = "acme/prod/crm/pii".parse().unwrap();
-    create(&open, "acme").await.1.unwrap();
-    let patch = DemandsPatch { write_window_seconds: Some(0), ..DemandsPatch::default() };
-    open.execute(&caller, SetLabel { name: "internal".parse().unwrap(), patch }).await.unwrap();
-    open.execute(&caller, CreateApp { path: key.app.clone() }).await.unwrap();
-    open.execute(&caller, CreateKey { name: key.clone(), label: "internal".parse().unwrap() }).await.unwrap();
-    open.execute(&caller, RotateKey { name: key, reason: RotationReason::Demand }).await.unwrap();
-    let operator = CreateToken { role: Role::Operator, app: None, ttl_seconds: 60 };
-    let operator = open.execute(&caller, operator).await.unwrap().text;
-    let (gate, counted) = (tokio::sync::Semaphore::new(0), std::sync::atomic::AtomicUsize::new(0));
-    let assets = Arc::new(SlowAssets { open: Arc::downgrade(&open), gate, counted });
-    open.set_assets(assets.clone());
-    (open, assets, operator)
-}
-
-fn retire() -> RetireVersion {
-    RetireVersion { name: "acme/prod/crm/pii@1".parse().unwrap(), acknowledged: Vec::new() }
-}
-
-/// However many changes overtake a count, it is made once, and the retirement gets through.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_count_that_others_overtake_is_not_made_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (open, assets, _) = with_slow_assets(dir.path()).await;
-    assets.gate.add_permits(100);
-    let caller = Caller::new(Credential::LocalOperator).unwrap();
-    let shown = open.execute(&caller, ShowEvidence { name: retire().name }).await.unwrap();
-    assert_eq!((shown.assets.len(), assets.counted.load(Ordering::SeqCst)), (1, 1));
-    let caller = Caller::new(Credential::LocalOperator).unwrap();
-    let done = open.execute(&caller, retire()).await.unwrap();
-    assert_eq!(done.key.versions[0].state, VersionState::Retired);
-    assert_eq!(assets.counted.load(Ordering::SeqCst), 2, "once for each request");
-    assert_eq!(outcomes(&open, caller.request), [Outcome::Done]);
-}
-
-/// A request that cannot wait so long is refused with a record, and the count goes on for the next one.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_count_outlives_the_request_that_began_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let (open, assets, operator) = with_slow_assets(dir.path()).await;
-    let ask = || Caller::new(Credential::Token(&operator)).unwrap();
-    for _ in 0..3 {
-        let caller = ask();
-        assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "still_counting");
-        assert_eq!(outcomes(&open, caller.request), [Outcome::Refused]);
-    }
-    assets.gate.add_permits(1);
-    while open.counts.any_under_way() {
-        tokio::task::yield_now().await;
-    }
-    open.execute(&ask(), retire()).await.unwrap();
-    assert_eq!(assets.counted.load(Ordering::SeqCst), 1);
-    // A key that changed in between is counted anew.
-    let caller = Caller::new(Credential::LocalOperator).unwrap();
-    let name = retire().name;
-    open.execute(&caller, ReinstateVersion { name: name.clone() }).await.unwrap();
-    assert_eq!(open.execute(&ask(), retire()).await.unwrap_err().code(), "still_counting");
-    open.execute(&caller, SuspendVersion { name }).await.unwrap();
-    assets.gate.add_permits(2);
-    assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "retire_blocked");
-    assert_eq!(assets.counted.load(Ordering::SeqCst), 3);
-}
-
-/// Whoever hung up does not come back: what was counted for him is handed to nobody who asks later.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_count_that_nobody_was_told_of_is_not_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let (open, assets, _) = with_slow_assets(dir.path()).await;
-    let show = |open: Arc<Unsealed>| async move {
-        let caller = Caller::new(Credential::LocalOperator).unwrap();
-        open.execute(&caller, ShowEvidence { name: retire().name }).await
-    };
-    let asker = tokio::spawn(show(open.clone()));
-    while !open.counts.any_under_way() {
-        tokio::task::yield_now().await;
-    }
-    asker.abort();
-    assert!(asker.await.unwrap_err().is_cancelled());
-    assets.gate.add_permits(1);
-    while open.counts.any_under_way() {
-        tokio::task::yield_now().await;
-    }
-    assets.gate.add_permits(1);
-    show(open.clone()).await.unwrap();
-    assert_eq!(assets.counted.load(Ordering::SeqCst), 2);
-}
-
-/// Rows may have come back since a count ended: a version is neither retired nor destroyed by one that is old.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_final_rests_on_a_fresh_count() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Arc::new(SetClock::default());
-    let (open, assets, operator) = with_slow_assets_at(dir.path(), clock.clone(), Duration::ZERO).await;
-    let name = retire().name;
-    // Somebody is told that a count goes on, and it ends.
-    let count_ends = async |operator: &str| {
-        let caller = Caller::new(Credential::Token(operator)).unwrap();
-        let told = open.execute(&caller, ShowEvidence { name: name.clone() }).await.unwrap_err();
-        assert_eq!(told.code(), "still_counting");
-        assets.gate.add_permits(1);
-        while open.counts.any_under_way() {
-            tokio::task::yield_now().await;
-        }
-    };
-    let counted = || assets.counted.load(Ordering::SeqCst);
-    let caller = || Caller::new(Credential::LocalOperator).unwrap();
-    let destroy = || DestroyVersion { name: retire().name, acknowledged: Vec::new() };
-    count_ends(&operator).await;
-    assets.gate.add_permits(1);
-    open.execute(&caller(), retire()).await.unwrap();
-    assert_eq!(counted(), 2, "a retirement counts anew");
-    // A countdown only begins: at its end it is counted again.
-    count_ends(&operator).await;
-    assert!(!open.execute(&caller(), destroy()).await.unwrap().destroyed);
-    assert_eq!(counted(), 3);
-    clock.pass(8 * 86_400);
-    assert_eq!(countdown::look(&open).await.unwrap().len(), 1);
-    let later = CreateToken { role: Role::Operator, app: None, ttl_seconds: 60 };
-    count_ends(&open.execute(&caller(), later).await.unwrap().text).await;
-    assert_eq!(counted(), 4);
-    assets.gate.add_permits(1);
-    assert!(open.execute(&caller(), destroy()).await.unwrap().destroyed);
-    assert_eq!(counted(), 5, "a destruction counts anew");
-}
-
-/// A count that takes long is asked about less and less often, and when it ends the destruction goes on at once: a count
-/// that nobody fetches gets too old, and would be made again and again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_destruction_that_waits_for_a_count_is_tried_less_and_less_often() {
-    for crowded in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(SetClock::default());
-        let (open, assets, _) = with_slow_assets_at(dir.path(), clock.clone(), Duration::from_secs(60)).await;
-        let caller = || Caller::new(Credential::LocalOperator).unwrap();
-        assets.gate.add_permits(2);
-        open.execute(&caller(), retire()).await.unwrap();
-        let name = retire().name;
-        open.execute(&caller(), DestroyVersion { name: name.clone(), acknowledged: Vec::new() }).await.unwrap();
-        clock.pass(8 * 86_400);
-        let key = open.key(&name.key).await.unwrap().unwrap();
-        let about = About::of(&open, &key, key.keyring.version(name.version).unwrap(), true).await.unwrap();
-        let places = crowded.then(|| open.counts.crowd(&about));
-        scheduler::tick(&open).await.unwrap();
-        for _minute in 1..130 {
-            clock.pass(60);
-            countdown::tick(&open).await.unwrap();
-        }
-        let code = if crowded { "too_many" } else { "still_counting" };
-        assert_eq!(codes(&open, Action::KeyDestroy, code), 8, "{code}");
-        drop(places);
-        assets.gate.add_permits(1);
-        if crowded {
-            clock.pass(6 * 60 * 60);
-            countdown::tick(&open).await.unwrap();
-        }
-        while open.counts.any_under_way() {
-            tokio::task::yield_now().await;
-        }
-        scheduler::tick(&open).await.unwrap();
-        let version = open.read_key(&name.key).await.unwrap().unwrap().keyring.version(name.version).unwrap().clone();
-        assert_eq!(version.state, VersionState::Destroyed, "{code}");
-        assert_eq!(assets.counted.load(Ordering::SeqCst), 3, "{code}: it was counted once more");
-    }
-}
-
-/// How many records of an action have this code.
-fn codes(open: &Unsealed, action: Action, code: &str) -> usize {
-    let bodies = open.log().read(0, usize::try_from(open.log().size()).unwrap()).unwrap().into_iter();
-    let records = bodies.map(|body| serde_json::from_slice::<Record>(&body.body).unwrap());
-    records.filter(|record| record.action == action && record.code.as_deref() == Some(code)).count()
-}
-
-/// What a count took is not there for the write window: a request is refused, with a record, before its time is over.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_does_not_wait_for_a_window_beyond_its_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let (open, assets, operator) = with_slow_assets(dir.path()).await;
-    let caller = Caller::new(Credential::LocalOperator).unwrap();
-    let patch = DemandsPatch { write_window_seconds: Some(60), ..DemandsPatch::default() };
-    open.execute(&caller, SetLabel { name: "internal".parse().unwrap(), patch }).await.unwrap();
-    assets.gate.add_permits(1_000);
-    loop {
-        let caller = Caller::new(Credential::Token(&operator)).unwrap();
-        let limit = std::time::Duration::from_secs(20);
-        let done = tokio::time::timeout(limit, open.execute(&caller, retire())).await;
-        let error = done.expect("it waits for a window that is open for longer than it may wait").unwrap_err();
-        assert_eq!(outcomes(&open, caller.request), [Outcome::Refused]);
-        if error.code() == "still_counting" {
-            continue;
-        }
-        assert!(matches!(error, EngineError::WriteWindowOpen { seconds_left: 60 }), "{error}");
-        break;
-    }
 }
