@@ -68,7 +68,9 @@ pub struct Record {
     /// What it was about: the name of a key, app, asset, label or domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
-    /// The key versions it touched, with the number of items under each.
+    /// The key versions it touched, with the number of items under each. All of them: use is counted from here, and what
+    /// is not named would not stand in the way of a retirement. They are [`crate::key::VERSIONS_PER_KEY_MAX`] at most, and
+    /// the one that a re-encryption puts its items under, in less than 0.9 MB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<VersionUse>,
     /// The asset that accounts for the use.

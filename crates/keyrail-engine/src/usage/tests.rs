@@ -1,10 +1,14 @@
 //! A caller that goes away while the store has its step.
 
 use async_trait::async_trait;
+use keyrail_core::key::VERSIONS_PER_KEY_MAX;
+use keyrail_core::name::VersionNumber;
+use keyrail_core::record::{ORIGIN_FIELD_LEN_MAX, Origin};
 use keyrail_store::{Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
+use crate::ops::data::ITEMS_MAX;
 use crate::ops::domain::CreateDomain;
 use crate::request::{Caller, Credential};
 use crate::testing::open_behind;
@@ -86,7 +90,7 @@ async fn a_record_of_many_versions_is_counted_from_the_log() {
     let kids: Vec<Kid> = (0..9).map(|number| Kid::from_bytes([number; 16])).collect();
     for (round, count) in [1, 3, 9, 2].into_iter().enumerate() {
         let used = kids.iter().take(count).map(|kid| VersionUse {
-            version: keyrail_core::name::VersionNumber::FIRST,
+            version: VersionNumber::FIRST,
             kid: *kid,
             count: 10,
             opened: false,
@@ -103,4 +107,39 @@ async fn a_record_of_many_versions_is_counted_from_the_log() {
         found.push(open.usage().encryptions(&open, kid).await.unwrap());
     }
     assert_eq!(found, [40, 30, 20, 10, 10, 10, 10, 10, 10]);
+}
+
+/// The longest record there is names every version of a key, as opened, and the active one: it is not refused, and use is counted under all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_all_versions_of_a_key_fits_and_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, _store) = open_behind(dir.path(), |store| store).await;
+    let index = open.log().size();
+    let last = open.log().read(index - 1, 1).unwrap();
+    let some: Record = serde_json::from_slice(&last[0].body).unwrap();
+    let max = u32::try_from(VERSIONS_PER_KEY_MAX).unwrap();
+    let used = |number: u32, opened| {
+        let mut kid = [0xff; 16];
+        kid[..4].copy_from_slice(&number.to_be_bytes());
+        let version = VersionNumber::new(number).unwrap();
+        VersionUse { version, kid: Kid::from_bytes(kid), count: ITEMS_MAX as u64, opened }
+    };
+    let versions: Vec<_> =
+        std::iter::once(used(max, false)).chain((1..=max).map(|number| used(number, true))).collect();
+    let said = || Some("x".repeat(ORIGIN_FIELD_LEN_MAX));
+    let origin = Origin {
+        app: said(),
+        component: said(),
+        environment: said(),
+        build: said(),
+        from: said(),
+        trace: said(),
+        caller_request: said(),
+    };
+    let id = keyrail_core::id::RequestId::from_bytes([9; 16]);
+    let record = Record { id, action: Action::DataReencrypt, versions, origin, ..some };
+    crate::pipeline::append(&open, &record, open.generation()).await.unwrap();
+    let counts = count_records(&open, index, open.log().size()).unwrap();
+    assert_eq!(counts.len(), VERSIONS_PER_KEY_MAX + 1);
+    assert!(counts.values().all(|count| count.count == ITEMS_MAX as u64));
 }
