@@ -83,6 +83,7 @@ pub(crate) struct Wanted {
     pub(crate) purpose: Purpose,
     /// How long he waits; without a limit if that is `None`.
     pub(crate) patience: Option<Duration>,
+    pub(crate) now: Timestamp,
 }
 
 /// Counts that are under way, or ended and not taken by those who were told that they go on.
@@ -102,6 +103,7 @@ impl Default for Counts {
 
 struct Count {
     about: About,
+    began_at: Timestamp,
     /// Whether somebody was told that it goes on: only he comes back for what was counted.
     told: Arc<AtomicBool>,
     ended: watch::Receiver<Option<Ended>>,
@@ -141,7 +143,7 @@ impl Counts {
     }
 
     fn join(&self, port: &Arc<dyn AssetPort>, key: &OpenKey, wanted: Wanted) -> Result<Arc<Count>, EngineError> {
-        let Wanted { about, purpose, .. } = wanted;
+        let Wanted { about, purpose, now, .. } = wanted;
         let mut counts = self.counts.lock();
         counts.retain(|_, count| count.is_kept());
         match counts.get(&about.kid) {
@@ -156,7 +158,7 @@ impl Counts {
         let (port, key, kid) = (port.clone(), key.keyring.key.id, about.kid);
         let (tell, ended) = watch::channel(None);
         let (told, news) = (Arc::new(AtomicBool::new(false)), self.news.clone());
-        let count = Arc::new(Count { about, told: told.clone(), ended });
+        let count = Arc::new(Count { about, began_at: now, told: told.clone(), ended });
         tokio::spawn(async move {
             let result = port.evidence(key, kid).await.map_err(Some);
             // Nobody may ask any more: nothing is lost by that.
@@ -197,6 +199,11 @@ impl Counts {
         self.news.swap(false, Ordering::SeqCst)
     }
 
+    /// Since when values under a version are being counted, if they are.
+    pub(crate) fn under_way_since(&self, kid: &Kid) -> Option<Timestamp> {
+        self.counts.lock().get(kid).filter(|count| count.is_under_way()).map(|count| count.began_at)
+    }
+
     /// Whether what was counted under a version waits for somebody who was told that it goes on.
     pub(crate) fn waits(&self, kid: &Kid) -> bool {
         self.counts.lock().get(kid).is_some_and(|count| count.age().is_some() && count.is_kept())
@@ -208,7 +215,8 @@ impl Counts {
         let places = (0..COUNTS_MAX).map(|number| {
             let kid = Kid::from_bytes([u8::try_from(number).unwrap(); 16]);
             let (tell, ended) = watch::channel(None);
-            let count = Count { about: About { kid, ..about.clone() }, told: Arc::default(), ended };
+            let began_at = Timestamp::from_millis(0);
+            let count = Count { about: About { kid, ..about.clone() }, began_at, told: Arc::default(), ended };
             self.counts.lock().insert(kid, Arc::new(count));
             tell
         });

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::ops::app::CreateApp;
-use crate::ops::key::{CreateKey, ReinstateVersion, RotateKey, SuspendVersion};
+use crate::ops::key::{CreateKey, KeyView, ListKeys, ReinstateVersion, RotateKey, ShowKey, SuspendVersion};
 use crate::ops::label::{DemandsPatch, SetLabel};
 use crate::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
 use crate::ops::token::CreateToken;
@@ -251,4 +251,34 @@ async fn a_request_does_not_wait_for_a_window_beyond_its_time() {
         assert!(matches!(error, EngineError::WriteWindowOpen { seconds_left: 60 }), "{error}");
         break;
     }
+}
+
+/// Whoever looks at the key sees that a count is under way, and since when, as long as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_shows_the_count_of_its_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let (open, assets, operator) = with_slow_assets_at(dir.path(), clock.clone(), Duration::from_secs(60)).await;
+    let name = retire().name.key;
+    let shown = async || {
+        let caller = Caller::new(Credential::Token(&operator)).unwrap();
+        let key = open.execute(&caller, ShowKey { name: name.clone() }).await.unwrap();
+        let list = ListKeys { app: None, after: None, limit: 10 };
+        let listed = open.execute(&caller, list).await.unwrap().keys.remove(0);
+        let since = |key: KeyView| key.versions.iter().map(|row| row.counting_since).collect::<Vec<_>>();
+        let (shown, listed) = (since(key), since(listed));
+        assert_eq!(shown, listed);
+        shown
+    };
+    assert_eq!(shown().await, [None, None]);
+    let began_at = open.now();
+    let caller = Caller::new(Credential::Token(&operator)).unwrap();
+    assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "still_counting");
+    clock.pass(30);
+    assert_eq!(shown().await, [Some(began_at), None]);
+    assets.gate.add_permits(1);
+    while open.counts.any_under_way() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(shown().await, [None, None]);
 }

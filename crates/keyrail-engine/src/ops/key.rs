@@ -66,6 +66,9 @@ pub struct VersionView {
     pub state_changed_at: Timestamp,
     /// The countdown to its destruction.
     pub destroy: Option<DestroyView>,
+    /// Since when the values under it are being counted, if a count is under way: somebody looks at its evidence, or it is
+    /// to be retired or destroyed. Told to whoever looks at keys; the answer to a change has none.
+    pub counting_since: Option<Timestamp>,
 }
 
 /// A countdown to destruction.
@@ -96,6 +99,7 @@ impl VersionView {
             activated_at: row.activated_at,
             state_changed_at: row.state_changed_at,
             destroy: row.destroy.map(DestroyView::from),
+            counting_since: None,
         }
     }
 }
@@ -113,6 +117,15 @@ impl KeyView {
             generation: key.generation,
             versions: keyring.versions.iter().map(VersionView::of).collect(),
         }
+    }
+
+    /// As [`KeyView::of`], with the counts that are under way.
+    fn with_counts(name: &KeyName, keyring: &Keyring, open: &Unsealed) -> Self {
+        let mut view = Self::of(name, keyring);
+        for (shown, row) in view.versions.iter_mut().zip(&keyring.versions) {
+            shown.counting_since = open.counts.under_way_since(&row.kid);
+        }
+        view
     }
 }
 
@@ -272,10 +285,10 @@ impl Operation for ShowKey {
     async fn act(
         authorized: &Authorized<Self>,
         found: FoundKey,
-        _: &Context<'_>,
+        cx: &Context<'_>,
     ) -> Result<Acted<KeyView>, EngineError> {
         let key = require(found, &authorized.op().name)?;
-        Ok(Acted::new(KeyView::of(&key.name, &key.keyring)))
+        Ok(Acted::new(KeyView::with_counts(&key.name, &key.keyring, cx.open)))
     }
 }
 
@@ -319,13 +332,13 @@ impl Operation for ListKeys {
     async fn act(
         authorized: &Authorized<Self>,
         mut loaded: Self::Loaded,
-        _: &Context<'_>,
+        cx: &Context<'_>,
     ) -> Result<Acted<KeyPage>, EngineError> {
         let limit = authorized.op().limit.clamp(1, PAGE_LEN_MAX);
         let more = loaded.len() > limit;
         loaded.truncate(limit);
         let next = loaded.last().filter(|_| more).map(|(name, _)| name.clone());
-        let keys = loaded.iter().map(|(name, keyring)| KeyView::of(name, keyring)).collect();
+        let keys = loaded.iter().map(|(name, keyring)| KeyView::with_counts(name, keyring, cx.open)).collect();
         Ok(Acted::new(KeyPage { keys, next }))
     }
 }

@@ -124,7 +124,7 @@ async fn gather<Op>(
         Some(port) => {
             let about = About::of(open, key, version, window_left(version, key, open) == 0).await?;
             let patience = patience(authorized.principal(), cx.kept.began, open.count_wait);
-            let wanted = Wanted { about: about.clone(), purpose, patience };
+            let wanted = Wanted { about: about.clone(), purpose, patience, now: open.now() };
             cx.once((about, purpose), open.counts.evidence(port, key, wanted)).await?
         }
         None if open.state().assets_of_key(&key.keyring.key.id).await?.is_empty() => Vec::new(),
