@@ -3,6 +3,9 @@
 use keyrail_audit::{AppendError, Epoch, Head, Log, LogError, LogHealth, Position, Reader, Record};
 use keyrail_crypto::mac::MacKey;
 
+/// How many records the log keeps in one file.
+pub(crate) const BUNDLE_LEN: u64 = 256;
+
 /// The log of an opened store.
 pub enum Journal {
     /// This process writes it.
@@ -77,6 +80,12 @@ impl Journal {
             Self::Write(log) => log.read(first, count),
             Self::Read(reader, _) => reader.read(first, count),
         }
+    }
+
+    /// As [`Journal::read`], to the end of a bundle at most, which is read as a whole anyway: records may be long.
+    pub(crate) fn read_bundle(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
+        let left = BUNDLE_LEN - first % BUNDLE_LEN;
+        self.read(first, count.min(usize::try_from(left).unwrap_or(count)))
     }
 
     /// How the log is.

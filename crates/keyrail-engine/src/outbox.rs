@@ -11,9 +11,6 @@ use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::unsealed::Unsealed;
 
-/// How many records are looked at in one step.
-const STEP_LEN: usize = 1_000;
-
 /// Gives the log every record that it misses, once, in the order of the changes.
 pub(crate) async fn replay(open: &Arc<Unsealed>) -> Result<usize, EngineError> {
     let mut pending = open.state().pending_outbox().await?;
@@ -34,7 +31,7 @@ pub(crate) fn requests_since(log: &Journal, first: u64) -> Result<BTreeSet<Reque
     let mut known = BTreeSet::new();
     let (mut next, end) = (first, log.size());
     while next < end {
-        let bodies = log.read(next, STEP_LEN)?;
+        let bodies = log.read_bundle(next, usize::MAX)?;
         if bodies.is_empty() {
             return Err(EngineError::Bug { what: "the log is shorter than its size" });
         }

@@ -108,7 +108,7 @@ fn count_records(open: &Unsealed, mut index: u64, end: u64) -> Result<BTreeMap<U
             continue;
         }
         let known = fresh.range(index..).next().map_or(end, |(known, _)| *known);
-        let bodies = open.log().read(index, usize::try_from(known - index).unwrap_or(STEP_LEN))?;
+        let bodies = open.log().read_bundle(index, usize::try_from(known - index).unwrap_or(STEP_LEN))?;
         if bodies.is_empty() {
             return Err(EngineError::Bug { what: "the log is shorter than its size" });
         }

@@ -8,16 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::error::EngineError;
+use crate::journal::BUNDLE_LEN;
 use crate::ops::PAGE_LEN_MAX;
 use crate::pipeline::{Acted, Context, Operation, Target};
 use crate::unsealed::Unsealed;
+
+/// How long the records of one page are together, in bytes; a page has one record at least.
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Reads records, newest first.
 #[derive(Clone, Debug)]
 pub struct ShowAudit {
     /// Only records before this index; `None` begins at the newest.
     pub before: Option<u64>,
-    /// How many at most.
+    /// How many at most; fewer come if they are long.
     pub limit: usize,
 }
 
@@ -60,16 +64,25 @@ impl Operation for ShowAudit {
         let size = log.size();
         let end = op.before.unwrap_or(size).min(size);
         let limit = op.limit.clamp(1, PAGE_LEN_MAX);
-        let first = end.saturating_sub(limit as u64);
-        let count = usize::try_from(end - first).unwrap_or(limit);
-        let bodies = log.read(first, count)?;
-        let mut records = Vec::with_capacity(bodies.len());
-        for (body, index) in bodies.iter().zip(first..) {
-            let record = serde_json::from_slice(&body.body)
-                .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
-            records.push(Indexed { index, record });
+        let least = end.saturating_sub(limit as u64);
+        let (mut first, mut len, mut records) = (end, 0, Vec::new());
+        'page: while first > least {
+            let from = least.max((first - 1) / BUNDLE_LEN * BUNDLE_LEN);
+            let bodies = log.read_bundle(from, usize::try_from(first - from).unwrap_or(limit))?;
+            if bodies.is_empty() {
+                return Err(EngineError::Bug { what: "the log is shorter than its size" });
+            }
+            for body in bodies.iter().rev() {
+                len += body.body.len();
+                if len > PAGE_BYTES_MAX && !records.is_empty() {
+                    break 'page;
+                }
+                let record = serde_json::from_slice(&body.body)
+                    .map_err(|_| EngineError::Bug { what: "a record that is not readable" })?;
+                first -= 1;
+                records.push(Indexed { index: first, record });
+            }
         }
-        records.reverse();
         Ok(Acted::new(AuditPage { size, records, before: (first > 0).then_some(first) }))
     }
 }

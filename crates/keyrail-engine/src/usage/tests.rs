@@ -1,13 +1,15 @@
 //! A caller that goes away while the store has its step.
 
 use async_trait::async_trait;
+use keyrail_core::id::RequestId;
 use keyrail_core::key::VERSIONS_PER_KEY_MAX;
 use keyrail_core::name::VersionNumber;
-use keyrail_core::record::{ORIGIN_FIELD_LEN_MAX, Origin};
+use keyrail_core::record::{Detail, ORIGIN_FIELD_LEN_MAX, Origin};
 use keyrail_store::{Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
+use crate::ops::audit::ShowAudit;
 use crate::ops::data::ITEMS_MAX;
 use crate::ops::domain::CreateDomain;
 use crate::request::{Caller, Credential};
@@ -95,7 +97,7 @@ async fn a_record_of_many_versions_is_counted_from_the_log() {
             count: 10,
             opened: false,
         });
-        let id = keyrail_core::id::RequestId::from_bytes([round as u8; 16]);
+        let id = RequestId::from_bytes([round as u8; 16]);
         let record = Record { id, action: Action::DataEncrypt, versions: used.collect(), ..some.clone() };
         crate::pipeline::append(&open, &record, open.generation()).await.unwrap();
     }
@@ -136,10 +138,46 @@ async fn a_record_of_all_versions_of_a_key_fits_and_counts() {
         trace: said(),
         caller_request: said(),
     };
-    let id = keyrail_core::id::RequestId::from_bytes([9; 16]);
+    let id = RequestId::from_bytes([9; 16]);
     let record = Record { id, action: Action::DataReencrypt, versions, origin, ..some };
     crate::pipeline::append(&open, &record, open.generation()).await.unwrap();
     let counts = count_records(&open, index, open.log().size()).unwrap();
     assert_eq!(counts.len(), VERSIONS_PER_KEY_MAX + 1);
     assert!(counts.values().all(|count| count.count == ITEMS_MAX as u64));
+}
+
+/// However long records are, not more than a bundle of them is held, and a page of them has a limit in bytes, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_records_are_read_a_bundle_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, _store) = open_behind(dir.path(), |store| store).await;
+    let last = open.log().read(open.log().size() - 1, 1).unwrap();
+    let some: Record = serde_json::from_slice(&last[0].body).unwrap();
+    let kid = Kid::from_bytes([7; 16]);
+    let used = VersionUse { version: VersionNumber::FIRST, kid, count: 1, opened: false };
+    let some = Record { action: Action::DataEncrypt, versions: vec![used], ..some };
+    for number in 0_u16..300 {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        let long = if number < 290 { 1 } else { 900_000 };
+        let detail = vec![Detail { name: "note".to_owned(), value: "x".repeat(long) }];
+        let record = Record { id: RequestId::from_bytes(id), detail, ..some.clone() };
+        crate::pipeline::append(&open, &record, open.generation()).await.unwrap();
+    }
+    assert_eq!(open.log().read_bundle(250, 1_000).unwrap().len(), 6);
+    open.usage().take_fresh(u64::MAX);
+    open.usage().catch_up(&open).await.unwrap();
+    assert_eq!(open.usage().encryptions(&open, &kid).await.unwrap(), 300);
+
+    let size = open.log().size();
+    let (mut before, mut pages, mut found) = (Some(size), Vec::new(), Vec::new());
+    while before.is_some() {
+        let caller = Caller::new(Credential::LocalOperator).unwrap();
+        let page = open.execute(&caller, ShowAudit { before, limit: 280 }).await.unwrap();
+        pages.push(page.records.len());
+        found.extend(page.records.iter().map(|row| row.index));
+        before = page.before;
+    }
+    assert_eq!(pages, [9, 280, usize::try_from(size).unwrap() - 289]);
+    assert!(found.into_iter().eq((0..size).rev()));
 }
