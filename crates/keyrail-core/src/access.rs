@@ -166,7 +166,7 @@ impl Principal {
     /// The name under which the principal stands in the log and in lists of use: `token:<id>`, `local-operator`, `system`.
     pub fn label(&self) -> String {
         match self.token {
-            Some(token) => format!("{}:{token}", self.kind),
+            Some(token) => [self.kind.as_str(), ":", &token.to_string()].concat(),
             None => self.kind.to_string(),
         }
     }

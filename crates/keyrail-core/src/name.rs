@@ -40,6 +40,17 @@ impl fmt::Display for Name {
     }
 }
 
+/// Writes the segments of a path: one by one, since every record has such a path in it.
+fn write_path(f: &mut fmt::Formatter<'_>, segments: &[&Name]) -> fmt::Result {
+    for (index, segment) in segments.iter().enumerate() {
+        if index > 0 {
+            f.write_str("/")?;
+        }
+        f.write_str(segment.as_str())?;
+    }
+    Ok(())
+}
+
 /// A domain and an environment, `acme/prod`: what one set of master keys belongs to.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EnvironmentPath {
@@ -60,7 +71,7 @@ impl FromStr for EnvironmentPath {
 
 impl fmt::Display for EnvironmentPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.domain, self.environment)
+        write_path(f, &[&self.domain, &self.environment])
     }
 }
 
@@ -84,7 +95,8 @@ impl FromStr for AppPath {
 
 impl fmt::Display for AppPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.environment, self.app)
+        let EnvironmentPath { domain, environment } = &self.environment;
+        write_path(f, &[domain, environment, &self.app])
     }
 }
 
@@ -109,7 +121,8 @@ impl FromStr for KeyName {
 
 impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.app, self.key)
+        let AppPath { environment: EnvironmentPath { domain, environment }, app } = &self.app;
+        write_path(f, &[domain, environment, app, &self.key])
     }
 }
 

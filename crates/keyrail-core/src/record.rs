@@ -1,5 +1,7 @@
 //! Audit records: one for every operation and every refusal, never with data in it.
 
+mod json;
+
 use keyrail_crypto::envelope::Kid;
 use serde::{Deserialize, Serialize};
 

@@ -61,29 +61,28 @@ pub(crate) fn authorize<Op: Operation>(
     open: &Unsealed,
     op: Op,
     principal: Principal,
-    target: &Target,
+    target: Target,
     further: Option<Further>,
     now: Timestamp,
 ) -> Result<Authorized<Op>, Refusal> {
-    let resource = match &target.scope {
-        Scope::Service => Resource::Service,
-        Scope::App(app) => Resource::App(app),
-        Scope::Elsewhere => Resource::Elsewhere,
-    };
-    let decision = cached_decision(open, &principal, Op::ACTION, resource, target, now);
+    let Target { what, name, scope } = target;
+    let mut asked = DecisionKey { principal: principal.token, action: Op::ACTION, scope };
+    let decision = cached_decision(open, &principal, &asked, now);
     // Whoever may not do the one is not told about the other.
     if matches!(decision, Decision::Allow { .. })
         && let Some(Further { action, because }) = further
-        && !matches!(cached_decision(open, &principal, action, resource, target, now), Decision::Allow { .. })
     {
-        return Err(Refusal { error: EngineError::Refused { reason: because }, reason: because });
+        asked.action = action;
+        if !matches!(cached_decision(open, &principal, &asked, now), Decision::Allow { .. }) {
+            return Err(Refusal { error: EngineError::Refused { reason: because }, reason: because });
+        }
     }
     match decision {
         Decision::Allow { reason } => Ok(Authorized { op, principal, reason }),
         Decision::Refuse { reason } => Err(Refusal { error: EngineError::Refused { reason }, reason }),
         Decision::Hide { reason } => {
-            let name = target.name.clone().unwrap_or_default();
-            Err(Refusal { error: EngineError::NotFound { what: target.what, name }, reason })
+            let error = EngineError::NotFound { what, name: name.unwrap_or_default() };
+            Err(Refusal { error, reason })
         }
     }
 }
@@ -98,25 +97,22 @@ pub(crate) fn may(principal: &Principal, action: Action) -> Result<(), Refusal> 
     }
 }
 
-fn cached_decision(
-    open: &Unsealed,
-    principal: &Principal,
-    action: Action,
-    resource: Resource<'_>,
-    target: &Target,
-    now: Timestamp,
-) -> Decision {
+fn cached_decision(open: &Unsealed, principal: &Principal, asked: &DecisionKey, now: Timestamp) -> Decision {
+    let resource = match &asked.scope {
+        Scope::Service => Resource::Service,
+        Scope::App(app) => Resource::App(app),
+        Scope::Elsewhere => Resource::Elsewhere,
+    };
     if principal.token.is_none() {
-        return decide(principal, action, resource);
+        return decide(principal, asked.action, resource);
     }
-    let key = DecisionKey { principal: principal.token, action, scope: target.scope.clone() };
     let generation = open.generation();
-    if let Some(decision) = open.decisions.get(generation, now, &key) {
+    if let Some(decision) = open.decisions.get(generation, now, asked) {
         return decision;
     }
-    let decision = decide(principal, action, resource);
+    let decision = decide(principal, asked.action, resource);
     let good_until = principal.expires_at.unwrap_or(now).min(now.plus_seconds(DECISION_CACHE_SECONDS));
-    open.decisions.put(generation, key, decision, good_until);
+    open.decisions.put(generation, asked.clone(), decision, good_until);
     decision
 }
 

@@ -295,7 +295,7 @@ async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: O
     let mut record = record_of(Op::ACTION, caller, &cx, &principal, "", target.name.clone());
     tracing::trace!(action = %Op::ACTION, principal = %record.principal, resource = record.resource, request = %record.id, "deciding");
     let further = op.further(&loaded);
-    let authorized = match authorize(open, op, principal, &target, further, cx.now) {
+    let authorized = match authorize(open, op, principal, target, further, cx.now) {
         Ok(authorized) => authorized,
         Err(refusal) => {
             record.reason = refusal.reason.to_owned();
@@ -453,7 +453,7 @@ pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) ->
 
 pub(crate) fn encode(record: &Record) -> Result<Vec<u8>, AppendError> {
     let mut body = Vec::with_capacity(RECORD_LEN_USUAL);
-    match serde_json::to_writer(&mut body, record) {
+    match record.write_json(&mut body) {
         Ok(()) => Ok(body),
         // Strings and numbers always serialize; refusing keeps "no answer without a record" true regardless.
         Err(_) => Err(AppendError::Indeterminate),
