@@ -124,6 +124,11 @@ pub(crate) fn replace(temporary: &Path, path: &Path, content: &[u8]) -> Result<(
 fn open_emptied(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    // Nearly always there is none yet.
+    match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
     // Not emptied on opening: it is not known yet what is opened.
     match options.clone().create(true).truncate(false).open(path) {
         Ok(file) if file.metadata()?.is_file() => return file.set_len(0).map(|()| file),

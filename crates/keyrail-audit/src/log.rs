@@ -24,7 +24,7 @@ use crate::note::VerifierKey;
 use crate::publish::{Logged, Publisher, RightEdge};
 use crate::reader::Reader;
 use crate::sequencer::{PUBLISH_RECORDS, Publishing, Sequencer};
-use crate::tree::{Edge, Hash, leaf_hash};
+use crate::tree::{Edge, Hash};
 
 /// Where the log lies and how it behaves.
 #[derive(Clone, Debug)]
@@ -422,8 +422,14 @@ impl Shared {
             Place::Usual => (0, 0),
             Place::Reserved => (RESERVED_LEN, RESERVED_BYTES),
         };
-        self.queue.lock().push(waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
-        self.work.notify_one();
+        let mut queue = self.queue.lock();
+        queue.push(waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
+        // A writer that gathers is woken when there is enough, and not for each record on the way.
+        let enough = queue.is_enough();
+        drop(queue);
+        if enough {
+            self.work.notify_one();
+        }
         Ok(())
     }
 
@@ -438,9 +444,15 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work.
+    /// Waits for work. Under load it lets records come together first: a sync costs as much for one as for many, and
+    /// takes its time from the requests.
     pub(crate) fn take_work(&self) -> Work {
         let mut queue = self.queue.lock();
+        if queue.gathers() {
+            let deadline = Instant::now() + GATHER_MAX;
+            while !queue.is_enough() && !self.work.wait_until(&mut queue, deadline).timed_out() {}
+            queue.gathered();
+        }
         loop {
             match queue.next() {
                 Some(work) => return work,
@@ -466,7 +478,7 @@ impl Shared {
     pub(crate) fn durable(&self, records: Vec<Logged>) {
         let mut state = self.state.lock();
         for logged in &records {
-            state.tree.push(leaf_hash(&logged.entry));
+            state.tree.push(logged.leaf);
         }
         let before = state.unpublished.len();
         state.unpublished.extend(records.into_iter().map(Arc::new));
@@ -554,6 +566,9 @@ fn told(error: &LogError) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     format!("{error}{cause}")
 }
+
+/// How long the writer lets records come together when many come.
+const GATHER_MAX: Duration = Duration::from_micros(250);
 
 /// After this time without an answer of the disk the log is not healthy.
 const STUCK_AFTER: Duration = Duration::from_secs(5);

@@ -45,7 +45,7 @@ impl RightEdge {
         encode_entry(&logged.entry, &mut self.entries);
         logged.record.encode(&mut self.bodies);
         let bundle = self.tree.size() / TILE_WIDTH as u64;
-        let full = self.tree.push(leaf_hash(&logged.entry));
+        let full = self.tree.push(logged.leaf);
         if full.is_empty() {
             return Vec::new();
         }
@@ -105,16 +105,19 @@ impl RightEdge {
     }
 }
 
-/// A record with its entry, which is computed once.
+/// A record with its hashes, which are computed once.
 #[derive(Clone, Debug)]
 pub(crate) struct Logged {
     pub(crate) record: Record,
     pub(crate) entry: Hash,
+    /// The entry's leaf in the tree.
+    pub(crate) leaf: Hash,
 }
 
 impl From<Record> for Logged {
     fn from(record: Record) -> Self {
-        Self { entry: record.entry(), record }
+        let entry = record.entry();
+        Self { leaf: leaf_hash(&entry), entry, record }
     }
 }
 

@@ -42,7 +42,17 @@ pub(super) struct Queue {
     publish: VecDeque<(u64, PublishAnswer)>,
     pub(super) epoch: Epoch,
     pub(super) closing: bool,
+    /// How many records were taken together the last time.
+    last_batch: usize,
+    /// How many must wait for the writer to be woken.
+    wanted: usize,
 }
+
+/// With so many records in one batch, the next one is gathered: fewer callers than that would wait for nobody.
+const BUSY_BATCH_LEN: usize = 8;
+
+/// With so many records waiting, more of them would make a sync hardly cheaper for each.
+const GATHERED_LEN: usize = 64;
 
 impl Queue {
     pub(super) fn new() -> Self {
@@ -54,7 +64,26 @@ impl Queue {
             publish: VecDeque::new(),
             epoch: Epoch(0),
             closing: false,
+            last_batch: 0,
+            wanted: 1,
         }
+    }
+
+    /// Whether more records should come together before they are taken; if so, the writer is not woken before there are
+    /// enough, or by what ends its waiting.
+    pub(super) fn gathers(&mut self) -> bool {
+        let gathers = self.last_batch >= BUSY_BATCH_LEN && !self.closing && self.publish.is_empty();
+        self.wanted = if gathers { GATHERED_LEN } else { 1 };
+        gathers
+    }
+
+    /// The writer waits for nothing but the next record.
+    pub(super) fn gathered(&mut self) {
+        self.wanted = 1;
+    }
+
+    pub(super) fn is_enough(&self) -> bool {
+        self.waiting.len() >= self.wanted
     }
 
     pub(super) fn len(&self) -> usize {
@@ -95,6 +124,7 @@ impl Queue {
         if !self.waiting.is_empty() {
             self.bytes = 0;
             self.taken = self.pushed;
+            self.last_batch = self.waiting.len();
             return Some(Work::Append { batch: std::mem::take(&mut self.waiting), epoch: self.epoch });
         }
         self.closing.then_some(Work::Close)
