@@ -1,14 +1,16 @@
 //! Bodies: how long they may be, how long they may take, who may send long ones, and how much of them is held at once.
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
+use std::sync::Arc;
+
+use axum::BoxError;
+use axum::body::{Bytes, HttpBody};
+use http::request::Parts;
 use http::{HeaderMap, header};
-use keyrail_core::id::RequestId;
+use http_body_util::{BodyExt, Limited};
 use keyrail_engine::EngineError;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
 
-use crate::call::Call;
+use crate::call::{Arrival, Call, known_request};
 use crate::problem::{Problem, RequestRefusal};
 use crate::routes::Shared;
 
@@ -17,10 +19,6 @@ const STRANGER_BODY_LEN_MAX: usize = 64 * 1024;
 
 /// How many bytes of long bodies are held at the same time, in KiB; whoever comes too late is told to come back.
 const BODIES_KIB_MAX: usize = 256 * 1024;
-
-/// By when a body must have come; the listener sets it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReadBy(pub(crate) Instant);
 
 /// The room for long bodies.
 pub(crate) struct Room(Semaphore);
@@ -32,60 +30,66 @@ impl Default for Room {
 }
 
 /// The body's bytes, up to a limit.
-pub(crate) async fn body_bytes(request: Request, service: &Shared, max: usize) -> Result<Bytes, Problem> {
-    let id = request.extensions().get::<RequestId>().copied();
-    read(request, service, max).await.map_err(|problem| match id {
+pub(crate) async fn body_bytes<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
+    parts: &mut Parts,
+    body: B,
+    service: &Shared,
+    max: usize,
+) -> Result<Bytes, Problem> {
+    read(parts, body, service, max).await.map_err(|problem| match known_request(&parts.extensions) {
         Some(id) => problem.under(id),
         None => problem,
     })
 }
 
-async fn read(request: Request, service: &Shared, max: usize) -> Result<Bytes, Problem> {
-    if !says_json(request.headers()) && !request.body().is_end_stream() {
+async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
+    parts: &mut Parts,
+    body: B,
+    service: &Shared,
+    max: usize,
+) -> Result<Bytes, Problem> {
+    if !says_json(&parts.headers) && !body.is_end_stream() {
         return Err(Problem::request(RequestRefusal::MediaType));
     }
     let too_large = |len| Problem::of(&EngineError::TooLarge { what: "the body", unit: "bytes", len, max });
-    let told = request.body().size_hint().exact().map(|len| usize::try_from(len).unwrap_or(usize::MAX));
+    let told = body.size_hint().exact().map(|len| usize::try_from(len).unwrap_or(usize::MAX));
     if let Some(len) = told.filter(|len| *len > max) {
         return Err(too_large(len));
     }
-    let read_by = request.extensions().get::<ReadBy>().copied();
-    let (request, _room) = admit(request, service, told.unwrap_or(max)).await?;
-    let reading = axum::body::to_bytes(request.into_body(), max);
+    let read_by = parts.extensions.get::<Arc<Arrival>>().map(|arrival| arrival.read_by);
+    let _room = admit(parts, service, told.unwrap_or(max)).await?;
+    let reading = Limited::new(body, max).collect();
     let bytes = match read_by {
-        Some(ReadBy(deadline)) => tokio::time::timeout_at(deadline, reading).await,
+        Some(deadline) => tokio::time::timeout_at(deadline, reading).await,
         None => Ok(reading.await),
     };
     let bytes = bytes.map_err(|_| Problem::request(RequestRefusal::BodyTooSlow))?;
-    bytes.map_err(|_| too_large(max + 1))
+    bytes.map(|collected| collected.to_bytes()).map_err(|_| too_large(max + 1))
 }
 
 /// A long body is read only for a caller with a valid token, and while there is room for it.
-async fn admit<'a>(
-    request: Request,
-    service: &'a Shared,
-    len: usize,
-) -> Result<(Request, Option<SemaphorePermit<'a>>), Problem> {
+async fn admit<'a>(parts: &mut Parts, service: &'a Shared, len: usize) -> Result<Option<SemaphorePermit<'a>>, Problem> {
     if len <= STRANGER_BODY_LEN_MAX {
-        return Ok((request, None));
+        return Ok(None);
     }
-    let (mut parts, body): (_, Body) = request.into_parts();
     let refused = |error| Problem::of(&error);
-    let call = Call::of(&mut parts).map_err(refused)?;
+    let call = Call::of(parts).map_err(refused)?;
     if let Err(error) = service.engine().authenticate(&call.unheard()).await {
         // It is counted already.
         call.hear();
         return Err(refused(error));
     }
     let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
-    let room = service.room().0.try_acquire_many(kib).map_err(|_| Problem::request(RequestRefusal::Busy))?;
-    Ok((Request::from_parts(parts, body), Some(room)))
+    service.room().0.try_acquire_many(kib).map(Some).map_err(|_| Problem::request(RequestRefusal::Busy))
 }
 
 /// Whether a body may be JSON by what its headers say. Tools that send a body without being told what it is call it a
 /// form: that is let pass, since the body itself is read as JSON and nothing else.
 fn says_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    if value == "application/json" {
+        return true;
+    }
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let is = |name: &str| essence.eq_ignore_ascii_case(name);
     is("application/json")

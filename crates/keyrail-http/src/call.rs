@@ -1,17 +1,17 @@
 //! Who calls: what the headers say.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{ORIGIN_FIELD_LEN_MAX, Origin};
 use keyrail_crypto::random;
 use keyrail_engine::{Caller, Credential, Engine, EngineError};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::problem::Failure;
@@ -19,10 +19,6 @@ use crate::problem::Failure;
 /// Where the id of a request stands, in it and in its answer.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const X_APP: HeaderName = HeaderName::from_static("x-keyrail-app");
-const X_COMPONENT: HeaderName = HeaderName::from_static("x-keyrail-component");
-const X_ENVIRONMENT: HeaderName = HeaderName::from_static("x-keyrail-environment");
-const X_BUILD: HeaderName = HeaderName::from_static("x-keyrail-build");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -39,16 +35,25 @@ pub(crate) struct Call {
     pub(crate) request: RequestId,
     idempotency_key: Option<String>,
     if_match: Option<u64>,
-    heard: Option<Heard>,
+    arrival: Option<Arc<Arrival>>,
 }
 
-/// Set when the engine is asked on behalf of a request: what becomes of it is the engine's to record from then on.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Heard(Arc<AtomicBool>);
+/// A request that came over the network.
+pub(crate) struct Arrival {
+    /// Its id.
+    pub(crate) request: RequestId,
+    /// The peer's address.
+    pub(crate) from: Arc<str>,
+    /// By when its body must have come.
+    pub(crate) read_by: Instant,
+    /// Set when the engine is asked on its behalf: what becomes of it is the engine's to record from then on.
+    heard: AtomicBool,
+}
 
-impl Heard {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+impl Arrival {
+    /// A request that comes in, of which nobody has heard yet.
+    pub(crate) fn new(request: RequestId, from: Arc<str>, read_by: Instant) -> Arc<Self> {
+        Arc::new(Self { request, from, read_by, heard: AtomicBool::new(false) })
     }
 }
 
@@ -61,8 +66,8 @@ impl Call {
 
     /// Leaves it to the engine to record the request.
     pub(crate) fn hear(&self) {
-        if let Some(Heard(heard)) = &self.heard {
-            heard.store(true, Ordering::Release);
+        if let Some(arrival) = &self.arrival {
+            arrival.heard.store(true, Ordering::Release);
         }
     }
 
@@ -86,33 +91,60 @@ impl Call {
         Failure { error, request_id: self.request.to_string() }
     }
 
-    /// What the head of a request says.
+    /// What the head of a request says, and how it came.
     pub(crate) fn of(parts: &mut Parts) -> Result<Self, EngineError> {
-        let request = request_id(&mut parts.extensions)?;
-        let headers = &parts.headers;
+        let arrival = parts.extensions.get::<Arc<Arrival>>().cloned();
         let local = parts.extensions.get::<LocalCall>().is_some();
-        let from = match parts.extensions.get::<ConnectInfo<SocketAddr>>() {
-            Some(ConnectInfo(address)) => Some(address.to_string()),
+        let request = request_id(&mut parts.extensions)?;
+        Self::new(&parts.headers, request, arrival, local)
+    }
+
+    /// The call of a request that came over the network.
+    pub(crate) fn arrived(headers: &HeaderMap, arrival: &Arc<Arrival>) -> Result<Self, EngineError> {
+        Self::new(headers, arrival.request, Some(arrival.clone()), false)
+    }
+
+    fn new(
+        headers: &HeaderMap,
+        request: RequestId,
+        arrival: Option<Arc<Arrival>>,
+        local: bool,
+    ) -> Result<Self, EngineError> {
+        let from = match &arrival {
+            Some(arrival) => Some(arrival.from.as_ref().to_owned()),
             None => local.then(|| "local".to_owned()),
         };
-        let origin = Origin {
-            app: said(headers, &X_APP),
-            component: said(headers, &X_COMPONENT),
-            environment: said(headers, &X_ENVIRONMENT),
-            build: said(headers, &X_BUILD),
-            from,
-            trace: trace_id(headers),
-            caller_request: said_request_id(headers).and_then(|value| value.to_str().ok()).map(str::to_owned),
-        };
-        Ok(Self {
-            token: bearer(headers),
+        let mut call = Self {
+            token: None,
             local,
-            origin,
+            origin: Origin { from, ..Origin::default() },
             request,
-            idempotency_key: readable(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned),
-            if_match: if_match(headers)?,
-            heard: parts.extensions.get::<Heard>().cloned(),
-        })
+            idempotency_key: None,
+            if_match: None,
+            arrival,
+        };
+        // Once over the headers: most requests have few, and to look for each name costs more.
+        for name in headers.keys() {
+            let origin = &mut call.origin;
+            match name.as_str() {
+                "authorization" => call.token = bearer(headers),
+                "idempotency-key" => {
+                    call.idempotency_key = readable(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
+                }
+                "if-match" => call.if_match = if_match(headers)?,
+                "traceparent" => origin.trace = trace_id(headers),
+                "x-keyrail-app" => origin.app = said(headers, name),
+                "x-keyrail-build" => origin.build = said(headers, name),
+                "x-keyrail-component" => origin.component = said(headers, name),
+                "x-keyrail-environment" => origin.environment = said(headers, name),
+                "x-request-id" => {
+                    let said = said_request_id(headers).and_then(|value| value.to_str().ok());
+                    origin.caller_request = said.map(str::to_owned);
+                }
+                _ => {}
+            }
+        }
+        Ok(call)
     }
 }
 
@@ -133,23 +165,21 @@ const NOTE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What is kept of a request to count its refusal: it is refused, and gone, before the engine hears of it.
 pub(crate) struct Unheard {
-    heard: Heard,
+    arrival: Arc<Arrival>,
     authorization: Option<HeaderValue>,
-    peer: SocketAddr,
 }
 
 impl Unheard {
     /// Of a request that comes in.
-    pub(crate) fn of(parts: &mut Parts, peer: SocketAddr) -> Self {
-        let heard = Heard::default();
-        parts.extensions.insert(heard.clone());
-        Self { heard, authorization: parts.headers.get(header::AUTHORIZATION).cloned(), peer }
+    pub(crate) fn of(headers: &HeaderMap, arrival: &Arc<Arrival>) -> Self {
+        Self { arrival: arrival.clone(), authorization: headers.get(header::AUTHORIZATION).cloned() }
     }
 
     /// Counts the refusal, if the answer is one and nobody has recorded it.
     pub(crate) async fn count(self, engine: &Engine, status: StatusCode, problem: Option<ProblemCode>) {
-        let Some(ProblemCode(code)) = problem.filter(|_| !self.heard.is_set()) else { return };
-        let origin = Origin { from: Some(self.peer.to_string()), ..Origin::default() };
+        let unheard = |_: &ProblemCode| !self.arrival.heard.load(Ordering::Acquire);
+        let Some(ProblemCode(code)) = problem.filter(unheard) else { return };
+        let origin = Origin { from: Some(self.arrival.from.as_ref().to_owned()), ..Origin::default() };
         if status == StatusCode::SERVICE_UNAVAILABLE {
             return engine.note_turned_away(&origin, &code);
         }
@@ -168,17 +198,28 @@ impl Unheard {
 
 /// The id of a request: made once, by whoever needs it first.
 pub(crate) fn request_id(extensions: &mut Extensions) -> Result<RequestId, EngineError> {
-    if let Some(id) = extensions.get::<RequestId>() {
-        return Ok(*id);
+    if let Some(id) = known_request(extensions) {
+        return Ok(id);
     }
-    let id = RequestId::from_bytes(random::pooled()?);
+    let id = new_request_id()?;
     extensions.insert(id);
     Ok(id)
 }
 
+/// An id for a request.
+pub(crate) fn new_request_id() -> Result<RequestId, EngineError> {
+    Ok(RequestId::from_bytes(random::pooled()?))
+}
+
+/// The id of a request, if it has one already.
+pub(crate) fn known_request(extensions: &Extensions) -> Option<RequestId> {
+    let arrived = extensions.get::<Arc<Arrival>>().map(|arrival| arrival.request);
+    arrived.or_else(|| extensions.get::<RequestId>().copied())
+}
+
 /// The id of a request as text; empty if there is none yet.
 pub(crate) fn known_id(extensions: &Extensions) -> String {
-    extensions.get::<RequestId>().map(ToString::to_string).unwrap_or_default()
+    known_request(extensions).map(|id| id.to_string()).unwrap_or_default()
 }
 
 /// The id that the caller gave its request, if it is one line of visible ASCII of at most 128 bytes.

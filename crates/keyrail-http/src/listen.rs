@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
 use http::header::Entry;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -30,9 +29,10 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::body::ReadBy;
-use crate::call::{REQUEST_ID, Unheard, request_id, said_request_id};
+use crate::call::{Arrival, REQUEST_ID, Unheard, new_request_id, said_request_id};
 use crate::problem::{Problem, RequestRefusal};
+use crate::routes::data::Frequent;
+use crate::routes::request_id_value;
 use crate::service::Service;
 
 /// The most bytes that are read as the head of a request; beyond that hyper answers by itself, without a body.
@@ -148,7 +148,7 @@ pub struct Listener {
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
     limits: Limits,
-    counts: Option<Arc<Service>>,
+    service: Option<Arc<Service>>,
 }
 
 impl Listener {
@@ -164,7 +164,7 @@ impl Listener {
         let failed = |source| ListenError::Bind { address, source };
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
-        Ok(Self { tcp, address, tls, limits: Limits::default(), counts: None })
+        Ok(Self { tcp, address, tls, limits: Limits::default(), service: None })
     }
 
     /// The same with other limits.
@@ -174,10 +174,11 @@ impl Listener {
         self
     }
 
-    /// The same for a service in whose log requests are counted that are refused before they are an operation.
+    /// The same for the service that the router is of: in its log requests are counted that are refused before they are an
+    /// operation, and what is asked for most often is answered without a search among all paths.
     #[must_use]
-    pub fn counting_for(mut self, service: &Arc<Service>) -> Self {
-        self.counts = Some(service.clone());
+    pub fn for_service(mut self, service: &Arc<Service>) -> Self {
+        self.service = Some(service.clone());
         self
     }
 
@@ -199,7 +200,7 @@ impl Listener {
             reserved,
             tls: self.tls,
             limits,
-            counts: self.counts,
+            service: self.service,
         });
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(limits.connections_max));
@@ -256,29 +257,27 @@ struct Shared {
     reserved: Semaphore,
     tls: Option<TlsAcceptor>,
     limits: Limits,
-    counts: Option<Arc<Service>>,
+    service: Option<Arc<Service>>,
 }
 
 /// Gives a request its id, and bounds how many are worked on and how long each may take.
-async fn answer(
-    shared: Arc<Shared>,
-    peer: SocketAddr,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let (mut parts, body) = request.into_parts();
+async fn answer(shared: Arc<Shared>, from: Arc<str>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let id = match new_request_id() {
+        Ok(id) => id,
+        // Without randomness there is neither an id nor a record.
+        Err(error) => return Ok(Problem::of(&error).into_response()),
+    };
+    let (parts, body) = request.into_parts();
     let said = said_request_id(&parts.headers).cloned();
-    let id = request_id(&mut parts.extensions).ok();
-    let id_text = || id.map(|id| id.to_string()).unwrap_or_default();
-    parts.extensions.insert(ConnectInfo(peer));
-    parts.extensions.insert(ReadBy(Instant::now() + Duration::from_secs(shared.limits.body_seconds_max)));
+    let arrival = Arrival::new(id, from, Instant::now() + Duration::from_secs(shared.limits.body_seconds_max));
     let logged = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (parts.method.clone(), parts.uri.path().to_owned(), Instant::now()));
-    let unheard = shared.counts.as_ref().map(|service| (service, Unheard::of(&mut parts, peer)));
+    let unheard = shared.service.as_ref().map(|service| (service, Unheard::of(&parts.headers, &arrival)));
     let mut response = match refused(&shared.limits, &parts) {
-        Some(problem) => problem.under(id_text()).into_response(),
-        None => match bounded(&shared, Request::from_parts(parts, body)).await {
+        Some(problem) => problem.under(id).into_response(),
+        None => match bounded(&shared, parts, body, &arrival).await {
             Ok(response) => response,
-            Err(problem) => problem.under(id_text()).into_response(),
+            Err(problem) => problem.under(id).into_response(),
         },
     };
     if let Some((service, unheard)) = unheard {
@@ -288,13 +287,13 @@ async fn answer(
     if let Some(said) = said {
         response.headers_mut().insert(REQUEST_ID, said);
     } else if let Entry::Vacant(missing) = response.headers_mut().entry(REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_str(&id_text())
+        && let Ok(id) = request_id_value(&id)
     {
         missing.insert(id);
     }
     if let Some((method, path, begun)) = logged {
         // Method, path and status: no header, query or body has a place in a log.
-        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), request = id_text(), "answered");
+        tracing::debug!(%method, path, status = response.status().as_u16(), micros = begun.elapsed().as_micros(), request = %id, "answered");
     }
     Ok(response)
 }
@@ -307,26 +306,43 @@ fn refused(limits: &Limits, head: &Parts) -> Option<Problem> {
 
 /// Whether a request asks to stop something: to revoke, suspend, compromise or seal. By its head alone, so that there is
 /// room for it before anything else is known.
-fn keeps_safe<B>(request: &Request<B>) -> bool {
-    let path = request.uri().path();
-    match *request.method() {
+fn keeps_safe(head: &Parts) -> bool {
+    let path = head.uri.path();
+    match head.method {
         Method::DELETE => path.starts_with("/v1/tokens/"),
         Method::POST => ["/suspend", "/compromise", "/system/seal"].iter().any(|end| path.ends_with(end)),
         _ => false,
     }
 }
 
-async fn bounded(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
-    let reserved =
-        || if keeps_safe(&request) { shared.reserved.try_acquire() } else { Err(TryAcquireError::NoPermits) };
+async fn bounded(
+    shared: &Shared,
+    parts: Parts,
+    body: Incoming,
+    arrival: &Arc<Arrival>,
+) -> Result<Response<Body>, Problem> {
+    let reserved = || if keeps_safe(&parts) { shared.reserved.try_acquire() } else { Err(TryAcquireError::NoPermits) };
     let Ok(_permit) = shared.requests.try_acquire().or_else(|_| reserved()) else {
         return Err(Problem::request(RequestRefusal::Busy));
     };
     let limit = Duration::from_secs(shared.limits.request_seconds_max);
-    match tokio::time::timeout(limit, shared.router.clone().oneshot(request)).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(never)) => match never {},
-        Err(_) => Err(Problem::of(&EngineError::Indeterminate)),
+    // Pinned where it stands: to move all that a request needs costs more than some of its steps.
+    let routed = pin!(routed(shared, parts, body, arrival));
+    let answered = tokio::time::timeout(limit, routed).await;
+    answered.map_err(|_| Problem::of(&EngineError::Indeterminate))
+}
+
+async fn routed(shared: &Shared, mut parts: Parts, body: Incoming, arrival: &Arc<Arrival>) -> Response<Body> {
+    parts.extensions.insert(arrival.clone());
+    if let Some(service) = &shared.service
+        && let Some((frequent, key)) = Frequent::of(&parts.method, parts.uri.path())
+    {
+        return frequent.answer(key, service, arrival, parts, body).await;
+    }
+    let router = shared.router.clone();
+    match Box::pin(router.oneshot(Request::from_parts(parts, body))).await {
+        Ok(response) => response,
+        Err(never) => match never {},
     }
 }
 
@@ -357,11 +373,12 @@ async fn serve_stream<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: I,
     peer: SocketAddr,
 ) {
+    let from: Arc<str> = peer.to_string().into();
     let (served, heard) = (shared.clone(), Arc::new(AtomicBool::new(false)));
     let hears = heard.clone();
     let service = hyper::service::service_fn(move |request| {
         hears.store(true, Ordering::Relaxed);
-        answer(served.clone(), peer, request)
+        answer(served.clone(), from.clone(), request)
     });
     let connection = shared.builder.serve_connection(TokioIo::new(stream), service).into_owned();
     // hyper limits how long a head may take, but not how long it may take to say which version of HTTP it is of.

@@ -3,7 +3,7 @@
 mod access;
 mod assets;
 mod audit;
-mod data;
+pub(crate) mod data;
 mod keys;
 mod page;
 mod system;
@@ -16,7 +16,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
-use keyrail_core::id::RequestId;
+use keyrail_core::id::{ID_LEN, RequestId};
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name, NameError, VersionNumber};
 use keyrail_engine::{EngineError, Operation};
 use serde::Serialize;
@@ -25,7 +25,7 @@ use utoipa::openapi::OpenApi;
 
 use crate::api::{Api, DOCUMENT_PATH};
 use crate::body::body_bytes;
-use crate::call::{Call, REQUEST_ID, known_id};
+use crate::call::{Call, REQUEST_ID, known_id, known_request};
 use crate::problem::{Failure, Problem, RequestRefusal};
 use crate::service::Service;
 
@@ -72,7 +72,7 @@ pub(crate) struct Answer<T> {
     pub(crate) status: StatusCode,
     pub(crate) body: T,
     pub(crate) etag: Option<u64>,
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
 }
 
 impl<T: Serialize> IntoResponse for Answer<T> {
@@ -95,7 +95,7 @@ impl<T> Answer<T> {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Ok(value) = HeaderValue::from_str(&self.request_id) {
+        if let Ok(value) = request_id_value(&self.request_id) {
             headers.insert(REQUEST_ID, value);
         }
         if let Some(Ok(value)) = self.etag.map(|generation| HeaderValue::from_str(&format!("\"{generation}\""))) {
@@ -107,6 +107,14 @@ impl<T> Answer<T> {
 
 pub(crate) type Answered<T> = Result<Answer<T>, Failure>;
 
+/// The id of a request as a header.
+pub(crate) fn request_id_value(id: &RequestId) -> Result<HeaderValue, EngineError> {
+    let mut digits = [0; 2 * ID_LEN];
+    let encoded = hex::encode_to_slice(id.as_bytes(), &mut digits).ok();
+    let value = encoded.and_then(|()| HeaderValue::from_bytes(&digits).ok());
+    value.ok_or(EngineError::Bug { what: "an id that is no header" })
+}
+
 /// Runs an operation and answers with it.
 pub(crate) async fn run<Op: Operation>(service: &Service, call: &Call, op: Op) -> Answered<Op::Answer> {
     match service.engine().execute(&call.caller(), op).await {
@@ -116,7 +124,7 @@ pub(crate) async fn run<Op: Operation>(service: &Service, call: &Call, op: Op) -
 }
 
 pub(crate) fn answer<T>(call: &Call, body: T) -> Answer<T> {
-    Answer { status: StatusCode::OK, body, etag: None, request_id: call.request.to_string() }
+    Answer { status: StatusCode::OK, body, etag: None, request_id: call.request }
 }
 
 impl<T> Answer<T> {
@@ -142,8 +150,9 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, service: &Shared) -> Result<Self, Problem> {
-        let id = request.extensions().get::<RequestId>().copied();
-        let bytes = body_bytes(request, service, BODY_LEN_MAX).await?;
+        let id = known_request(request.extensions());
+        let (mut parts, body) = request.into_parts();
+        let bytes = body_bytes(&mut parts, body, service, BODY_LEN_MAX).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         serde_json::from_slice(bytes).map(Self).map_err(|error| match id {
             Some(id) => invalid_json(&error).under(id),

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use serde::Serialize;
+
 use super::{Detail, Origin, Record, VersionUse};
 
 impl Record {
@@ -10,7 +12,7 @@ impl Record {
     /// # Errors
     /// None that can come about: memory takes every byte, and every text can be written. They are passed on all the same.
     pub fn write_json(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        write!(out, r#"{{"v":{}"#, self.v).map_err(serde_json::Error::io)?;
+        put_number(out, br#"{"v":"#, self.v)?;
         put_hex(out, br#","id":""#, self.id.as_bytes())?;
         write!(out, r#","time":"{}""#, self.time).map_err(serde_json::Error::io)?;
         put_word(out, br#","kind":""#, self.kind.as_str());
@@ -27,8 +29,8 @@ impl Record {
         put_text(out, br#","reason":"#, &self.reason)?;
         put_word(out, br#","outcome":""#, self.outcome.as_str());
         put_optional(out, br#","code":"#, self.code.as_ref())?;
-        put_count(out, br#","items":"#, self.items)?;
-        put_count(out, br#","failed":"#, self.failed)?;
+        self.items.map_or(Ok(()), |items| put_number(out, br#","items":"#, items))?;
+        self.failed.map_or(Ok(()), |failed| put_number(out, br#","failed":"#, failed))?;
         put_list(out, br#","detail":["#, &self.detail, put_detail)?;
         out.push(b'}');
         Ok(())
@@ -46,9 +48,9 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) -> serde_json::Result<()> {
 }
 
 fn put_version(out: &mut Vec<u8>, version: &VersionUse) -> serde_json::Result<()> {
-    write!(out, r#"{{"version":{}"#, version.version).map_err(serde_json::Error::io)?;
+    put_number(out, br#"{"version":"#, version.version)?;
     put_hex(out, br#","kid":""#, version.kid.as_bytes())?;
-    put_count(out, br#","count":"#, Some(version.count))?;
+    put_number(out, br#","count":"#, version.count)?;
     out.extend_from_slice(if version.opened { br#","opened":true}"# } else { b"}" });
     Ok(())
 }
@@ -112,10 +114,9 @@ fn put_hex(out: &mut Vec<u8>, before: &[u8], id: &[u8; 16]) -> serde_json::Resul
     Ok(())
 }
 
-fn put_count(out: &mut Vec<u8>, before: &[u8], count: Option<u64>) -> serde_json::Result<()> {
-    let Some(count) = count else { return Ok(()) };
+fn put_number(out: &mut Vec<u8>, before: &[u8], number: impl Serialize) -> serde_json::Result<()> {
     out.extend_from_slice(before);
-    write!(out, "{count}").map_err(serde_json::Error::io)
+    serde_json::to_writer(out, &number)
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
 //! Encrypt, decrypt, re-encrypt and data keys.
 
 use std::borrow::Cow;
-use std::io::Write as _;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
+use axum::BoxError;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use keyrail_core::name::VersionNumber;
+use http::Method;
+use http::request::Parts;
+use keyrail_core::name::{KeyName, VersionNumber};
 use keyrail_crypto::envelope::Context;
 use keyrail_crypto::secret::Plaintext;
 use keyrail_engine::EngineError;
@@ -23,7 +27,8 @@ use utoipa::ToSchema;
 
 use crate::api::{About, Api};
 use crate::body::body_bytes;
-use crate::call::Call;
+use crate::call::{Arrival, Call};
+use crate::problem::{Failure, Problem};
 use crate::routes::{Answer, Answered, Json, KeyInPath, Shared, invalid_json, run};
 
 /// The most bytes of a body with items.
@@ -203,7 +208,9 @@ impl EncryptAnswer {
                 EncryptOut::Done { ciphertext, version } => {
                     out.extend_from_slice(br#"{"ciphertext":""#);
                     out.extend_from_slice(ciphertext.as_bytes());
-                    write!(out, r#"","version":{version}}}"#).map_err(serde_json::Error::io)?;
+                    out.extend_from_slice(br#"","version":"#);
+                    serde_json::to_writer(&mut out, version)?;
+                    out.push(b'}');
                 }
                 failed @ EncryptOut::Failed { .. } => serde_json::to_writer(&mut out, failed)?,
             }
@@ -296,35 +303,89 @@ fn decrypted(item: Item<Decrypted>) -> DecryptOut {
     }
 }
 
+/// The operations that come by the thousand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Frequent {
+    Encrypt,
+    Decrypt,
+}
+
+impl Frequent {
+    /// What a request asks for, if it is one of these and its path is written plainly. The router answers the same
+    /// requests in the same way: this only spares them the search among all paths.
+    pub(crate) fn of(method: &Method, path: &str) -> Option<(Self, KeyName)> {
+        let (name, asked) = path.strip_prefix("/v1/keys/")?.rsplit_once('/')?;
+        let asked = match asked {
+            "encrypt" => Self::Encrypt,
+            "decrypt" => Self::Decrypt,
+            _ => return None,
+        };
+        Some((asked, name.parse().ok()?)).filter(|_| *method == Method::POST)
+    }
+
+    /// Answers such a request.
+    pub(crate) async fn answer<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
+        self,
+        key: KeyName,
+        service: &Shared,
+        arrival: &Arc<Arrival>,
+        mut parts: Parts,
+        body: B,
+    ) -> Response {
+        let call = match Call::arrived(&parts.headers, arrival) {
+            Ok(call) => call,
+            Err(error) => return Failure { error, request_id: arrival.request.to_string() }.into_response(),
+        };
+        let bytes = body_bytes(&mut parts, body, service, BODY_LEN_MAX).await;
+        match self {
+            Self::Encrypt => encrypt_bytes(service, &call, key, bytes).await,
+            Self::Decrypt => decrypt_bytes(service, &call, key, bytes).await,
+        }
+    }
+}
+
+async fn bytes_of(request: Request, service: &Shared) -> Result<Bytes, Problem> {
+    let (mut parts, body) = request.into_parts();
+    body_bytes(&mut parts, body, service, BODY_LEN_MAX).await
+}
+
 async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    let body = match body_bytes(request, &service, BODY_LEN_MAX).await {
-        Ok(body) => body,
+    encrypt_bytes(&service, &call, key, bytes_of(request, &service).await).await
+}
+
+async fn encrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
         Err(problem) => return problem.into_response(),
     };
-    let items = match serde_json::from_slice::<EncryptBody<'_>>(&body) {
-        Ok(parsed) if parsed.items.len() > ITEMS_MAX => return too_many(&call, parsed.items.len()),
+    let items = match serde_json::from_slice::<EncryptBody<'_>>(&bytes) {
+        Ok(parsed) if parsed.items.len() > ITEMS_MAX => return too_many(call, parsed.items.len()),
         Ok(parsed) => spread(parsed.items, encrypt_item),
         Err(error) => return invalid_json(&error).under(call.request).into_response(),
     };
-    let answered = run(&service, &call, Encrypt { key, items }).await;
+    let answered = run(service, call, Encrypt { key, items }).await;
     answered
         .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }).written())
         .into_response()
 }
 
 async fn decrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    let items = match ciphertext_items(request, &service, &call).await {
+    decrypt_bytes(&service, &call, key, bytes_of(request, &service).await).await
+}
+
+async fn decrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
+    let items = match ciphertext_items(call, bytes) {
         Ok(items) => items,
         Err(response) => return *response,
     };
-    let answered = run(&service, &call, Decrypt { key, items }).await;
+    let answered = run(service, call, Decrypt { key, items }).await;
     answered
         .map(|done| done.map(|items| DecryptAnswer { items: items.into_iter().map(decrypted).collect() }))
         .into_response()
 }
 
 async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    let items = match ciphertext_items(request, &service, &call).await {
+    let items = match ciphertext_items(&call, bytes_of(request, &service).await) {
         Ok(items) => items,
         Err(response) => return *response,
     };
@@ -334,13 +395,9 @@ async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): Ke
         .into_response()
 }
 
-async fn ciphertext_items(
-    request: Request,
-    service: &Shared,
-    call: &Call,
-) -> Result<Vec<Item<CiphertextItem>>, Box<Response>> {
-    let body = body_bytes(request, service, BODY_LEN_MAX).await.map_err(|problem| Box::new(problem.into_response()))?;
-    match serde_json::from_slice::<CiphertextBody<'_>>(&body) {
+fn ciphertext_items(call: &Call, bytes: Result<Bytes, Problem>) -> Result<Vec<Item<CiphertextItem>>, Box<Response>> {
+    let bytes = bytes.map_err(|problem| Box::new(problem.into_response()))?;
+    match serde_json::from_slice::<CiphertextBody<'_>>(&bytes) {
         Ok(parsed) if parsed.items.len() > ITEMS_MAX => Err(Box::new(too_many(call, parsed.items.len()))),
         Ok(parsed) => Ok(spread(parsed.items, ciphertext_item)),
         Err(error) => Err(Box::new(invalid_json(&error).under(call.request).into_response())),

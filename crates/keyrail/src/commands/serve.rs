@@ -72,7 +72,7 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
         note("hint: raise the limit for locked memory to 16 MiB (ulimit -l, LimitMEMLOCK)");
     }
     let service = Service::new(engine, true);
-    let listener = Listener::bind(args.listen, tls.as_ref()).await?.counting_for(&service);
+    let listener = Listener::bind(args.listen, tls.as_ref()).await?.for_service(&service);
     let url = listener.url();
     let signalled = signal();
     let announced =
