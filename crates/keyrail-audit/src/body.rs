@@ -3,7 +3,7 @@
 
 use keyrail_crypto::digest::Sha256;
 
-use crate::tree::{Hash, TILE_WIDTH};
+use crate::tree::{Hash, TILE_WIDTH, leaf_hash};
 
 /// Length of a record's salt, in bytes.
 pub(crate) const SALT_LEN: usize = 16;
@@ -38,6 +38,111 @@ impl Record {
 
     pub(crate) fn encoded_len(&self) -> usize {
         4 + SALT_LEN + self.body.len()
+    }
+}
+
+/// The hashes of a record, which are computed once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Hashes {
+    /// Its entry in the log.
+    pub(crate) entry: Hash,
+    /// The entry's leaf in the tree.
+    pub(crate) leaf: Hash,
+}
+
+impl Hashes {
+    pub(crate) fn of(record: &Record) -> Self {
+        let entry = record.entry();
+        Self { entry, leaf: leaf_hash(&entry) }
+    }
+}
+
+/// A record as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Logged<'a> {
+    /// Length, salt, body.
+    pub(crate) encoded: &'a [u8],
+    pub(crate) hashes: &'a Hashes,
+}
+
+impl Logged<'_> {
+    /// The record itself.
+    pub(crate) fn record(&self) -> Option<Record> {
+        parse_records(self.encoded, 1)?.pop()
+    }
+}
+
+/// Records that follow each other, in one piece of memory: they wait to be published by the ten thousand, and each in
+/// places of its own would cost more time than to write them.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    bytes: Vec<u8>,
+    /// Of each record its length in `bytes`, and its hashes.
+    each: Vec<(usize, Hashes)>,
+}
+
+impl Records {
+    /// Room for as many as there were before.
+    pub(crate) fn like(former: &Self) -> Self {
+        Self { bytes: Vec::with_capacity(former.bytes.len()), each: Vec::with_capacity(former.each.len()) }
+    }
+
+    pub(crate) fn push(&mut self, record: &Record, hashes: Hashes) {
+        record.encode(&mut self.bytes);
+        self.each.push((record.encoded_len(), hashes));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.each.len()
+    }
+
+    /// All of them as they are stored, one behind the other.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Logged<'_>> {
+        self.each.iter().scan(self.bytes.as_slice(), |rest, (len, hashes)| {
+            let (encoded, behind) = rest.split_at_checked(*len)?;
+            *rest = behind;
+            Some(Logged { encoded, hashes })
+        })
+    }
+
+    /// The first ones, at least one, of which all together have at most `len_max` bytes; the others stay.
+    pub(crate) fn split_front(&mut self, len_max: usize) -> Self {
+        if self.bytes.len() <= len_max {
+            return std::mem::take(self);
+        }
+        let mut end = 0;
+        let fit = self.each.iter().take_while(|(len, _)| {
+            end += len;
+            end <= len_max
+        });
+        let count = fit.count().max(1);
+        let len = self.each.iter().take(count).map(|(len, _)| len).sum::<usize>().min(self.bytes.len());
+        let others = Self { bytes: self.bytes.split_off(len), each: self.each.split_off(count.min(self.each.len())) };
+        std::mem::replace(self, others)
+    }
+
+    /// Those that `keep` says yes to, in their order; it is asked for each.
+    pub(crate) fn filter(&self, mut keep: impl FnMut(usize) -> bool) -> Self {
+        let mut kept = Self::default();
+        for (index, logged) in self.iter().enumerate() {
+            if keep(index) {
+                kept.bytes.extend_from_slice(logged.encoded);
+                kept.each.push((logged.encoded.len(), *logged.hashes));
+            }
+        }
+        kept
+    }
+}
+
+impl FromIterator<Record> for Records {
+    fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
+        let mut all = Self::default();
+        records.into_iter().for_each(|record| all.push(&record, Hashes::of(&record)));
+        all
     }
 }
 
@@ -79,4 +184,44 @@ pub fn parse_entries(bytes: &[u8]) -> Option<Vec<Hash>> {
     }
     let entry = |chunk: &[u8]| chunk.strip_prefix(&[0, 32])?.try_into().ok();
     bytes.chunks_exact(ENTRY_LEN).map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: usize) -> Record {
+        Record { salt: [number as u8; SALT_LEN], body: vec![b'a' + number as u8; 10 * number] }
+    }
+
+    fn numbers(records: &Records) -> Vec<usize> {
+        let number = |logged: Logged<'_>| {
+            let found = logged.record().unwrap();
+            assert_eq!(*logged.hashes, Hashes::of(&found));
+            usize::from(found.salt[0])
+        };
+        let found: Vec<_> = records.iter().map(number).collect();
+        assert_eq!(found.len(), records.len());
+        assert_eq!(parse_records(records.bytes(), usize::MAX).unwrap().len(), records.len());
+        found
+    }
+
+    #[test]
+    fn records_stay_in_their_order_however_they_are_divided() {
+        let all = || (0..6).map(record).collect::<Records>();
+        assert_eq!(numbers(&all()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(numbers(&all().filter(|index| index % 2 == 1)), [1, 3, 5]);
+        let len = |number: usize| record(number).encoded_len();
+        for len_max in 0..all().bytes().len() + 2 {
+            let (mut rest, mut found) = (all(), Vec::new());
+            while rest.len() > 0 {
+                let front = rest.split_front(len_max);
+                // Never more than fits, but one at least; and never fewer than fit.
+                assert!(front.bytes().len() <= len_max || front.len() == 1, "{len_max}");
+                found.extend(numbers(&front));
+                assert!(found.len() == 6 || front.bytes().len() + len(found.len()) > len_max, "{len_max}");
+            }
+            assert_eq!(found, [0, 1, 2, 3, 4, 5], "{len_max}");
+        }
+    }
 }

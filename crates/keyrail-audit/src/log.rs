@@ -2,29 +2,31 @@
 
 pub(crate) mod queue;
 pub(crate) mod replay;
+mod shared;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::SigningSeed;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::body::{BODY_LEN_MAX, Record};
+use crate::body::{BODY_LEN_MAX, Hashes, Record};
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile};
-use crate::log::queue::{PublishAnswer, Queue, Waiting, Work};
+use crate::log::queue::Waiting;
 use crate::log::replay::Replay;
+use crate::log::shared::Place;
+pub(crate) use crate::log::shared::Shared;
 use crate::note::VerifierKey;
-use crate::publish::{Logged, Publisher, RightEdge};
+use crate::publish::{Publisher, RightEdge};
 use crate::reader::Reader;
-use crate::sequencer::{PUBLISH_RECORDS, Publishing, Sequencer};
-use crate::tree::{Edge, Hash};
+use crate::sequencer::{Publishing, Sequencer};
+use crate::tree::Hash;
 
 /// Where the log lies and how it behaves.
 #[derive(Clone, Debug)]
@@ -168,7 +170,7 @@ impl Log {
             files::sync_file(&replay.path)?;
             files::sync_dir(&options.journal_dir)?;
             publisher.forget_partials();
-            publisher.add(&replay.records)?;
+            publisher.add(replay.records.iter())?;
             publisher.checkpoint(&keys.seed, &key)?;
             publisher.sweep_stale()?;
         }
@@ -216,7 +218,7 @@ impl Log {
 
     async fn durable(&self, body: Vec<u8>, epoch: Epoch, place: Place) -> Result<Position, AppendError> {
         let receiver = self.enqueue(body, epoch, place)?;
-        let answer = tokio::time::timeout(self.0.shared.append_wait_max, receiver).await;
+        let answer = tokio::time::timeout(self.0.shared.append_wait_max(), receiver).await;
         answer.ok().and_then(Result::ok).unwrap_or(Err(AppendError::Indeterminate))
     }
 
@@ -238,9 +240,10 @@ impl Log {
             return Err(AppendError::TooLong { max: BODY_LEN_MAX });
         }
         let salt = random::pooled().map_err(|_| AppendError::Unavailable)?;
+        let record = Record { salt, body };
+        let hashes = Hashes::of(&record);
         let (answer, receiver) = oneshot::channel();
-        let waiting = Waiting { logged: Record { salt, body }.into(), epoch, answer };
-        self.0.shared.push(waiting, place)?;
+        self.0.shared.push((&record, hashes), Waiting { epoch, answer }, place)?;
         Ok(receiver)
     }
 
@@ -248,13 +251,12 @@ impl Log {
     /// appended afterwards stands behind every record of an older one. What was being written at that moment
     /// still becomes durable, before any later record does.
     pub fn set_epoch(&self, epoch: Epoch) {
-        self.0.shared.queue.lock().epoch = epoch;
+        self.0.shared.set_epoch(epoch);
     }
 
     /// The durable head: everything acknowledged is in it.
     pub fn head(&self) -> Head {
-        let state = self.0.shared.state.lock();
-        Head { size: state.tree.size(), root: state.tree.root() }
+        self.0.shared.head()
     }
 
     /// The durable size, without computing the root.
@@ -264,7 +266,7 @@ impl Log {
 
     /// The published head: what the files under `D/audit` say.
     pub fn published(&self) -> Head {
-        self.0.shared.state.lock().published
+        self.0.shared.published_head()
     }
 
     /// Publishes everything that is durable.
@@ -274,7 +276,7 @@ impl Log {
     pub async fn publish(&self) -> Result<Head, LogError> {
         let (answer, receiver) = oneshot::channel();
         self.0.shared.push_publish(answer)?;
-        let answer = tokio::time::timeout(self.0.shared.append_wait_max, receiver).await;
+        let answer = tokio::time::timeout(self.0.shared.append_wait_max(), receiver).await;
         answer.ok().and_then(Result::ok).and_then(Result::ok).ok_or(LogError::Closed)
     }
 
@@ -295,12 +297,7 @@ impl Log {
 
     /// How the log is.
     pub fn health(&self) -> LogHealth {
-        let (queue_len, state) = (self.0.shared.queue.lock().len(), self.0.shared.state.lock());
-        let stuck = state.committing_since.map(|since| since.elapsed()).filter(|took| *took >= STUCK_AFTER);
-        let stuck = stuck.map(|took| format!("the disk has not answered for {} seconds", took.as_secs()));
-        let failures = [&state.append_failure, &state.publish_failure, &state.lost];
-        let failure = stuck.or_else(|| failures.into_iter().flatten().next().cloned());
-        LogHealth { failure, queue_len, unpublished_len: state.unpublished.len() }
+        self.0.shared.health()
     }
 
     /// Publishes everything, makes it durable and ends the writer. Later appends are refused.
@@ -313,7 +310,7 @@ impl Log {
             // The writer does not panic; if it did, the missing result below says so.
             let _joined = thread.join();
         }
-        self.0.shared.state.lock().closed.take().unwrap_or(Err(LogError::Closed))
+        self.0.shared.take_closed()
     }
 }
 
@@ -329,249 +326,6 @@ impl Drop for Handle {
 fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogError> {
     VerifierKey::new(origin, seed.public_key()?).map_err(LogError::Checkpoint)
 }
-
-/// Which room of the queue a record takes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
-    /// What all share.
-    Usual,
-    /// What is kept beyond it.
-    Reserved,
-}
-
-/// How many records more may wait if they are of the kind that must get through.
-const RESERVED_LEN: usize = 1_024;
-
-/// How many bytes more such records may have together.
-const RESERVED_BYTES: usize = 16 * 1024 * 1024;
-
-/// What handles and sequencer share. Lock order: queue before state.
-pub(crate) struct Shared {
-    audit_dir: PathBuf,
-    journal_dir: PathBuf,
-    queue_len_max: usize,
-    queue_bytes_max: usize,
-    append_wait_max: Duration,
-    queue: Mutex<Queue>,
-    /// Signalled when there is work and the sequencer waits for it.
-    work: Condvar,
-    /// Signalled when records wait to be published, or when no more will come.
-    due: Condvar,
-    state: Mutex<State>,
-    size: AtomicU64,
-}
-
-struct State {
-    tree: Edge,
-    unpublished: Vec<Arc<Logged>>,
-    /// No more is published in the background.
-    ended: bool,
-    published: Head,
-    /// Why records are not taken.
-    append_failure: Option<String>,
-    /// Why records do not become evidence.
-    publish_failure: Option<String>,
-    /// That the disk lost some of the evidence: no later success makes up for it, only a start does.
-    lost: Option<String>,
-    /// Since when the disk is asked to make records durable.
-    committing_since: Option<Instant>,
-    closed: Option<Result<Head, LogError>>,
-}
-
-impl Shared {
-    fn new(options: &LogOptions, edge: &RightEdge) -> Self {
-        let published = Head { size: edge.size(), root: edge.root() };
-        Self {
-            audit_dir: options.audit_dir.clone(),
-            journal_dir: options.journal_dir.clone(),
-            queue_len_max: options.queue_len_max,
-            queue_bytes_max: options.queue_bytes_max,
-            append_wait_max: options.append_wait_max,
-            queue: Mutex::new(Queue::new()),
-            work: Condvar::new(),
-            due: Condvar::new(),
-            state: Mutex::new(State {
-                tree: edge.tree().clone(),
-                unpublished: Vec::new(),
-                ended: false,
-                published,
-                append_failure: None,
-                publish_failure: None,
-                lost: None,
-                committing_since: None,
-                closed: None,
-            }),
-            size: AtomicU64::new(edge.size()),
-        }
-    }
-
-    pub(crate) fn audit_dir(&self) -> &Path {
-        &self.audit_dir
-    }
-
-    pub(crate) fn journal_dir(&self) -> &Path {
-        &self.journal_dir
-    }
-
-    pub(crate) fn size(&self) -> u64 {
-        self.size.load(Ordering::Acquire)
-    }
-
-    fn push(&self, waiting: Waiting, place: Place) -> Result<(), AppendError> {
-        let (len, bytes) = match place {
-            Place::Usual => (0, 0),
-            Place::Reserved => (RESERVED_LEN, RESERVED_BYTES),
-        };
-        let mut queue = self.queue.lock();
-        queue.push(waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
-        // A writer that gathers is woken when there is enough, and not for each record on the way.
-        let enough = queue.is_enough();
-        drop(queue);
-        if enough {
-            self.work.notify_one();
-        }
-        Ok(())
-    }
-
-    fn push_publish(&self, answer: PublishAnswer) -> Result<(), LogError> {
-        self.queue.lock().push_publish(answer)?;
-        self.work.notify_one();
-        Ok(())
-    }
-
-    fn request_close(&self) {
-        self.queue.lock().closing = true;
-        self.work.notify_one();
-    }
-
-    /// Waits for work. Under load it lets records come together first: a sync costs as much for one as for many, and
-    /// takes its time from the requests.
-    pub(crate) fn take_work(&self) -> Work {
-        let mut queue = self.queue.lock();
-        if queue.gathers() {
-            let deadline = Instant::now() + GATHER_MAX;
-            while !queue.is_enough() && !self.work.wait_until(&mut queue, deadline).timed_out() {}
-            queue.gathered();
-        }
-        loop {
-            match queue.next() {
-                Some(work) => return work,
-                None => self.work.wait(&mut queue),
-            }
-        }
-    }
-
-    /// Nobody takes work any more: who waits is told, and who comes is refused.
-    pub(crate) fn end_work(&self) {
-        let (waiting, publish) = self.queue.lock().end();
-        // Dropped senders tell their receivers.
-        drop(publish);
-        waiting.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));
-    }
-
-    /// Notes that the disk is asked to make records durable, or has answered.
-    pub(crate) fn committing(&self, since: Option<Instant>) {
-        self.state.lock().committing_since = since;
-    }
-
-    /// Takes durable records in.
-    pub(crate) fn durable(&self, records: Vec<Logged>) {
-        let mut state = self.state.lock();
-        for logged in &records {
-            state.tree.push(logged.leaf);
-        }
-        let before = state.unpublished.len();
-        state.unpublished.extend(records.into_iter().map(Arc::new));
-        self.size.store(state.tree.size(), Ordering::Release);
-        // The publisher waits for the first record, and then for enough of them.
-        if before == 0 || (before < PUBLISH_RECORDS && state.unpublished.len() >= PUBLISH_RECORDS) {
-            self.due.notify_one();
-        }
-    }
-
-    /// Waits until enough records wait to be published, or one of them long enough; `false` when it is over.
-    pub(crate) fn await_due(&self, interval: Duration) -> bool {
-        let mut state = self.state.lock();
-        while state.unpublished.is_empty() && !state.ended {
-            self.due.wait(&mut state);
-        }
-        let deadline = Instant::now() + interval;
-        while state.unpublished.len() < PUBLISH_RECORDS && !state.ended {
-            if self.due.wait_until(&mut state, deadline).timed_out() {
-                break;
-            }
-        }
-        !state.ended
-    }
-
-    /// Waits before another attempt; ends early when it is over.
-    pub(crate) fn pause_publishing(&self, interval: Duration) {
-        let mut state = self.state.lock();
-        let deadline = Instant::now() + interval;
-        while !state.ended && !self.due.wait_until(&mut state, deadline).timed_out() {}
-    }
-
-    pub(crate) fn end_publishing(&self) {
-        self.state.lock().ended = true;
-        self.due.notify_all();
-    }
-
-    pub(crate) fn unpublished_len(&self) -> usize {
-        self.state.lock().unpublished.len()
-    }
-
-    /// The durable records from `size` on, for the publisher, which may have taken some of them already.
-    pub(crate) fn unpublished(&self, size: u64) -> Vec<Arc<Logged>> {
-        let state = self.state.lock();
-        let taken = usize::try_from(size.saturating_sub(state.published.size)).unwrap_or(usize::MAX);
-        state.unpublished.get(taken..).unwrap_or_default().to_vec()
-    }
-
-    pub(crate) fn published(&self, head: Head) {
-        let mut state = self.state.lock();
-        let count =
-            usize::try_from(head.size - state.published.size).unwrap_or(usize::MAX).min(state.unpublished.len());
-        state.unpublished.drain(..count);
-        state.published = head;
-    }
-
-    fn recent(&self, first: u64, count: usize) -> (u64, Vec<Record>) {
-        let state = self.state.lock();
-        let skip = usize::try_from(first.saturating_sub(state.published.size)).unwrap_or(usize::MAX);
-        let recent = state.unpublished.iter().skip(skip).take(count).map(|logged| logged.record.clone());
-        (state.published.size, recent.collect())
-    }
-
-    /// Notes whether records can be made durable.
-    pub(crate) fn note_append(&self, result: Result<(), &LogError>) {
-        self.state.lock().append_failure = result.err().map(told);
-    }
-
-    /// Notes whether records become evidence.
-    pub(crate) fn note_publish(&self, result: Result<(), &LogError>) {
-        self.state.lock().publish_failure = result.err().map(told);
-    }
-
-    /// Notes that the disk lost some of the evidence.
-    pub(crate) fn note_lost(&self, error: &LogError) {
-        self.state.lock().lost = Some(told(error));
-    }
-
-    pub(crate) fn closed(&self, result: Result<Head, LogError>) {
-        self.state.lock().closed = Some(result);
-    }
-}
-
-fn told(error: &LogError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{error}{cause}")
-}
-
-/// How long the writer lets records come together when many come.
-const GATHER_MAX: Duration = Duration::from_micros(250);
-
-/// After this time without an answer of the disk the log is not healthy.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use keyrail_crypto::secret::SigningSeed;
 
-use crate::body::{BODY_LEN_MAX, Record, SALT_LEN, encode_entry, parse_bodies};
+use crate::body::{BODY_LEN_MAX, Logged, Records, SALT_LEN, encode_entry, parse_bodies};
 use crate::error::LogError;
 use crate::files;
 use crate::note::{Checkpoint, VerifierKey};
 use crate::tile::{Tile, TileKind};
-use crate::tree::{Edge, FullTile, Hash, LEVELS_MAX, TILE_WIDTH, leaf_hash};
+use crate::tree::{Edge, FullTile, Hash, LEVELS_MAX, TILE_WIDTH};
 
 /// The right edge of the log: hashes of the tiles that are not full, and the records of the last bundle.
 #[derive(Clone, Debug, Default)]
@@ -41,11 +41,11 @@ impl RightEdge {
     }
 
     /// Appends a record; gives what became full: files that will never change again.
-    pub(crate) fn push(&mut self, logged: &Logged) -> Vec<(Tile, Vec<u8>)> {
-        encode_entry(&logged.entry, &mut self.entries);
-        logged.record.encode(&mut self.bodies);
+    pub(crate) fn push(&mut self, logged: Logged<'_>) -> Vec<(Tile, Vec<u8>)> {
+        encode_entry(&logged.hashes.entry, &mut self.entries);
+        self.bodies.extend_from_slice(logged.encoded);
         let bundle = self.tree.size() / TILE_WIDTH as u64;
-        let full = self.tree.push(logged.leaf);
+        let full = self.tree.push(logged.hashes.leaf);
         if full.is_empty() {
             return Vec::new();
         }
@@ -105,28 +105,6 @@ impl RightEdge {
     }
 }
 
-/// A record with its hashes, which are computed once.
-#[derive(Clone, Debug)]
-pub(crate) struct Logged {
-    pub(crate) record: Record,
-    pub(crate) entry: Hash,
-    /// The entry's leaf in the tree.
-    pub(crate) leaf: Hash,
-}
-
-impl From<Record> for Logged {
-    fn from(record: Record) -> Self {
-        let entry = record.entry();
-        Self { leaf: leaf_hash(&entry), entry, record }
-    }
-}
-
-impl AsRef<Self> for Logged {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
 /// Writes the evidence.
 pub(crate) struct Publisher {
     audit_dir: PathBuf,
@@ -172,17 +150,17 @@ impl Publisher {
 
     /// Takes over what is published already, and writes nothing: what somebody changed meanwhile stays as it is,
     /// for who verifies.
-    pub(crate) fn resume(&mut self, records: &[Logged]) {
-        for logged in records {
+    pub(crate) fn resume(&mut self, records: &Records) {
+        for logged in records.iter() {
             self.edge.push(logged);
         }
         self.partials = self.edge.partial().into_iter().map(|(tile, _)| tile).collect();
     }
 
     /// Takes records over and writes what became full. The checkpoint follows with [`Self::checkpoint`].
-    pub(crate) fn add<L: AsRef<Logged>>(&mut self, records: &[L]) -> Result<(), LogError> {
+    pub(crate) fn add<'a>(&mut self, records: impl Iterator<Item = Logged<'a>>) -> Result<(), LogError> {
         for logged in records {
-            self.unwritten.extend(self.edge.push(logged.as_ref()));
+            self.unwritten.extend(self.edge.push(logged));
         }
         while let Some((tile, content)) = self.unwritten.front() {
             self.write(tile, content, self.covered)?;

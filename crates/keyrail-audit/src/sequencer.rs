@@ -7,6 +7,7 @@ use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::SigningSeed;
 use parking_lot::Mutex;
 
+use crate::body::Records;
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{FRAME_LEN_MAX, JournalFile};
@@ -61,7 +62,7 @@ impl Sequencer {
         let publisher = self.start_publisher();
         loop {
             match self.shared.take_work() {
-                Work::Append { batch, epoch } => self.commit(batch, epoch),
+                Work::Append { records, waiting, epoch } => self.commit(records, waiting, epoch),
                 Work::Publish(answers) => {
                     let published = self.publish();
                     answers.into_iter().for_each(|answer| {
@@ -103,45 +104,36 @@ impl Sequencer {
             .ok()
     }
 
-    fn commit(&mut self, batch: Vec<Waiting>, epoch: Epoch) {
-        let (fresh, fenced): (Vec<_>, Vec<_>) = batch.into_iter().partition(|waiting| waiting.epoch >= epoch);
-        fenced.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Fenced)));
-        let mut rest = fresh;
-        while !rest.is_empty() {
-            let mut len = 0;
-            let count = rest.iter().take_while(|waiting| {
-                len += waiting.logged.record.encoded_len();
-                len <= FRAME_LEN_MAX || len == waiting.logged.record.encoded_len()
-            });
-            let count = count.count();
-            let later = rest.split_off(count);
-            self.commit_frame(rest);
-            rest = later;
+    fn commit(&mut self, mut records: Records, mut waiting: Vec<Waiting>, epoch: Epoch) {
+        let is_fresh = |waiting: &Waiting| waiting.epoch >= epoch;
+        if !waiting.iter().all(is_fresh) {
+            records = records.filter(|index| waiting.get(index).is_some_and(is_fresh));
+            let (fresh, fenced): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_fresh);
+            fenced.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Fenced)));
+            waiting = fresh;
+        }
+        while records.len() > 0 {
+            let frame = records.split_front(FRAME_LEN_MAX);
+            let later = waiting.split_off(frame.len().min(waiting.len()));
+            self.commit_frame(frame, waiting);
+            waiting = later;
         }
     }
 
     /// One frame, one sync, then the answers.
-    fn commit_frame(&mut self, batch: Vec<Waiting>) {
+    fn commit_frame(&mut self, records: Records, waiting: Vec<Waiting>) {
         let first = self.shared.size();
-        let mut payload = Vec::with_capacity(batch.iter().map(|waiting| waiting.logged.record.encoded_len()).sum());
-        batch.iter().for_each(|waiting| waiting.logged.record.encode(&mut payload));
         self.shared.committing(Some(Instant::now()));
-        let written = self.write(first, &payload);
+        let written = self.write(first, records.bytes());
         self.shared.committing(None);
         if let Err(refusal) = written {
-            batch.into_iter().for_each(|waiting| waiting.answer(Err(refusal)));
+            waiting.into_iter().for_each(|waiting| waiting.answer(Err(refusal)));
             return;
         }
-        let mut records = Vec::with_capacity(batch.len());
-        let mut answers = Vec::with_capacity(batch.len());
-        for waiting in batch {
-            records.push(waiting.logged);
-            answers.push(waiting.answer);
-        }
         self.shared.durable(records);
-        for (answer, index) in answers.into_iter().zip(first..) {
+        for (waiting, index) in waiting.into_iter().zip(first..) {
             // The appender may have been cancelled; its record stands all the same.
-            let _gone = answer.send(Ok(Position { index }));
+            waiting.answer(Ok(Position { index }));
         }
     }
 
@@ -273,13 +265,12 @@ impl Publishing {
 
     fn try_publish(&mut self, shared: &Shared, part: Part) -> Result<Head, LogError> {
         let size = self.publisher.edge().size();
-        let mut records = shared.unpublished(size);
-        let end = size + records.len() as u64;
+        let (unpublished, end) = shared.unpublished(size);
         let full = end - end % TILE_WIDTH as u64;
-        if part == Part::FullBundles && full.saturating_sub(size) > (BUNDLES_WITHOUT_REST * TILE_WIDTH) as u64 {
-            records.truncate((full - size) as usize);
-        }
-        self.publisher.add(&records)?;
+        let whole = part == Part::FullBundles && full.saturating_sub(size) > (BUNDLES_WITHOUT_REST * TILE_WIDTH) as u64;
+        let until = if whole { full } else { end };
+        let records = unpublished.iter().flat_map(|unpublished| unpublished.records_from(size));
+        self.publisher.add(records.take(usize::try_from(until - size).unwrap_or(usize::MAX)))?;
         self.publisher.checkpoint(&self.seed, &self.key)?;
         let head = Head { size: self.publisher.edge().size(), root: self.publisher.edge().root() };
         shared.published(head);

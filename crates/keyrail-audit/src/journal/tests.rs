@@ -4,6 +4,7 @@ use keyrail_crypto::secret::StoreKey;
 use rustix::io::Errno;
 
 use super::*;
+use crate::body::Records;
 use crate::files::Step;
 use crate::files::faults::{Fault, Faults, Plan};
 use crate::log::replay::Replay;
@@ -18,7 +19,7 @@ fn journal(key: &MacKey) -> (tempfile::TempDir, RightEdge) {
         let mut payload = Vec::new();
         record.encode(&mut payload);
         file.append(index as u64, &payload, key).unwrap();
-        edge.push(&record.into());
+        Records::from_iter([record]).iter().for_each(|logged| drop(edge.push(logged)));
     }
     (dir, edge)
 }

@@ -5,12 +5,11 @@ use std::collections::VecDeque;
 use tokio::sync::oneshot;
 
 use super::{Epoch, Head, Position};
+use crate::body::{Hashes, Record, Records};
 use crate::error::{AppendError, LogError};
-use crate::publish::Logged;
 
-/// A record that waits to become durable.
+/// Who waits for a record to become durable.
 pub(crate) struct Waiting {
-    pub(crate) logged: Logged,
     pub(crate) epoch: Epoch,
     pub(crate) answer: oneshot::Sender<Result<Position, AppendError>>,
 }
@@ -26,15 +25,20 @@ pub(super) type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
 
 /// What the sequencer does next.
 pub(crate) enum Work {
-    Append { batch: Vec<Waiting>, epoch: Epoch },
+    /// To append records, each with who waits for it.
+    Append {
+        records: Records,
+        waiting: Vec<Waiting>,
+        epoch: Epoch,
+    },
     Publish(Vec<PublishAnswer>),
     Close,
 }
 
 pub(super) struct Queue {
+    /// The records that wait, and who waits for each.
+    records: Records,
     waiting: Vec<Waiting>,
-    /// Bytes of the records that wait.
-    bytes: usize,
     /// Records that ever waited, and those that were taken from here.
     pushed: u64,
     taken: u64,
@@ -57,8 +61,8 @@ const GATHERED_LEN: usize = 64;
 impl Queue {
     pub(super) fn new() -> Self {
         Self {
+            records: Records::default(),
             waiting: Vec::new(),
-            bytes: 0,
             pushed: 0,
             taken: 0,
             publish: VecDeque::new(),
@@ -90,18 +94,24 @@ impl Queue {
         self.waiting.len()
     }
 
-    pub(super) fn push(&mut self, waiting: Waiting, len_max: usize, bytes_max: usize) -> Result<(), AppendError> {
+    pub(super) fn push(
+        &mut self,
+        (record, hashes): (&Record, Hashes),
+        waiting: Waiting,
+        len_max: usize,
+        bytes_max: usize,
+    ) -> Result<(), AppendError> {
         if self.closing {
             return Err(AppendError::Unavailable);
         }
         if waiting.epoch < self.epoch {
             return Err(AppendError::Fenced);
         }
-        let bytes = self.bytes + waiting.logged.record.encoded_len();
+        let bytes = self.records.bytes().len() + record.encoded_len();
         if self.waiting.len() >= len_max || bytes > bytes_max {
             return Err(AppendError::QueueFull);
         }
-        self.bytes = bytes;
+        self.records.push(record, hashes);
         self.waiting.push(waiting);
         self.pushed += 1;
         Ok(())
@@ -122,10 +132,11 @@ impl Queue {
             return Some(Work::Publish(self.publish.drain(..ready).map(|(_, answer)| answer).collect()));
         }
         if !self.waiting.is_empty() {
-            self.bytes = 0;
             self.taken = self.pushed;
             self.last_batch = self.waiting.len();
-            return Some(Work::Append { batch: std::mem::take(&mut self.waiting), epoch: self.epoch });
+            let next = Records::like(&self.records);
+            let records = std::mem::replace(&mut self.records, next);
+            return Some(Work::Append { records, waiting: std::mem::take(&mut self.waiting), epoch: self.epoch });
         }
         self.closing.then_some(Work::Close)
     }
@@ -134,5 +145,59 @@ impl Queue {
     pub(super) fn end(&mut self) -> (Vec<Waiting>, VecDeque<(u64, PublishAnswer)>) {
         self.closing = true;
         (std::mem::take(&mut self.waiting), std::mem::take(&mut self.publish))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(queue: &mut Queue, count: usize) {
+        let record = Record { salt: [0; 16], body: vec![b'x'; 100] };
+        for _ in 0..count {
+            let (answer, _receiver) = oneshot::channel();
+            let waiting = Waiting { epoch: Epoch(0), answer };
+            queue.push((&record, Hashes::of(&record)), waiting, usize::MAX, usize::MAX).unwrap();
+        }
+    }
+
+    fn taken(queue: &mut Queue) -> usize {
+        match queue.next() {
+            Some(Work::Append { records, waiting, .. }) => {
+                assert_eq!(records.len(), waiting.len());
+                waiting.len()
+            }
+            _ => panic!("no records"),
+        }
+    }
+
+    #[test]
+    fn records_are_gathered_only_when_many_come() {
+        let mut queue = Queue::new();
+        // Whoever comes alone, or with few others, is not kept waiting.
+        for few in [1, BUSY_BATCH_LEN - 1, 1] {
+            assert!(!queue.gathers() && !queue.is_enough());
+            push(&mut queue, few);
+            assert!(queue.is_enough());
+            assert_eq!(taken(&mut queue), few);
+        }
+        push(&mut queue, BUSY_BATCH_LEN);
+        assert_eq!(taken(&mut queue), BUSY_BATCH_LEN);
+        assert!(queue.gathers());
+        push(&mut queue, GATHERED_LEN - 1);
+        assert!(!queue.is_enough());
+        push(&mut queue, 1);
+        assert!(queue.is_enough());
+        // Its time over, the writer takes what there is.
+        queue.gathered();
+        assert_eq!(taken(&mut queue), GATHERED_LEN);
+        // Nobody gathers for who waits for everything to be published, or for the end.
+        let (answer, _receiver) = oneshot::channel();
+        queue.push_publish(answer).unwrap();
+        assert!(!queue.gathers());
+        assert!(matches!(queue.next(), Some(Work::Publish(_))));
+        assert!(queue.gathers());
+        queue.closing = true;
+        assert!(!queue.gathers());
     }
 }

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use keyrail_crypto::mac::MacKey;
 
+use crate::body::{Record, Records};
 use crate::error::LogError;
 use crate::files::failed;
 use crate::journal::{self, Replayed};
 use crate::log::{Head, LogOptions, Recovered};
 use crate::note::{Checkpoint, VerifierKey};
-use crate::publish::{Logged, RightEdge};
-use crate::tree::leaf_hash;
+use crate::publish::RightEdge;
 
 /// What the journal files say together.
 pub(crate) struct Replay {
     pub(crate) edge: RightEdge,
-    pub(crate) records: Vec<Logged>,
+    pub(crate) records: Records,
     pub(crate) last: Replayed,
     pub(crate) path: PathBuf,
     pub(crate) sequence: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Replay {
 impl Replay {
     /// Reads the journal files of a directory; without the key their form alone is looked at.
     pub(crate) fn read(dir: &Path, key: Option<&MacKey>) -> Result<Self, LogError> {
-        let mut found: Option<Self> = None;
+        let mut found: Option<(Self, Vec<Record>)> = None;
         let mut former = Vec::new();
         let mut sequence_max = 0;
         for (sequence, path) in journal::list(dir)? {
@@ -34,33 +34,33 @@ impl Replay {
                 former.push(path);
                 continue;
             };
-            let records = std::mem::take(&mut last.records);
-            let mut next =
-                Self { edge: last.edge.clone(), records: Vec::new(), last, path, sequence, former: Vec::new() };
-            if let Some(earlier) = found.take() {
+            let mut records = std::mem::take(&mut last.records);
+            let (edge, records_later) = (last.edge.clone(), Records::default());
+            let mut next = Self { edge, records: records_later, last, path, sequence, former: Vec::new() };
+            if let Some((earlier, mut before)) = found.take() {
                 let keep = next.last.edge.size().saturating_sub(earlier.edge.size());
                 let keep = usize::try_from(keep).unwrap_or(usize::MAX);
                 // An earlier file that ends before this one begins is left over from one that was removed: then
                 // everything before this edge is published and durable.
-                if earlier.records.len() >= keep {
+                if before.len() >= keep {
                     next.edge = earlier.edge;
-                    next.records = earlier.records;
                     // What an earlier file holds beyond this one's edge was never acknowledged.
-                    next.records.truncate(keep);
+                    before.truncate(keep);
+                    before.append(&mut records);
+                    records = before;
                 }
                 former.push(earlier.path);
             }
-            next.records.extend(records.into_iter().map(Logged::from));
-            found = Some(next);
+            found = Some((next, records));
         }
-        let Some(replay) = found else {
+        let Some((replay, records)) = found else {
             return Err(match former.pop() {
                 Some(path) => LogError::JournalAltered { path, offset: 0 },
                 None => LogError::NoJournal { path: dir.to_owned() },
             });
         };
         // No number is used twice: a file that was begun and never used still has to be removed under its own.
-        Ok(Self { former, sequence: sequence_max, ..replay })
+        Ok(Self { records: records.into_iter().collect(), former, sequence: sequence_max, ..replay })
     }
 
     /// Nothing is written before the log is known to be the one that was signed and the one that is remembered.
@@ -80,7 +80,7 @@ impl Replay {
         if let Some(head) = options.remembered.filter(|head| head.size > size) {
             return Err(LogError::Older { found: size, remembered: head.size });
         }
-        let leaves = self.records.iter().map(|logged| leaf_hash(&logged.entry));
+        let leaves = self.records.iter().map(|logged| logged.hashes.leaf);
         let mut tree = self.edge.tree().clone();
         for leaf in leaves.map(Some).chain([None]) {
             let differs = |head: &Head| head.size == tree.size() && head.root != tree.root();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::*;
+use crate::body::Records;
 use crate::files::Step;
 use crate::files::faults::{Fault, Faults, Plan};
 use support::{TestLog, body};
@@ -302,12 +303,12 @@ fn nobody_waits_for_a_writer_that_is_gone() {
     let shared = Shared::new(&test.options(), &RightEdge::default());
     let (answer, receiver) = oneshot::channel();
     let record = Record { salt: [0; 16], body: body(0) };
-    shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }, Place::Usual).unwrap();
+    let logged = (&record, Hashes::of(&record));
+    shared.push(logged, Waiting { epoch: Epoch(0), answer }, Place::Usual).unwrap();
     shared.end_work();
     assert_eq!(receiver.blocking_recv().unwrap(), Err(AppendError::Unavailable));
     let (answer, _receiver) = oneshot::channel();
-    let record = Record { salt: [0; 16], body: body(0) };
-    let late = shared.push(Waiting { logged: record.into(), epoch: Epoch(0), answer }, Place::Usual);
+    let late = shared.push(logged, Waiting { epoch: Epoch(0), answer }, Place::Usual);
     assert_eq!(late, Err(AppendError::Unavailable));
 }
 
@@ -315,13 +316,17 @@ fn nobody_waits_for_a_writer_that_is_gone() {
 #[test]
 fn an_edge_that_could_not_be_read_back_is_not_written() {
     let test = TestLog::create();
-    let mut edge = RightEdge::default();
-    edge.push(&Record { salt: [0; 16], body: vec![b'x'; BODY_LEN_MAX + 1] }.into());
+    let edge_with = |body_len| {
+        let record = Record { salt: [0; 16], body: vec![b'x'; body_len] };
+        let mut edge = RightEdge::default();
+        Records::from_iter([record]).iter().for_each(|logged| drop(edge.push(logged)));
+        edge
+    };
+    let edge = edge_with(BODY_LEN_MAX + 1);
     let begun = JournalFile::create(&test.journal(), 2, &edge, &test.keys().journal);
     assert!(matches!(begun, Err(LogError::File { .. })));
     assert_eq!(test.journal_files().len(), 1);
-    edge = RightEdge::default();
-    edge.push(&Record { salt: [0; 16], body: vec![b'x'; BODY_LEN_MAX] }.into());
+    let edge = edge_with(BODY_LEN_MAX);
     JournalFile::create(&test.journal(), 2, &edge, &test.keys().journal).unwrap();
     let read = journal::replay(&test.journal_files()[1], 2, Some(&test.keys().journal)).unwrap().unwrap();
     assert_eq!(read.edge.root(), edge.root());

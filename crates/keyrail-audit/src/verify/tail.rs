@@ -12,7 +12,7 @@ use crate::log::replay::Replay;
 use crate::note::Checkpoint;
 use crate::publish::Found;
 use crate::tile::{Tile, TileKind};
-use crate::tree::{Edge, TILE_WIDTH, leaf_hash};
+use crate::tree::{Edge, TILE_WIDTH};
 
 /// Where the journal lies, and what guards it.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ fn follow(replay: &Replay, checkpoint: &Checkpoint, remembered: &[Remembered]) -
         return Err(VerifyFailure { problem, file: None, record: None });
     }
     let mut tree = replay.edge.tree().clone();
-    for leaf in replay.records.iter().map(|logged| Some(leaf_hash(&logged.entry))).chain([None]) {
+    for leaf in replay.records.iter().map(|logged| Some(logged.hashes.leaf)).chain([None]) {
         if tree.size() == checkpoint.size && tree.root() != checkpoint.root {
             return Err(failure(VerifyProblem::Mismatch, replay.path.clone()));
         }

@@ -1,0 +1,316 @@
+//! What the log's handles, its writer and its publisher share.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::queue::{PublishAnswer, Queue, Waiting, Work};
+use super::{Epoch, Head, LogHealth, LogOptions};
+use crate::body::{Hashes, Logged, Record, Records};
+use crate::error::{AppendError, LogError};
+use crate::publish::RightEdge;
+use crate::sequencer::PUBLISH_RECORDS;
+use crate::tree::Edge;
+
+/// Which room of the queue a record takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Place {
+    /// What all share.
+    Usual,
+    /// What is kept beyond it.
+    Reserved,
+}
+
+/// How many records more may wait if they are of the kind that must get through.
+const RESERVED_LEN: usize = 1_024;
+
+/// How many bytes more such records may have together.
+const RESERVED_BYTES: usize = 16 * 1024 * 1024;
+
+/// What handles and sequencer share. Lock order: queue before state.
+pub(crate) struct Shared {
+    audit_dir: PathBuf,
+    journal_dir: PathBuf,
+    queue_len_max: usize,
+    queue_bytes_max: usize,
+    append_wait_max: Duration,
+    queue: Mutex<Queue>,
+    /// Signalled when there is work and the sequencer waits for it.
+    work: Condvar,
+    /// Signalled when records wait to be published, or when no more will come.
+    due: Condvar,
+    pub(super) state: Mutex<State>,
+    size: AtomicU64,
+}
+
+pub(super) struct State {
+    tree: Edge,
+    /// Records that are durable and not published, as they became durable; of the first some may be published already.
+    unpublished: VecDeque<Arc<Unpublished>>,
+    /// No more is published in the background.
+    ended: bool,
+    published: Head,
+    /// Why records are not taken.
+    append_failure: Option<String>,
+    /// Why records do not become evidence.
+    publish_failure: Option<String>,
+    /// That the disk lost some of the evidence: no later success makes up for it, only a start does.
+    lost: Option<String>,
+    /// Since when the disk is asked to make records durable.
+    committing_since: Option<Instant>,
+    closed: Option<Result<Head, LogError>>,
+}
+
+impl State {
+    pub(super) fn unpublished_len(&self) -> usize {
+        usize::try_from(self.tree.size().saturating_sub(self.published.size)).unwrap_or(usize::MAX)
+    }
+}
+
+/// Records that became durable together.
+pub(crate) struct Unpublished {
+    /// The index of the first of them.
+    first: u64,
+    records: Records,
+}
+
+impl Unpublished {
+    fn end(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    /// Those with an index of at least `first`.
+    pub(crate) fn records_from(&self, first: u64) -> impl Iterator<Item = Logged<'_>> {
+        let skip = usize::try_from(first.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.records.iter().skip(skip)
+    }
+}
+
+impl Shared {
+    pub(super) fn new(options: &LogOptions, edge: &RightEdge) -> Self {
+        let published = Head { size: edge.size(), root: edge.root() };
+        Self {
+            audit_dir: options.audit_dir.clone(),
+            journal_dir: options.journal_dir.clone(),
+            queue_len_max: options.queue_len_max,
+            queue_bytes_max: options.queue_bytes_max,
+            append_wait_max: options.append_wait_max,
+            queue: Mutex::new(Queue::new()),
+            work: Condvar::new(),
+            due: Condvar::new(),
+            state: Mutex::new(State {
+                tree: edge.tree().clone(),
+                unpublished: VecDeque::new(),
+                ended: false,
+                published,
+                append_failure: None,
+                publish_failure: None,
+                lost: None,
+                committing_since: None,
+                closed: None,
+            }),
+            size: AtomicU64::new(edge.size()),
+        }
+    }
+
+    pub(super) fn append_wait_max(&self) -> Duration {
+        self.append_wait_max
+    }
+
+    pub(super) fn set_epoch(&self, epoch: Epoch) {
+        self.queue.lock().epoch = epoch;
+    }
+
+    pub(super) fn head(&self) -> Head {
+        let state = self.state.lock();
+        Head { size: state.tree.size(), root: state.tree.root() }
+    }
+
+    pub(super) fn published_head(&self) -> Head {
+        self.state.lock().published
+    }
+
+    pub(super) fn health(&self) -> LogHealth {
+        let (queue_len, state) = (self.queue.lock().len(), self.state.lock());
+        let stuck = state.committing_since.map(|since| since.elapsed()).filter(|took| *took >= STUCK_AFTER);
+        let stuck = stuck.map(|took| format!("the disk has not answered for {} seconds", took.as_secs()));
+        let failures = [&state.append_failure, &state.publish_failure, &state.lost];
+        let failure = stuck.or_else(|| failures.into_iter().flatten().next().cloned());
+        LogHealth { failure, queue_len, unpublished_len: state.unpublished_len() }
+    }
+
+    pub(super) fn take_closed(&self) -> Result<Head, LogError> {
+        self.state.lock().closed.take().unwrap_or(Err(LogError::Closed))
+    }
+
+    pub(crate) fn audit_dir(&self) -> &Path {
+        &self.audit_dir
+    }
+
+    pub(crate) fn journal_dir(&self) -> &Path {
+        &self.journal_dir
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    pub(super) fn push(&self, record: (&Record, Hashes), waiting: Waiting, place: Place) -> Result<(), AppendError> {
+        let (len, bytes) = match place {
+            Place::Usual => (0, 0),
+            Place::Reserved => (RESERVED_LEN, RESERVED_BYTES),
+        };
+        let mut queue = self.queue.lock();
+        queue.push(record, waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
+        // A writer that gathers is woken when there is enough, and not for each record on the way.
+        let enough = queue.is_enough();
+        drop(queue);
+        if enough {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(super) fn push_publish(&self, answer: PublishAnswer) -> Result<(), LogError> {
+        self.queue.lock().push_publish(answer)?;
+        self.work.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn request_close(&self) {
+        self.queue.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    /// Waits for work. Under load it lets records come together first: a sync costs as much for one as for many, and
+    /// takes its time from the requests.
+    pub(crate) fn take_work(&self) -> Work {
+        let mut queue = self.queue.lock();
+        if queue.gathers() {
+            let deadline = Instant::now() + GATHER_MAX;
+            while !queue.is_enough() && !self.work.wait_until(&mut queue, deadline).timed_out() {}
+            queue.gathered();
+        }
+        loop {
+            match queue.next() {
+                Some(work) => return work,
+                None => self.work.wait(&mut queue),
+            }
+        }
+    }
+
+    /// Nobody takes work any more: who waits is told, and who comes is refused.
+    pub(crate) fn end_work(&self) {
+        let (waiting, publish) = self.queue.lock().end();
+        // Dropped senders tell their receivers.
+        drop(publish);
+        waiting.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));
+    }
+
+    /// Notes that the disk is asked to make records durable, or has answered.
+    pub(crate) fn committing(&self, since: Option<Instant>) {
+        self.state.lock().committing_since = since;
+    }
+
+    /// Takes durable records in.
+    pub(crate) fn durable(&self, records: Records) {
+        let mut state = self.state.lock();
+        let (first, before) = (state.tree.size(), state.unpublished_len());
+        for logged in records.iter() {
+            state.tree.push(logged.hashes.leaf);
+        }
+        state.unpublished.push_back(Arc::new(Unpublished { first, records }));
+        self.size.store(state.tree.size(), Ordering::Release);
+        // The publisher waits for the first record, and then for enough of them.
+        if before == 0 || (before < PUBLISH_RECORDS && state.unpublished_len() >= PUBLISH_RECORDS) {
+            self.due.notify_one();
+        }
+    }
+
+    /// Waits until enough records wait to be published, or one of them long enough; `false` when it is over.
+    pub(crate) fn await_due(&self, interval: Duration) -> bool {
+        let mut state = self.state.lock();
+        while state.unpublished_len() == 0 && !state.ended {
+            self.due.wait(&mut state);
+        }
+        let deadline = Instant::now() + interval;
+        while state.unpublished_len() < PUBLISH_RECORDS && !state.ended {
+            if self.due.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        !state.ended
+    }
+
+    /// Waits before another attempt; ends early when it is over.
+    pub(crate) fn pause_publishing(&self, interval: Duration) {
+        let mut state = self.state.lock();
+        let deadline = Instant::now() + interval;
+        while !state.ended && !self.due.wait_until(&mut state, deadline).timed_out() {}
+    }
+
+    pub(crate) fn end_publishing(&self) {
+        self.state.lock().ended = true;
+        self.due.notify_all();
+    }
+
+    pub(crate) fn unpublished_len(&self) -> usize {
+        self.state.lock().unpublished_len()
+    }
+
+    /// The durable records from `size` on, for the publisher, which may have taken some of them already; and their end.
+    pub(crate) fn unpublished(&self, size: u64) -> (Vec<Arc<Unpublished>>, u64) {
+        let state = self.state.lock();
+        let later = state.unpublished.iter().filter(|unpublished| unpublished.end() > size).cloned();
+        (later.collect(), state.tree.size())
+    }
+
+    pub(crate) fn published(&self, head: Head) {
+        let mut state = self.state.lock();
+        while state.unpublished.front().is_some_and(|unpublished| unpublished.end() <= head.size) {
+            state.unpublished.pop_front();
+        }
+        state.published = head;
+    }
+
+    pub(super) fn recent(&self, first: u64, count: usize) -> (u64, Vec<Record>) {
+        let state = self.state.lock();
+        let first = first.max(state.published.size);
+        let records = state.unpublished.iter().flat_map(|unpublished| unpublished.records_from(first));
+        (state.published.size, records.take(count).filter_map(|logged| logged.record()).collect())
+    }
+
+    /// Notes whether records can be made durable.
+    pub(crate) fn note_append(&self, result: Result<(), &LogError>) {
+        self.state.lock().append_failure = result.err().map(told);
+    }
+
+    /// Notes whether records become evidence.
+    pub(crate) fn note_publish(&self, result: Result<(), &LogError>) {
+        self.state.lock().publish_failure = result.err().map(told);
+    }
+
+    /// Notes that the disk lost some of the evidence.
+    pub(crate) fn note_lost(&self, error: &LogError) {
+        self.state.lock().lost = Some(told(error));
+    }
+
+    pub(crate) fn closed(&self, result: Result<Head, LogError>) {
+        self.state.lock().closed = Some(result);
+    }
+}
+
+fn told(error: &LogError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+/// How long the writer lets records come together when many come.
+const GATHER_MAX: Duration = Duration::from_micros(250);
+
+/// After this time without an answer of the disk the log is not healthy.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
