@@ -166,10 +166,15 @@ impl Principal {
     /// The name under which the principal stands in the log and in lists of use: `token:<id>`, `local-operator`, `system`.
     pub fn label(&self) -> String {
         match self.token {
-            Some(token) => [self.kind.as_str(), ":", &token.to_string()].concat(),
+            Some(token) => token_label(token),
             None => self.kind.to_string(),
         }
     }
+}
+
+/// The label of whoever shows a token: [`Principal::label`].
+pub fn token_label(token: TokenId) -> String {
+    format!("{}:{token}", PrincipalKind::Token)
 }
 
 /// What the action is about.

@@ -5,14 +5,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use compact_str::CompactString;
+
 use crate::text::serde_as_text;
 
 /// Longest name of one segment, in bytes.
 pub const NAME_LEN_MAX: usize = 63;
 
-/// A name of one segment: `[a-z0-9][a-z0-9-]{0,62}`.
+/// A name of one segment: `[a-z0-9][a-z0-9-]{0,62}`. Every request makes several: short ones need no memory of their own.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Name(Box<str>);
+pub struct Name(CompactString);
 
 impl Name {
     /// The text of the name.

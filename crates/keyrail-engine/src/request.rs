@@ -1,5 +1,7 @@
 //! Who calls, from where, and under which request id.
 
+use std::borrow::Cow;
+
 use keyrail_core::id::RequestId;
 use keyrail_core::record::Origin;
 use keyrail_crypto::random;
@@ -29,7 +31,7 @@ pub struct Caller<'a> {
     /// What the caller shows.
     pub credential: Credential<'a>,
     /// What it says of itself, and its address.
-    pub origin: Origin,
+    pub origin: Cow<'a, Origin>,
     /// The id of the request and of its record.
     pub request: RequestId,
     /// The key under which a change is made at most once.
@@ -52,7 +54,7 @@ impl<'a> Caller<'a> {
     /// [`EngineError::Crypto`] when the operating system gives no randomness.
     pub fn new(credential: Credential<'a>) -> Result<Self, EngineError> {
         let request = RequestId::from_bytes(random::array()?);
-        Ok(Self { credential, origin: Origin::default(), request, idempotency_key: None, if_match: None })
+        Ok(Self { credential, origin: Cow::default(), request, idempotency_key: None, if_match: None })
     }
 }
 
@@ -82,7 +84,7 @@ impl KeptCaller {
         };
         Self {
             credential,
-            origin: caller.origin.clone(),
+            origin: caller.origin.clone().into_owned(),
             request: caller.request,
             idempotency_key: caller.idempotency_key.map(str::to_owned),
             if_match: caller.if_match,
@@ -98,7 +100,7 @@ impl KeptCaller {
         };
         Caller {
             credential,
-            origin: self.origin.clone(),
+            origin: Cow::Borrowed(&self.origin),
             request: self.request,
             idempotency_key: self.idempotency_key.as_deref(),
             if_match: self.if_match,

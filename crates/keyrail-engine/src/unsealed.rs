@@ -78,6 +78,7 @@ pub struct Unsealed {
     order: tokio::sync::Mutex<()>,
     /// Set under `order` when the store is closed: whoever still works with it changes nothing any more.
     closed: AtomicBool,
+    /// Tokens by the SHA-256 of what was shown.
     pub(crate) tokens: GenerationCache<[u8; 32], Arc<Token>>,
     pub(crate) decisions: GenerationCache<DecisionKey, Decision>,
     pub(crate) keyrings: GenerationCache<KeyName, Arc<OpenKey>>,

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keyrail_core::access::Action;
+use keyrail_core::access::{Action, token_label};
+use keyrail_core::id::TokenId;
 use keyrail_core::record::{Outcome, Record, VersionUse};
 use keyrail_core::system::UsageMark;
 use keyrail_core::time::Timestamp;
@@ -33,7 +34,7 @@ pub(crate) struct UsageBook {
     /// Held while a step is counted, so that no record counts twice.
     turn: tokio::sync::Mutex<()>,
     /// Records that were made durable by this process, by their index: they need not be read again.
-    fresh: parking_lot::Mutex<BTreeMap<u64, Counted<'static>>>,
+    fresh: parking_lot::Mutex<BTreeMap<u64, Fresh>>,
 }
 
 impl UsageBook {
@@ -42,22 +43,15 @@ impl UsageBook {
         if record.versions.len() > FRESH_VERSIONS_MAX {
             return;
         }
-        let counted = Counted {
-            time: record.time,
-            principal: Cow::Owned(record.principal.clone()),
-            action: record.action,
-            versions: record.versions.clone(),
-            asset: record.asset.as_ref().map(|_| IgnoredAny),
-            outcome: record.outcome,
-        };
+        let noted = Fresh::of(record);
         let mut fresh = self.fresh.lock();
         if fresh.len() < FRESH_LEN_MAX {
-            fresh.insert(index, counted);
+            fresh.insert(index, noted);
         }
     }
 
     /// Takes what is known of the records before `end`.
-    fn take_fresh(&self, end: u64) -> BTreeMap<u64, Counted<'static>> {
+    fn take_fresh(&self, end: u64) -> BTreeMap<u64, Fresh> {
         let mut fresh = self.fresh.lock();
         let later = fresh.split_off(&end);
         std::mem::replace(&mut *fresh, later)
@@ -103,7 +97,7 @@ fn count_records(open: &Unsealed, mut index: u64, end: u64) -> Result<BTreeMap<U
     let mut counts = BTreeMap::new();
     while index < end {
         if let Some(record) = fresh.remove(&index) {
-            tally(&record, &mut counts);
+            tally(&record.counted(), &mut counts);
             index += 1;
             continue;
         }
@@ -119,6 +113,59 @@ fn count_records(open: &Unsealed, mut index: u64, end: u64) -> Result<BTreeMap<U
         index += bodies.len() as u64;
     }
     Ok(counts)
+}
+
+/// What is noted of a record. Requests come by the ten thousand: most of these need no memory of their own.
+struct Fresh {
+    time: Timestamp,
+    principal: Whose,
+    action: Action,
+    versions: Named,
+    asset: bool,
+    outcome: Outcome,
+}
+
+enum Whose {
+    Token(TokenId),
+    Other(String),
+}
+
+enum Named {
+    One(VersionUse),
+    Some(Vec<VersionUse>),
+}
+
+impl Fresh {
+    fn of(record: &Record) -> Self {
+        Self {
+            time: record.time,
+            principal: record.session.map_or_else(|| Whose::Other(record.principal.clone()), Whose::Token),
+            action: record.action,
+            versions: match record.versions.as_slice() {
+                [only] => Named::One(*only),
+                versions => Named::Some(versions.to_vec()),
+            },
+            asset: record.asset.is_some(),
+            outcome: record.outcome,
+        }
+    }
+
+    fn counted(self) -> Counted<'static> {
+        Counted {
+            time: self.time,
+            principal: Cow::Owned(match self.principal {
+                Whose::Token(token) => token_label(token),
+                Whose::Other(label) => label,
+            }),
+            action: self.action,
+            versions: match self.versions {
+                Named::One(only) => vec![only],
+                Named::Some(versions) => versions,
+            },
+            asset: self.asset.then_some(IgnoredAny),
+            outcome: self.outcome,
+        }
+    }
 }
 
 /// What of a record is counted. Reading no more than that keeps counting cheap.

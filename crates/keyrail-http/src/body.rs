@@ -1,16 +1,13 @@
 //! Bodies: how long they may be, how long they may take, who may send long ones, and how much of them is held at once.
 
-use std::sync::Arc;
-
 use axum::BoxError;
 use axum::body::{Bytes, HttpBody};
-use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
 use keyrail_engine::EngineError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::call::{Arrival, Call, known_request};
+use crate::call::Call;
 use crate::problem::{Problem, RequestRefusal};
 use crate::routes::Shared;
 
@@ -31,24 +28,23 @@ impl Default for Room {
 
 /// The body's bytes, up to a limit.
 pub(crate) async fn body_bytes<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
-    parts: &mut Parts,
+    call: &Call,
+    headers: &HeaderMap,
     body: B,
     service: &Shared,
     max: usize,
 ) -> Result<Bytes, Problem> {
-    read(parts, body, service, max).await.map_err(|problem| match known_request(&parts.extensions) {
-        Some(id) => problem.under(id),
-        None => problem,
-    })
+    read(call, headers, body, service, max).await.map_err(|problem| problem.under(call.request))
 }
 
 async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
-    parts: &mut Parts,
+    call: &Call,
+    headers: &HeaderMap,
     body: B,
     service: &Shared,
     max: usize,
 ) -> Result<Bytes, Problem> {
-    if !says_json(&parts.headers) && !body.is_end_stream() {
+    if !says_json(headers) && !body.is_end_stream() {
         return Err(Problem::request(RequestRefusal::MediaType));
     }
     let too_large = |len| Problem::of(&EngineError::TooLarge { what: "the body", unit: "bytes", len, max });
@@ -56,10 +52,9 @@ async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
     if let Some(len) = told.filter(|len| *len > max) {
         return Err(too_large(len));
     }
-    let read_by = parts.extensions.get::<Arc<Arrival>>().map(|arrival| arrival.read_by);
-    let _room = admit(parts, service, told.unwrap_or(max)).await?;
+    let _room = admit(call, service, told.unwrap_or(max)).await?;
     let reading = Limited::new(body, max).collect();
-    let bytes = match read_by {
+    let bytes = match call.read_by() {
         Some(deadline) => tokio::time::timeout_at(deadline, reading).await,
         None => Ok(reading.await),
     };
@@ -68,16 +63,14 @@ async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
 }
 
 /// A long body is read only for a caller with a valid token, and while there is room for it.
-async fn admit<'a>(parts: &mut Parts, service: &'a Shared, len: usize) -> Result<Option<SemaphorePermit<'a>>, Problem> {
+async fn admit<'a>(call: &Call, service: &'a Shared, len: usize) -> Result<Option<SemaphorePermit<'a>>, Problem> {
     if len <= STRANGER_BODY_LEN_MAX {
         return Ok(None);
     }
-    let refused = |error| Problem::of(&error);
-    let call = Call::of(parts).map_err(refused)?;
     if let Err(error) = service.engine().authenticate(&call.unheard()).await {
         // It is counted already.
         call.hear();
-        return Err(refused(error));
+        return Err(Problem::of(&error));
     }
     let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
     service.room().0.try_acquire_many(kib).map(Some).map_err(|_| Problem::request(RequestRefusal::Busy))

@@ -1,5 +1,6 @@
 //! Who calls: what the headers say.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -64,6 +65,11 @@ impl Call {
         self.unheard()
     }
 
+    /// By when its body must have come, if somebody sends it.
+    pub(crate) fn read_by(&self) -> Option<Instant> {
+        self.arrival.as_ref().map(|arrival| arrival.read_by)
+    }
+
     /// Leaves it to the engine to record the request.
     pub(crate) fn hear(&self) {
         if let Some(arrival) = &self.arrival {
@@ -80,7 +86,7 @@ impl Call {
         };
         Caller {
             credential,
-            origin: self.origin.clone(),
+            origin: Cow::Borrowed(&self.origin),
             request: self.request,
             idempotency_key: self.idempotency_key.as_deref(),
             if_match: self.if_match,
@@ -188,7 +194,7 @@ impl Unheard {
         // Without randomness there is neither an answer nor a record.
         let Ok(caller) = Caller::new(credential) else { return };
         // It may have to look a token up, and the refusal waits for it: on a store that hangs it counts as a stranger's.
-        let caller = Caller { origin: origin.clone(), ..caller };
+        let caller = Caller { origin: Cow::Borrowed(&origin), ..caller };
         let noted = tokio::time::timeout(NOTE_WAIT_MAX, engine.note_no_operation(&caller, &code)).await;
         if noted.is_err() {
             engine.note_turned_away(&origin, &code);

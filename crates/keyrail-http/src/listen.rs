@@ -333,12 +333,12 @@ async fn bounded(
 }
 
 async fn routed(shared: &Shared, mut parts: Parts, body: Incoming, arrival: &Arc<Arrival>) -> Response<Body> {
-    parts.extensions.insert(arrival.clone());
     if let Some(service) = &shared.service
         && let Some((frequent, key)) = Frequent::of(&parts.method, parts.uri.path())
     {
-        return frequent.answer(key, service, arrival, parts, body).await;
+        return frequent.answer(key, service, arrival, &parts.headers, body).await;
     }
+    parts.extensions.insert(arrival.clone());
     let router = shared.router.clone();
     match Box::pin(router.oneshot(Request::from_parts(parts, body))).await {
         Ok(response) => response,

@@ -25,7 +25,7 @@ use utoipa::openapi::OpenApi;
 
 use crate::api::{Api, DOCUMENT_PATH};
 use crate::body::body_bytes;
-use crate::call::{Call, REQUEST_ID, known_id, known_request};
+use crate::call::{Call, REQUEST_ID, known_id};
 use crate::problem::{Failure, Problem, RequestRefusal};
 use crate::service::Service;
 
@@ -150,14 +150,11 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, service: &Shared) -> Result<Self, Problem> {
-        let id = known_request(request.extensions());
         let (mut parts, body) = request.into_parts();
-        let bytes = body_bytes(&mut parts, body, service, BODY_LEN_MAX).await?;
+        let call = Call::of(&mut parts).map_err(|error| Problem::of(&error).under(known_id(&parts.extensions)))?;
+        let bytes = body_bytes(&call, &parts.headers, body, service, BODY_LEN_MAX).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| match id {
-            Some(id) => invalid_json(&error).under(id),
-            None => invalid_json(&error),
-        })
+        serde_json::from_slice(bytes).map(Self).map_err(|error| invalid_json(&error).under(call.request))
     }
 }
 

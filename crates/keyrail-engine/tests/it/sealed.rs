@@ -167,7 +167,7 @@ async fn what_was_sealed_by_hand_is_not_opened_because_somebody_tried() {
 /// A caller at an address.
 fn caller_at<'a>(address: &str, token: &'a str) -> Caller<'a> {
     let mut caller = Caller::new(Credential::Token(token)).unwrap();
-    caller.origin.from = Some(address.to_owned());
+    caller.origin.to_mut().from = Some(address.to_owned());
     caller
 }
 

@@ -11,8 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Method;
-use http::request::Parts;
+use http::{HeaderMap, Method};
 use keyrail_core::name::{KeyName, VersionNumber};
 use keyrail_crypto::envelope::Context;
 use keyrail_crypto::secret::Plaintext;
@@ -329,14 +328,14 @@ impl Frequent {
         key: KeyName,
         service: &Shared,
         arrival: &Arc<Arrival>,
-        mut parts: Parts,
+        headers: &HeaderMap,
         body: B,
     ) -> Response {
-        let call = match Call::arrived(&parts.headers, arrival) {
+        let call = match Call::arrived(headers, arrival) {
             Ok(call) => call,
             Err(error) => return Failure { error, request_id: arrival.request.to_string() }.into_response(),
         };
-        let bytes = body_bytes(&mut parts, body, service, BODY_LEN_MAX).await;
+        let bytes = body_bytes(&call, headers, body, service, BODY_LEN_MAX).await;
         match self {
             Self::Encrypt => encrypt_bytes(service, &call, key, bytes).await,
             Self::Decrypt => decrypt_bytes(service, &call, key, bytes).await,
@@ -344,13 +343,13 @@ impl Frequent {
     }
 }
 
-async fn bytes_of(request: Request, service: &Shared) -> Result<Bytes, Problem> {
-    let (mut parts, body) = request.into_parts();
-    body_bytes(&mut parts, body, service, BODY_LEN_MAX).await
+async fn bytes_of(call: &Call, request: Request, service: &Shared) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    body_bytes(call, &parts.headers, body, service, BODY_LEN_MAX).await
 }
 
 async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    encrypt_bytes(&service, &call, key, bytes_of(request, &service).await).await
+    encrypt_bytes(&service, &call, key, bytes_of(&call, request, &service).await).await
 }
 
 async fn encrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
@@ -370,7 +369,7 @@ async fn encrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Resul
 }
 
 async fn decrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    decrypt_bytes(&service, &call, key, bytes_of(request, &service).await).await
+    decrypt_bytes(&service, &call, key, bytes_of(&call, request, &service).await).await
 }
 
 async fn decrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
@@ -385,7 +384,7 @@ async fn decrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Resul
 }
 
 async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    let items = match ciphertext_items(&call, bytes_of(request, &service).await) {
+    let items = match ciphertext_items(&call, bytes_of(&call, request, &service).await) {
         Ok(items) => items,
         Err(response) => return *response,
     };
