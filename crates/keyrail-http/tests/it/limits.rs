@@ -18,15 +18,18 @@ use tokio::task::JoinHandle;
 /// Far above every limit that is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Served {
+pub(crate) struct Served {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Served {
-    async fn new(router: Router, limits: Limits, tls: Option<&Tls>) -> Self {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), tls).await.unwrap().with_limits(limits);
+    pub(crate) async fn new(router: Router, limits: Limits, tls: Option<&Tls>) -> Self {
+        Self::start(router, Listener::bind("127.0.0.1:0".parse().unwrap(), tls).await.unwrap().with_limits(limits))
+    }
+
+    pub(crate) fn start(router: Router, listener: Listener) -> Self {
         let address = listener.url().rsplit_once('/').unwrap().1.parse().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(listener.serve(router, async {
@@ -35,7 +38,7 @@ impl Served {
         Self { address, stop: Some(stop), task }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
@@ -46,18 +49,18 @@ impl Served {
         rest(&mut stream).await
     }
 
-    async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         tokio::time::timeout(PATIENCE, self.task).await.expect("the server ends").unwrap();
     }
 }
 
-async fn send(stream: &mut TcpStream, text: &str) {
+pub(crate) async fn send(stream: &mut TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).await.unwrap();
 }
 
 /// All that comes until the server closes.
-async fn rest(stream: &mut TcpStream) -> String {
+pub(crate) async fn rest(stream: &mut TcpStream) -> String {
     let mut said = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
     let _reset = read.expect("the server closes the connection");
@@ -172,7 +175,7 @@ async fn a_request_that_takes_too_long_is_answered_as_unknown() {
 }
 
 /// A clock that stands still.
-struct Still;
+pub(crate) struct Still;
 
 impl Clock for Still {
     fn now(&self) -> Timestamp {
