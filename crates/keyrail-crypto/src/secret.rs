@@ -1,7 +1,7 @@
 //! Secret types: what cannot be printed, cloned, serialized, or compared in variable time.
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use crate::locked::LockedBytes;
 use crate::wrap::{self, WrapContext, WrappedKey};
@@ -141,9 +141,15 @@ impl Wraps<SigningSeed> for RootKey {}
 impl Wraps<DataKey> for MasterKey {}
 
 impl DataKey {
-    /// The key's bytes, for an authorized export. The buffer wipes itself.
-    pub fn danger_export(&self) -> Exported {
-        Exported(Zeroizing::new(*self.0.expose_secret()))
+    /// The key's bytes, for an authorized export: in locked memory, since what is handed on by value leaves copies behind.
+    ///
+    /// # Errors
+    /// [`CryptoError::System`] when there is no memory.
+    pub fn danger_export(&self) -> Result<Exported, CryptoError> {
+        Ok(Exported(Secret32::init_with(|out| -> Result<(), CryptoError> {
+            out.copy_from_slice(self.0.expose_secret());
+            Ok(())
+        })?))
     }
 
     /// The key with these bytes, for tests and for opening what others made.
@@ -171,12 +177,12 @@ impl SlotKey {
 }
 
 /// The bytes of an exported key; wiped when dropped.
-pub struct Exported(Zeroizing<[u8; SECRET_LEN]>);
+pub struct Exported(Secret32);
 
 impl Exported {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8; SECRET_LEN] {
-        &self.0
+        self.0.expose_secret()
     }
 }
 

@@ -9,6 +9,7 @@ mod metrics;
 mod problem;
 mod routes;
 mod service;
+mod wiped;
 
 pub use api::{DOCUMENT_PATH, document};
 pub use call::LocalCall;

@@ -11,7 +11,7 @@ mod system;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
@@ -28,6 +28,7 @@ use crate::body::body_bytes;
 use crate::call::{Call, REQUEST_ID, known_id};
 use crate::problem::{Failure, Problem, RequestRefusal};
 use crate::service::Service;
+use crate::wiped::Wiped;
 
 /// The most bytes of an ordinary body.
 const BODY_LEN_MAX: usize = 1024 * 1024;
@@ -77,14 +78,14 @@ pub(crate) struct Answer<T> {
 
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.body);
+        let body = Wiped::json(&self.body).map(Wiped::into_bytes);
         self.with_json(body)
     }
 }
 
 impl<T> Answer<T> {
     /// The answer with a body that is written already.
-    pub(crate) fn with_json(self, body: serde_json::Result<Vec<u8>>) -> Response {
+    pub(crate) fn with_json(self, body: serde_json::Result<Bytes>) -> Response {
         let Ok(body) = body else {
             return Problem::of(&EngineError::Bug { what: "an answer that is no JSON" })
                 .under(self.request_id)

@@ -35,8 +35,8 @@ fn page_flags() -> Vec<Vec<String>> {
 /// Makes keys, uses them and checks that they are what they were.
 fn use_keys(count: usize) {
     let keys: Vec<_> = (0..count).map(|_| DataKey::generate().unwrap()).collect();
-    let copies: Vec<_> = keys.iter().map(|key| *key.danger_export().as_bytes()).collect();
-    assert!(keys.iter().zip(&copies).all(|(key, copy)| key.danger_export().as_bytes() == copy));
+    let copies: Vec<_> = keys.iter().map(|key| *key.danger_export().unwrap().as_bytes()).collect();
+    assert!(keys.iter().zip(&copies).all(|(key, copy)| key.danger_export().unwrap().as_bytes() == copy));
 }
 
 #[test]

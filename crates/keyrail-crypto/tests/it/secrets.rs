@@ -30,10 +30,10 @@ fn a_key_equals_itself_and_no_other() {
     let (one, two) = (DataKey::generate().unwrap(), DataKey::generate().unwrap());
     assert!(one.ct_eq(&one));
     assert!(!one.ct_eq(&two));
-    let copy = DataKey::danger_import(one.danger_export().as_bytes()).unwrap();
+    let copy = DataKey::danger_import(one.danger_export().unwrap().as_bytes()).unwrap();
     assert!(one.ct_eq(&copy));
     for index in 0..32 {
-        let mut altered = *one.danger_export().as_bytes();
+        let mut altered = *one.danger_export().unwrap().as_bytes();
         altered[index] ^= 1;
         assert!(!one.ct_eq(&DataKey::danger_import(&altered).unwrap()), "byte {index}");
     }

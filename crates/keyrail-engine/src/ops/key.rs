@@ -560,7 +560,7 @@ impl Operation for ExportVersion {
         let permit = version
             .for_decrypt()
             .map_err(|refusal| EngineError::VersionUnusable { version: refusal.version, state: refusal.state })?;
-        let material = cx.open.unwrap_data_key(permit.version()).await?.danger_export();
+        let material = cx.open.unwrap_data_key(permit.version()).await?.danger_export()?;
         let used = VersionUse { version: version.version, kid: version.kid, count: 1, opened: false };
         let exported = ExportedKey { kid: version.kid, key_id: version.key, suite: version.suite, material };
         Ok(Acted::new(exported).version(used))

@@ -23,6 +23,7 @@ use keyrail_engine::parallel::spread;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 use crate::api::{About, Api};
 use crate::body::body_bytes;
@@ -224,7 +225,7 @@ const ITEM_FRAME_LEN: usize = 48;
 
 impl Answer<EncryptAnswer> {
     fn written(self) -> Response {
-        let body = self.body.to_json();
+        let body = self.body.to_json().map(Bytes::from);
         self.with_json(body)
     }
 }
@@ -250,7 +251,12 @@ enum DecryptOut {
 }
 
 fn base64_text<S: Serializer>(plaintext: &Plaintext, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&base64::display::Base64Display::new(plaintext.as_bytes(), &STANDARD))
+    base64_secret(plaintext.as_bytes(), serializer)
+}
+
+/// Writes secret bytes as base64: in memory that is wiped, and of the length they need at once.
+pub(super) fn base64_secret<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&Zeroizing::new(STANDARD.encode(bytes)))
 }
 
 /// Why an item failed.

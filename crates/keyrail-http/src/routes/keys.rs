@@ -2,22 +2,22 @@
 
 use axum::extract::State;
 use axum::routing::{get, post};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use keyrail_core::id::DataKeyId;
 use keyrail_core::name::{AppPath, KeyName, Name};
 use keyrail_core::rotation::RotationReason;
+use keyrail_crypto::secret::Exported;
 use keyrail_engine::ops::key::{
     CompromiseVersion, CreateKey, ExportVersion, KeyPage, KeyView, ListKeys, ReinstateVersion, RelabelKey,
     ResumeVersion, RotateKey, ShowKey, SuspendVersion,
 };
 use keyrail_engine::ops::retire::{DestroyVersion, Destruction, Evidence, RetireVersion, Retired, ShowEvidence};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 use utoipa::openapi::Type;
 
 use crate::api::{About, Api, Nothing, Parameter};
 use crate::call::Call;
+use crate::routes::data::base64_secret;
 use crate::routes::page::{AFTER, LIMIT, page_len};
 use crate::routes::{Answered, Json, KeyInPath, Query, Shared, VersionInPath, run};
 
@@ -216,11 +216,17 @@ struct ExportAnswer {
     /// The version's id, in hex.
     kid: String,
     /// The material, in base64.
-    key: String,
+    #[serde(serialize_with = "base64_text")]
+    #[schema(value_type = String)]
+    key: Exported,
     /// The data key's id, part of the external AAD of every ciphertext.
     key_id: DataKeyId,
     /// The content algorithm.
     suite: String,
+}
+
+fn base64_text<S: Serializer>(key: &Exported, serializer: S) -> Result<S::Ok, S::Error> {
+    base64_secret(key.as_bytes(), serializer)
 }
 
 async fn export(
@@ -231,7 +237,7 @@ async fn export(
     let exported = run(&service, &call, ExportVersion { name }).await?;
     Ok(exported.map(|row| ExportAnswer {
         kid: row.kid.to_string(),
-        key: STANDARD.encode(row.material.as_bytes()),
+        key: row.material,
         key_id: row.key_id,
         suite: row.suite.to_string(),
     }))

@@ -49,7 +49,12 @@ fn from_the_secret_of_a_vector_one_comes_down_to_its_data_key() {
         let root = open(row).unwrap_or_else(|error| panic!("{}: {error}", row["id"]));
         let master: MasterKey = unwrap(&root, &row["hierarchy"]["master"]);
         let data: DataKey = unwrap(&master, &row["hierarchy"]["data"]);
-        assert_eq!(data.danger_export().as_bytes().to_vec(), bytes(&row["hierarchy"], "data_key"), "{}", row["id"]);
+        assert_eq!(
+            data.danger_export().unwrap().as_bytes().to_vec(),
+            bytes(&row["hierarchy"], "data_key"),
+            "{}",
+            row["id"]
+        );
         let slot = RootSlot::from_bytes(&bytes(row, "slot")).unwrap();
         assert_eq!(slot.to_bytes(), bytes(row, "slot"), "{}", row["id"]);
         assert_eq!(slot.id.to_vec(), bytes(row, "slot_id"), "{}", row["id"]);
