@@ -218,3 +218,114 @@ fn describe(error: &AssetError) -> String {
         None => error.to_string(),
     }
 }
+
+/// What is known of a stopped campaign by its code alone, which is what is stored of it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoppedBy {
+    /// What happened.
+    pub title: &'static str,
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// What to do about it.
+    pub hint: &'static str,
+}
+
+/// What a code of [`AssetError`] says. A campaign that runs in a server stops there: who asks for it later gets no more than
+/// the code, and is to learn from it as much as who was there.
+pub fn stopped_by(code: &str) -> Option<StoppedBy> {
+    let (title, fault, hint) = match code {
+        "asset_open" => (
+            "the database cannot be opened",
+            Fault::Dependency,
+            "check that the file is there, is a SQLite database, and may be read and written",
+        ),
+        "asset_absent" => (
+            "a table or a column is not there any more",
+            Fault::Absent,
+            "`keyrail asset update` follows a renamed table or column",
+        ),
+        "asset_unfit" => ("the table cannot be protected as it is", Fault::Caller, "look at why with `--dry-run`"),
+        "asset_changed" => (
+            "the table has changed",
+            Fault::Dependency,
+            "look at the table, and correct the asset with `keyrail asset update`",
+        ),
+        "asset_altered" => (
+            "the database changed a value right after it was written",
+            Fault::Dependency,
+            "look at the triggers of the table: none may change a protected column",
+        ),
+        "asset_busy" => (
+            "the database is locked by another connection",
+            Fault::Dependency,
+            "end the long transaction of the other connection",
+        ),
+        "asset_full" => {
+            ("the disk of the database is full", Fault::Dependency, "make room: a page is written whole or not at all")
+        }
+        "asset_read_only" => {
+            ("the database is read-only", Fault::Dependency, "check the rights of the file and its directory")
+        }
+        "asset_unfinished" => (
+            "the database was left in the middle of a transaction",
+            Fault::Dependency,
+            "open the database once with the right to write, with its application or with `sqlite3`",
+        ),
+        "asset_damaged" => {
+            ("the database file is damaged", Fault::StoredData, "check the disk and restore the database from a backup")
+        }
+        "asset_constraint" => (
+            "a constraint of the table refuses a protected value",
+            Fault::Dependency,
+            "change the constraint so that it takes a text that begins with kr1.; the server's log names the row",
+        ),
+        "value_too_long" => (
+            "a value is longer than an envelope takes",
+            Fault::Caller,
+            "leave the column out, or split the value; the server's log names the row",
+        ),
+        "unopenable" => {
+            ("a value does not open", Fault::StoredData, "look at the damaged values with `keyrail asset census`")
+        }
+        "not_verified" => (
+            "a value did not open again after it was sealed; nothing of its page was written",
+            Fault::Bug,
+            "please report it",
+        ),
+        _ => return None,
+    };
+    Some(StoppedBy { title, fault, hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_tells_whose_fault_it_was() {
+        let driver = || DriverError::from(rusqlite::Error::InvalidQuery);
+        let (row, problem) = (String::new, String::new);
+        for error in [
+            AssetError::Open(driver()),
+            AssetError::Absent { what: "table", name: row() },
+            AssetError::own_file(),
+            AssetError::Changed { problem: problem() },
+            AssetError::Moved,
+            AssetError::Altered { row: row() },
+            AssetError::Busy(driver()),
+            AssetError::Full(driver()),
+            AssetError::ReadOnly(driver()),
+            AssetError::Unfinished(driver()),
+            AssetError::Damaged(driver()),
+            AssetError::Constraint { row: row(), source: driver() },
+            AssetError::TooLong { row: row(), max: 1 },
+            AssetError::NotVerified { row: row() },
+            AssetError::Unopened { row: row() },
+        ] {
+            let told = stopped_by(error.code()).unwrap();
+            assert_eq!(told.fault, error.fault(), "{}", error.code());
+        }
+        // What is not of the database has its own words, or none.
+        assert!(stopped_by("asset_failed").is_none() && stopped_by("store_failed").is_none());
+    }
+}

@@ -19,6 +19,6 @@ pub mod sqlite;
 pub mod value;
 
 pub use campaign::{Outcome, Run, Stop};
-pub use error::AssetError;
+pub use error::{AssetError, StoppedBy, stopped_by};
 pub use keyset::Keyset;
 pub use port::assets;

@@ -2,6 +2,7 @@
 
 use keyrail_client::{CertificateProblem, ClientError};
 use keyrail_engine::EngineError;
+use keyrail_engine::error::Fault;
 use keyrail_http::{ListenError, Problem};
 
 /// An error for people and scripts.
@@ -24,6 +25,20 @@ pub(crate) enum Exit {
     StoredData = 5,
     Dependency = 6,
     Bug = 70,
+}
+
+impl Exit {
+    /// The exit code for whose fault it is.
+    pub(crate) const fn of_fault(fault: Fault) -> Self {
+        match fault {
+            Fault::Caller | Fault::Conflict => Self::Caller,
+            Fault::Policy | Fault::Unauthenticated => Self::Refused,
+            Fault::Absent => Self::Absent,
+            Fault::StoredData => Self::StoredData,
+            Fault::Dependency | Fault::Load => Self::Dependency,
+            Fault::Bug => Self::Bug,
+        }
+    }
 }
 
 impl Failure {

@@ -6,7 +6,7 @@ use http::Method;
 use keyrail_core::campaign::CampaignState;
 use keyrail_core::id::CampaignId;
 use keyrail_data::ops::campaign::{CampaignView, PlanGoal};
-use keyrail_data::{Run, Stop};
+use keyrail_data::{Run, Stop, StoppedBy, stopped_by};
 use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 
@@ -215,6 +215,22 @@ fn told(shown: &CampaignView, output: Output) -> Value {
     answer
 }
 
+/// Why a campaign that stopped elsewhere did so, and how it goes on.
+fn stopped(code: Option<&str>, id: &CampaignId) -> Failure {
+    let resume = format!("`keyrail campaign resume {id}`");
+    let (exit, title, hint) = match code.and_then(stopped_by) {
+        Some(StoppedBy { title, fault, hint }) => {
+            (Exit::of_fault(fault), format!("the campaign stopped: {title}"), format!("{hint}; then {resume}"))
+        }
+        None => (
+            Exit::Dependency,
+            "the campaign stopped".to_owned(),
+            format!("mend the cause, which the server's log names, then {resume}"),
+        ),
+    };
+    Failure::new(exit, code.unwrap_or_default(), title, hint)
+}
+
 fn ended(shown: &CampaignView) -> Result<(), Failure> {
     let failure = |title: String, hint: String, exit| {
         Err(Failure::new(exit, shown.error.as_deref().unwrap_or_default(), title, hint))
@@ -229,10 +245,30 @@ fn ended(shown: &CampaignView) -> Result<(), Failure> {
             ),
             Exit::StoredData,
         ),
-        CampaignState::Stopped => failure(
-            "the campaign stopped".to_owned(),
-            format!("mend the cause, then `keyrail campaign resume {}`", shown.id),
-            Exit::Dependency,
-        ),
+        CampaignState::Stopped => Err(stopped(shown.error.as_deref(), &shown.id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_that_stopped_elsewhere_tells_why_and_how_it_goes_on() {
+        let id = CampaignId::from_bytes([7; 16]);
+        for (code, exit, says) in [
+            (Some("asset_full"), Exit::Dependency, "the disk of the database is full"),
+            (Some("asset_damaged"), Exit::StoredData, "the database file is damaged"),
+            (Some("asset_absent"), Exit::Absent, "a table or a column is not there any more"),
+            (Some("value_too_long"), Exit::Caller, "longer than an envelope takes"),
+            (Some("store_failed"), Exit::Dependency, "the campaign stopped"),
+            (None, Exit::Dependency, "the campaign stopped"),
+        ] {
+            let failure = stopped(code, &id);
+            assert_eq!((failure.exit as u8, failure.code.as_str()), (exit as u8, code.unwrap_or_default()));
+            assert!(failure.title.contains(says), "{}", failure.title);
+            let hint = failure.hint.unwrap();
+            assert!(hint.ends_with(&format!("then `keyrail campaign resume {id}`")), "{hint}");
+        }
     }
 }
