@@ -10,20 +10,23 @@ use keyrail_core::system::ObservationRow;
 use keyrail_core::time::{Elapsed, Timestamp, elapsed};
 use keyrail_crypto::envelope::Kid;
 use keyrail_store::Change;
+use tokio::time::Instant;
 
 use crate::error::EngineError;
 use crate::ops::put_key_change;
 use crate::ops::retire::{DestroyVersion, with_wait};
-use crate::pipeline::{CommitError, execute};
+use crate::pipeline::{CommitError, execute_since};
 use crate::request::Caller;
 use crate::unsealed::Unsealed;
 use crate::unsealed::alarm::{AlarmKind, about_version};
 
 /// Carries all countdowns on, and destroys what has waited long enough.
 pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
-    let mut results = Vec::new();
+    // All of them wait together no longer than one may: else the last one's turn comes when the first one's count is
+    // too old, and each is counted again and again.
+    let (began, mut results) = (Instant::now(), Vec::new());
     for version in look(open).await? {
-        results.push(destroy(open, &version).await);
+        results.push(destroy(open, &version, began).await);
     }
     results.into_iter().collect()
 }
@@ -78,7 +81,7 @@ fn after(wait: DestroyWait, passed: Option<Elapsed>) -> DestroyWait {
     }
 }
 
-async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), EngineError> {
+async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion, began: Instant) -> Result<(), EngineError> {
     // A count that was waited for is used as soon as it has ended: it does not keep.
     if !open.counts.waits(&version.kid) && !open.retries.lock().is_due(&version.kid, open.now()) {
         return Ok(());
@@ -86,7 +89,8 @@ async fn destroy(open: &Arc<Unsealed>, version: &DataKeyVersion) -> Result<(), E
     let Some(key) = open.state().data_key(&version.key).await? else { return Ok(()) };
     let key = open.state().key_name(&key).await?;
     let name = KeyVersionName { key, version: version.version };
-    let done = execute(open, &Caller::system()?, DestroyVersion { name: name.clone(), acknowledged: Vec::new() }).await;
+    let op = DestroyVersion { name: name.clone(), acknowledged: Vec::new() };
+    let done = execute_since(open, &Caller::system()?, op, began).await;
     match done {
         Err(EngineError::DestroyBlocked { obstacles }) if obstacles.iter().any(is_data) => stop(open, &name).await,
         // An asset that cannot be counted now, or a campaign that is under way, may pass. If it does not, somebody has to

@@ -26,7 +26,7 @@ use crate::unsealed::{OpenKey, Unsealed};
 /// is still open, in seconds.
 pub(crate) const COUNT_WAIT_SECONDS_MAX: u64 = 150;
 
-/// How long the background work waits for a count at a time, in seconds.
+/// How long the background work waits for counts in one turn, for all of them together, in seconds.
 const BACKGROUND_WAIT_SECONDS: u64 = 5;
 
 /// How long what was counted waits for somebody who was told that the count goes on, in seconds.
@@ -204,9 +204,11 @@ impl Counts {
         self.counts.lock().get(kid).filter(|count| count.is_under_way()).map(|count| count.began_at)
     }
 
-    /// Whether what was counted under a version waits for somebody who was told that it goes on.
+    /// Whether what was counted under a version waits for somebody who was told that it goes on, and is fresh enough for
+    /// the last step.
     pub(crate) fn waits(&self, kid: &Kid) -> bool {
-        self.counts.lock().get(kid).is_some_and(|count| count.age().is_some() && count.is_kept())
+        let waits = |count: &Arc<Count>| count.age().is_some_and(|age| age < self.fresh) && count.is_kept();
+        self.counts.lock().get(kid).is_some_and(waits)
     }
 
     /// Takes all places, until what comes back is dropped.
@@ -254,7 +256,10 @@ impl Count {
 pub(crate) fn patience(principal: &Principal, began: Instant, request_wait: Duration) -> Option<Duration> {
     match principal.kind {
         PrincipalKind::LocalOperator => None,
-        PrincipalKind::System => Some(Duration::from_secs(BACKGROUND_WAIT_SECONDS).min(request_wait)),
+        PrincipalKind::System => {
+            let wait = Duration::from_secs(BACKGROUND_WAIT_SECONDS).min(request_wait);
+            Some(wait.saturating_sub(began.elapsed()))
+        }
         PrincipalKind::Token => Some(request_wait.saturating_sub(began.elapsed())),
     }
 }

@@ -17,7 +17,12 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), found: Mutex::default() }
+        Self::since(Instant::now())
+    }
+
+    /// For a part of something that began at another time.
+    pub(crate) fn since(began: Instant) -> Self {
+        Self { began, found: Mutex::default() }
     }
 }
 

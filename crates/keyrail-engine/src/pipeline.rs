@@ -9,6 +9,7 @@ use keyrail_core::name::AppPath;
 use keyrail_core::record::{Detail, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse};
 use keyrail_core::time::Timestamp;
 use keyrail_store::Change;
+use tokio::time::Instant;
 
 use crate::authenticate::authenticate;
 use crate::authorize::{Authorized, authorize};
@@ -260,9 +261,19 @@ enum Attempt<Op: Operation> {
 pub(crate) async fn execute<Op: Operation>(
     open: &Arc<Unsealed>,
     caller: &Caller<'_>,
-    mut op: Op,
+    op: Op,
 ) -> Result<Op::Answer, EngineError> {
-    let kept = Kept::new();
+    execute_since(open, caller, op, Instant::now()).await
+}
+
+/// [`execute`] as a part of work that began at `began`: what may be waited for is counted from then.
+pub(crate) async fn execute_since<Op: Operation>(
+    open: &Arc<Unsealed>,
+    caller: &Caller<'_>,
+    mut op: Op,
+    began: Instant,
+) -> Result<Op::Answer, EngineError> {
+    let kept = Kept::since(began);
     for _ in 0..ATTEMPTS_MAX {
         match attempt(open, caller, op, &kept).await {
             Attempt::Ended(result) => {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use async_trait::async_trait;
 use keyrail_core::access::{Action, Role};
 use keyrail_core::id::DataKeyId;
-use keyrail_core::name::KeyName;
+use keyrail_core::name::{KeyName, KeyVersionName};
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::retirement::AssetCount;
 use keyrail_core::rotation::RotationReason;
@@ -54,9 +54,23 @@ async fn with_slow_assets_at(
     clock: Arc<dyn Clock>,
     fresh: Duration,
 ) -> (Arc<Unsealed>, Arc<SlowAssets>, zeroize::Zeroizing<String>) {
+    let (open, operator) = with_rotated_key(dir, clock, Duration::from_millis(50), fresh).await;
+    let (gate, counted) = (Semaphore::new(0), AtomicUsize::new(0));
+    let assets = Arc::new(SlowAssets { open: Arc::downgrade(&open), gate, counted });
+    open.set_assets(assets.clone());
+    (open, assets, operator)
+}
+
+/// A key with a version to retire, an operator's token, and nobody who counts assets.
+async fn with_rotated_key(
+    dir: &Path,
+    clock: Arc<dyn Clock>,
+    count_wait: Duration,
+    fresh: Duration,
+) -> (Arc<Unsealed>, zeroize::Zeroizing<String>) {
     let (mut open, _) = open_at(dir, clock, |store| store).await;
     let parts = Arc::get_mut(&mut open).unwrap();
-    (parts.count_wait, parts.counts.fresh) = (Duration::from_millis(50), fresh);
+    (parts.count_wait, parts.counts.fresh) = (count_wait, fresh);
     let caller = Caller::new(Credential::LocalOperator).unwrap();
     let key: KeyName = "acme/prod/crm/pii".parse().unwrap();
     create(&open, "acme").await.1.unwrap();
@@ -67,10 +81,7 @@ async fn with_slow_assets_at(
     open.execute(&caller, RotateKey { name: key, reason: RotationReason::Demand }).await.unwrap();
     let operator = CreateToken { role: Role::Operator, app: None, ttl_seconds: 60 };
     let operator = open.execute(&caller, operator).await.unwrap().text;
-    let (gate, counted) = (Semaphore::new(0), AtomicUsize::new(0));
-    let assets = Arc::new(SlowAssets { open: Arc::downgrade(&open), gate, counted });
-    open.set_assets(assets.clone());
-    (open, assets, operator)
+    (open, operator)
 }
 
 fn retire() -> RetireVersion {
@@ -220,6 +231,86 @@ async fn a_destruction_that_waits_for_a_count_is_tried_less_and_less_often() {
         let version = open.read_key(&name.key).await.unwrap().unwrap().keyring.version(name.version).unwrap().clone();
         assert_eq!(version.state, VersionState::Destroyed, "{code}");
         assert_eq!(assets.counted.load(Ordering::SeqCst), 3, "{code}: it was counted once more");
+    }
+}
+
+/// Assets whose count takes a while once the countdowns are over.
+#[derive(Default)]
+struct SteadyAssets {
+    takes: Mutex<Duration>,
+    counted: AtomicUsize,
+}
+
+#[async_trait]
+impl AssetPort for SteadyAssets {
+    async fn evidence(&self, _: DataKeyId, _: Kid) -> Result<Vec<AssetEvidence>, EngineError> {
+        self.counted.fetch_add(1, Ordering::SeqCst);
+        let takes = *self.takes.lock();
+        tokio::time::sleep(takes).await;
+        Ok(Vec::new())
+    }
+}
+
+/// Many destructions that are due together wait together for their counts: each would be too old by the time that its
+/// turn comes again, and none would ever be made.
+#[tokio::test(flavor = "multi_thread")]
+async fn destructions_that_are_due_together_are_counted_once_each() {
+    const VERSIONS: usize = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    // A turn that waits for each of them lasts for 10 s.
+    let (wait, fresh) = (Duration::from_millis(500), Duration::from_secs(4));
+    let (open, _) = with_rotated_key(dir.path(), clock.clone(), wait, fresh).await;
+    let assets = Arc::new(SteadyAssets::default());
+    open.set_assets(assets.clone());
+    let caller = || Caller::new(Credential::LocalOperator).unwrap();
+    let key = retire().name.key;
+    for number in 1..=VERSIONS {
+        let rotate = RotateKey { name: key.clone(), reason: RotationReason::Demand };
+        open.execute(&caller(), rotate).await.unwrap();
+        let name: KeyVersionName = format!("{key}@{number}").parse().unwrap();
+        let retire = RetireVersion { name: name.clone(), acknowledged: Vec::new() };
+        open.execute(&caller(), retire).await.unwrap();
+        open.execute(&caller(), DestroyVersion { name, acknowledged: Vec::new() }).await.unwrap();
+    }
+    clock.pass(8 * 86_400);
+    *assets.takes.lock() = Duration::from_millis(700);
+    let before = assets.counted.load(Ordering::SeqCst);
+    let destroyed = async || {
+        let keyring = open.read_key(&key).await.unwrap().unwrap().keyring.clone();
+        keyring.versions.iter().filter(|version| version.state == VersionState::Destroyed).count()
+    };
+    countdown::tick(&open).await.unwrap();
+    for _ in 0..200 {
+        if destroyed().await == VERSIONS {
+            break;
+        }
+        while open.counts.any_under_way() {
+            tokio::task::yield_now().await;
+        }
+        scheduler::tick(&open).await.unwrap();
+        let counted = assets.counted.load(Ordering::SeqCst) - before;
+        assert!(counted <= VERSIONS, "counted {counted} times for {VERSIONS} versions");
+    }
+    assert_eq!(destroyed().await, VERSIONS);
+}
+
+/// A count that is too old for the last step is no reason to try again before its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_count_waits_for_no_destruction() {
+    for (fresh, waits) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (open, assets, operator) = with_slow_assets_at(dir.path(), Arc::new(FixedClock), fresh).await;
+        let key = open.key(&retire().name.key).await.unwrap().unwrap();
+        let kid = key.keyring.version(retire().name.version).unwrap().kid;
+        let caller = Caller::new(Credential::Token(&operator)).unwrap();
+        assert_eq!(open.execute(&caller, retire()).await.unwrap_err().code(), "still_counting");
+        assert!(!open.counts.waits(&kid), "it goes on");
+        assets.gate.add_permits(1);
+        while open.counts.any_under_way() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(open.counts.waits(&kid), waits);
     }
 }
 
