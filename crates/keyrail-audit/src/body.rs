@@ -3,6 +3,7 @@
 
 use keyrail_crypto::digest::Sha256;
 
+use crate::journal::FRAME_LEN_MAX;
 use crate::tree::{Hash, TILE_WIDTH, leaf_hash};
 
 /// Length of a record's salt, in bytes.
@@ -81,9 +82,15 @@ pub(crate) struct Records {
     each: Vec<(usize, Hashes)>,
 }
 
+/// How many bytes of room are made ahead at most: what waits to be published keeps the room that it was made with.
+const ROOM_LEN_MAX: usize = FRAME_LEN_MAX;
+
 impl Records {
-    /// Room for as many as there were before.
+    /// Room for as many as there were before, if they fit into one frame.
     pub(crate) fn like(former: &Self) -> Self {
+        if former.bytes.len() > ROOM_LEN_MAX {
+            return Self::default();
+        }
         Self { bytes: Vec::with_capacity(former.bytes.len()), each: Vec::with_capacity(former.each.len()) }
     }
 
@@ -109,20 +116,35 @@ impl Records {
         })
     }
 
-    /// The first ones, at least one, of which all together have at most `len_max` bytes; the others stay.
-    pub(crate) fn split_front(&mut self, len_max: usize) -> Self {
-        if self.bytes.len() <= len_max {
-            return std::mem::take(self);
+    /// All of them in their order, in pieces of at most `len_max` bytes, or of one record. Of several pieces each has its
+    /// bytes for itself, copied once and without room for more: they are kept for longer than the whole.
+    pub(crate) fn in_pieces(self, len_max: usize) -> impl Iterator<Item = Self> {
+        let is_one = self.bytes.len() <= len_max;
+        let (mut all, mut bytes_done, mut done) = (self, 0, 0);
+        std::iter::from_fn(move || {
+            if is_one {
+                return Some(std::mem::take(&mut all)).filter(|all| all.len() > 0);
+            }
+            let piece = all.piece(bytes_done, done, len_max)?;
+            bytes_done += piece.bytes.len();
+            done += piece.each.len();
+            Some(piece)
+        })
+    }
+
+    /// A copy of those from record `first` on, which begins at `begin`, of which all together have at most `len_max`
+    /// bytes; one at least, `None` if there is none.
+    fn piece(&self, begin: usize, first: usize, len_max: usize) -> Option<Self> {
+        let rest = self.each.get(first..).filter(|rest| !rest.is_empty())?;
+        let (mut len, mut count) = (0, 0);
+        for (next, _) in rest {
+            if count > 0 && len + next > len_max {
+                break;
+            }
+            len += next;
+            count += 1;
         }
-        let mut end = 0;
-        let fit = self.each.iter().take_while(|(len, _)| {
-            end += len;
-            end <= len_max
-        });
-        let count = fit.count().max(1);
-        let len = self.each.iter().take(count).map(|(len, _)| len).sum::<usize>().min(self.bytes.len());
-        let others = Self { bytes: self.bytes.split_off(len), each: self.each.split_off(count.min(self.each.len())) };
-        std::mem::replace(self, others)
+        Some(Self { bytes: self.bytes.get(begin..begin + len)?.to_vec(), each: rest.get(..count)?.to_vec() })
     }
 
     /// Those that `keep` says yes to, in their order; it is asked for each.
@@ -213,15 +235,27 @@ mod tests {
         assert_eq!(numbers(&all().filter(|index| index % 2 == 1)), [1, 3, 5]);
         let len = |number: usize| record(number).encoded_len();
         for len_max in 0..all().bytes().len() + 2 {
-            let (mut rest, mut found) = (all(), Vec::new());
-            while rest.len() > 0 {
-                let front = rest.split_front(len_max);
+            let mut found = Vec::new();
+            for piece in all().in_pieces(len_max) {
                 // Never more than fits, but one at least; and never fewer than fit.
-                assert!(front.bytes().len() <= len_max || front.len() == 1, "{len_max}");
-                found.extend(numbers(&front));
-                assert!(found.len() == 6 || front.bytes().len() + len(found.len()) > len_max, "{len_max}");
+                assert!(piece.bytes().len() <= len_max || piece.len() == 1, "{len_max}");
+                found.extend(numbers(&piece));
+                assert!(found.len() == 6 || piece.bytes().len() + len(found.len()) > len_max, "{len_max}");
             }
             assert_eq!(found, [0, 1, 2, 3, 4, 5], "{len_max}");
         }
+    }
+    /// What is kept until it is published has no room for what it was divided from.
+    #[test]
+    fn pieces_and_what_comes_after_a_full_queue_hold_little_more_than_their_bytes() {
+        let all = (0..200).map(|_| Record { salt: [0; SALT_LEN], body: vec![b'x'; 100_000] }).collect::<Records>();
+        assert!(all.bytes().len() > 2 * ROOM_LEN_MAX);
+        assert!(Records::like(&all).bytes.capacity() <= ROOM_LEN_MAX);
+        assert!(Records::like(&(0..6).map(record).collect()).bytes.capacity() > 0, "a usual batch makes room");
+        let (len, pieces) = (all.bytes().len(), all.in_pieces(FRAME_LEN_MAX).collect::<Vec<_>>());
+        assert_eq!(pieces.len(), 3);
+        let held: usize = pieces.iter().map(|piece| piece.bytes.capacity()).sum();
+        assert!(held < len + len / 10, "{held} bytes are held for {len}");
+        assert_eq!(Records::default().in_pieces(1).count(), 0);
     }
 }

@@ -112,8 +112,7 @@ impl Sequencer {
             fenced.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Fenced)));
             waiting = fresh;
         }
-        while records.len() > 0 {
-            let frame = records.split_front(FRAME_LEN_MAX);
+        for frame in records.in_pieces(FRAME_LEN_MAX) {
             let later = waiting.split_off(frame.len().min(waiting.len()));
             self.commit_frame(frame, waiting);
             waiting = later;
