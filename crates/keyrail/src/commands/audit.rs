@@ -79,6 +79,14 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
         Some(_) => None,
         None => opened(global).await?,
     };
+    // Who may write beside the log may have put another key there, and a log of his own that goes with it.
+    if let Some(store) = store.as_ref().filter(|store| named.public_key.is_none() && *store.open.verifier_key() != key)
+    {
+        return Err(Failure::stored_data(
+            format!("`log-public-key` is not the key of this log, which is {}", store.open.verifier_key()),
+            "keep the files as they are: they are evidence; look at who could write to them",
+        ));
+    }
     remembered.extend(store.as_ref().and_then(|store| store.head));
     let dir = match named.audit_dir {
         Some(dir) => dir.to_owned(),
@@ -88,6 +96,12 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
         Some(dir) => Some(dir.to_owned()),
         None => dir.parent().map(|parent| parent.join("journal")).filter(|beside| beside.is_dir()),
     };
+    if store.is_some() && journal_dir.is_none() {
+        return Err(Failure::stored_data(
+            "the journal that lies beside every log is not there",
+            "keep the files as they are: they are evidence; look at who could write to them",
+        ));
+    }
     let guard = store.as_ref().and_then(|store| store.open.log().guard());
     let verified = match &journal_dir {
         Some(dir_of_journal) => {

@@ -191,6 +191,27 @@ fn the_log_is_verified_offline_against_a_checkpoint() {
     assert!(outsider.stderr.contains("warning: the head that the store remembers was not compared"));
 }
 
+/// Whoever may write beside the log can put his own there, with his own key.
+#[test]
+fn the_store_tells_its_own_log_from_one_that_was_put_there() {
+    let (place, other) = (Place::new(), Place::new());
+    place.ok("init");
+    other.ok("init");
+    place.ok("audit verify");
+    let key_file = place.data_dir().join("log-public-key");
+    let own = std::fs::read(&key_file).unwrap();
+    std::fs::copy(other.data_dir().join("log-public-key"), &key_file).unwrap();
+    let foreign = place.run("audit verify");
+    assert_eq!(foreign.code, 5, "{}", foreign.stderr);
+    assert!(foreign.stderr.contains("is not the key of this log"), "{}", foreign.stderr);
+    std::fs::write(&key_file, own).unwrap();
+    place.ok("audit verify");
+    std::fs::remove_dir_all(place.data_dir().join("journal")).unwrap();
+    let gone = place.run("audit verify");
+    assert_eq!(gone.code, 5, "{}", gone.stderr);
+    assert!(gone.stderr.contains("journal"), "{}", gone.stderr);
+}
+
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
