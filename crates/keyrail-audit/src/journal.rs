@@ -27,7 +27,7 @@ pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 
 /// What a file is called until its edge is durable. A kill leaves it there, and the next attempt overwrites it.
-const TEMPORARY: &str = "beginning";
+pub(crate) const TEMPORARY: &str = "beginning";
 
 /// A file grows by this many bytes at a time.
 const GROWTH_LEN: u64 = 256 * 1024;

@@ -105,6 +105,9 @@ impl RightEdge {
     }
 }
 
+/// What a file of the evidence is called, in the journal's directory, until it is whole.
+pub(crate) const TEMPORARY: &str = "publishing";
+
 /// Writes the evidence.
 pub(crate) struct Publisher {
     audit_dir: PathBuf,
@@ -132,7 +135,7 @@ enum Covered {
 impl Publisher {
     pub(crate) fn new(audit_dir: PathBuf, journal_dir: &Path, edge: RightEdge) -> Self {
         let partials = edge.partial().into_iter().map(|(tile, _)| tile).collect();
-        let temporary = journal_dir.join("publishing");
+        let temporary = journal_dir.join(TEMPORARY);
         Self {
             audit_dir,
             temporary,

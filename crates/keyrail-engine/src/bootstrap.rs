@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyrail_audit::{Head, Keys, Log, LogError, LogOptions, Reader, VerifierKey};
+use keyrail_audit::{Head, Keys, Log, LogError, LogOptions, Reader, Site, VerifierKey};
 use keyrail_core::access::{Action, Role};
 use keyrail_core::id::RequestId;
 use keyrail_core::label::default_labels;
@@ -79,7 +79,8 @@ pub(crate) fn file_failed(action: &'static str, path: &Path, source: std::io::Er
 /// Makes a store. Killed at any moment it leaves either no store, and can be run again, or the whole one.
 ///
 /// # Errors
-/// [`EngineError::AlreadyInitialized`], [`EngineError::InUse`], [`EngineError::Root`], [`EngineError::File`].
+/// [`EngineError::AlreadyInitialized`], [`EngineError::InUse`], [`EngineError::Root`], [`EngineError::File`];
+/// [`EngineError::Invalid`] and [`EngineError::LogWithoutStore`] when other things lie where the log is to be.
 pub(crate) async fn init(
     data_dir: PathBuf,
     root: Option<RootSpec>,
@@ -89,10 +90,15 @@ pub(crate) async fn init(
     made.map_err(|source| file_failed("create", &data_dir, source))?;
     let paths = Paths::new(&data_dir);
     let _lock = lock(&paths)?;
+    if !has_store(&paths) {
+        // Before a store is made that would look like one.
+        require_free(&paths)?;
+    }
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Create)?);
     if !bootstrap(store.as_ref()).await?.slots.is_empty() {
         return Err(EngineError::AlreadyInitialized);
     }
+    require_free(&paths)?;
     let root_beside_data = root.is_none();
     let spec = root.unwrap_or_else(|| RootSpec::KeyFile(paths.default_root_key()));
     let spec = absolute(spec)?;
@@ -109,10 +115,7 @@ pub(crate) async fn init(
         keys::wrap_root_secret(&root_key, &seed, RootSecretPurpose::LogSigning, now)?,
     ];
 
-    // As long as the store has no root slot, a log in the directory is left over from an init that was killed.
-    for leftover in [paths.audit(), paths.journal()] {
-        remove_tree(&leftover)?;
-    }
+    keyrail_audit::clear(&paths.audit(), &paths.journal())?;
     let origin = format!("keyrail/{}", hex::encode(random::array::<8>()?));
     let log_keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
     let verifier = Log::create(&LogOptions::new(paths.audit(), paths.journal(), origin.clone()), &log_keys)?;
@@ -202,11 +205,29 @@ async fn protect(
     Ok((slot, provider))
 }
 
-fn remove_tree(path: &Path) -> Result<(), EngineError> {
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(file_failed("remove", path, source)),
+/// Refuses a directory that holds more than an `init` leaves that was killed: it is somebody's, or evidence.
+fn require_free(paths: &Paths) -> Result<(), EngineError> {
+    match keyrail_audit::site(&paths.audit(), &paths.journal())? {
+        Site::Free => Ok(()),
+        Site::Log => Err(EngineError::LogWithoutStore),
+        Site::Foreign { path } => Err(EngineError::Invalid {
+            problem: format!("`{}` is there already, and no part of a new store", path.display()),
+            hint: "choose another --data-dir, or move it away; if a log of Keyrail is there, put its `store.sqlite` back",
+        }),
+    }
+}
+
+/// Whether there is more than an empty file: to open that would leave a write-ahead log beside it, and the store that is
+/// put back in its place would take that for its own.
+pub(crate) fn has_store(paths: &Paths) -> bool {
+    std::fs::metadata(paths.store()).is_ok_and(|found| found.len() > 0)
+}
+
+/// What there is in place of a store: nothing, or a log whose store is gone.
+pub(crate) fn no_store(paths: &Paths) -> EngineError {
+    match keyrail_audit::site(&paths.audit(), &paths.journal()) {
+        Ok(Site::Log) => EngineError::LogWithoutStore,
+        _ => EngineError::NotInitialized,
     }
 }
 
@@ -245,8 +266,8 @@ pub(crate) async fn unseal(
     refusals: Arc<Refusals>,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let mode = if access == Access::Write { OpenMode::Write } else { OpenMode::Read };
-    if !paths.store().exists() {
-        return Err(EngineError::NotInitialized);
+    if !has_store(paths) {
+        return Err(no_store(paths));
     }
     let store = Arc::new(SqliteStore::open(&paths.store(), mode)?);
     unseal_on(store, paths, access, provider, clock, metrics, refusals).await
@@ -263,7 +284,7 @@ pub(crate) async fn unseal_on(
     refusals: Arc<Refusals>,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let found = bootstrap(store.as_ref()).await?;
-    let row = found.slots.first().ok_or(EngineError::NotInitialized)?;
+    let row = found.slots.first().ok_or_else(|| no_store(paths))?;
     let slot = RootSlot::from_bytes(&row.slot)?;
     let root = blocking(|| provider.open(&slot))?;
     let secret = |purpose| {

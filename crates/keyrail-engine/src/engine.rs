@@ -104,11 +104,11 @@ impl Engine {
     /// Takes hold of a data directory; its store stays sealed.
     ///
     /// # Errors
-    /// [`EngineError::NotInitialized`], [`EngineError::InUse`], [`EngineError::File`].
+    /// [`EngineError::NotInitialized`], [`EngineError::LogWithoutStore`], [`EngineError::InUse`], [`EngineError::File`].
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let paths = Paths::new(&options.data_dir);
-        if !paths.store().exists() {
-            return Err(EngineError::NotInitialized);
+        if !bootstrap::has_store(&paths) {
+            return Err(bootstrap::no_store(&paths));
         }
         let lock = match options.access {
             Access::Write => Some(bootstrap::lock(&paths)?),

@@ -180,6 +180,9 @@ pub enum EngineError {
     /// There is no store.
     #[error("the data directory holds no store")]
     NotInitialized,
+    /// There is a log, and its store is gone.
+    #[error("the data directory holds a log and no store")]
+    LogWithoutStore,
     /// Another process writes to the data directory.
     #[error("another process uses the data directory")]
     InUse,
@@ -294,6 +297,7 @@ impl EngineError {
             Self::Key(_) => "key_state",
             Self::Log(_) => "log_failed",
             Self::LogOlder { .. } => "log_older",
+            Self::LogWithoutStore => "log_without_store",
             Self::NotCiphertext => "not_ciphertext",
             Self::NotFound { .. } => "not_found",
             Self::NotInitialized => "not_initialized",
@@ -344,7 +348,7 @@ impl EngineError {
             | Self::WriteWindowOpen { .. } => Fault::Policy,
             Self::Contended | Self::TooManyFailures => Fault::Load,
             Self::Unauthenticated => Fault::Unauthenticated,
-            Self::LogOlder { .. } | Self::Unopenable => Fault::StoredData,
+            Self::LogOlder { .. } | Self::LogWithoutStore | Self::Unopenable => Fault::StoredData,
             Self::Store(error) => store_fault(error),
             Self::Root(error) => root_fault(error),
             Self::AuditUnavailable(_)
@@ -413,10 +417,8 @@ impl EngineError {
             Self::LogOlder { .. } => {
                 "an older copy of the log was put in place; restore log and store from the same backup"
             }
-            Self::IdempotencyConflict { same: false } => "use a new idempotency key for a new request",
-            Self::IdempotencyConflict { same: true } => {
-                "look for what was made, revoke it if it is a token, and ask again under a new idempotency key"
-            }
+            Self::LogWithoutStore => "put `store.sqlite` back, or choose another --data-dir: the log is evidence",
+            Self::IdempotencyConflict { same } => idempotency_hint(*same),
             Self::Campaign(_) => "`keyrail campaign status` tells how far it is",
             Self::ClockJumped { .. } => "correct the clock, then ask for destruction again",
             Self::Bug { .. } => "please report it",
@@ -432,6 +434,14 @@ impl EngineError {
             Self::TooLarge { .. } => "send it in smaller parts",
         };
         Some(hint.to_owned())
+    }
+}
+
+fn idempotency_hint(same: bool) -> &'static str {
+    if same {
+        "look for what was made, revoke it if it is a token, and ask again under a new idempotency key"
+    } else {
+        "use a new idempotency key for a new request"
     }
 }
 

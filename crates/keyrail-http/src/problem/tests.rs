@@ -57,6 +57,7 @@ fn engine_errors() -> Vec<EngineError> {
         E::Key(KeyError::TooManyVersions { max: 1_000 }),
         E::Log(LogError::Closed),
         E::LogOlder { found: 5, remembered: 9 },
+        E::LogWithoutStore,
         E::NotCiphertext,
         E::NotFound { what: "key", name: "acme/prod/crm/nothing".to_owned() },
         E::NotInitialized,

@@ -16,6 +16,7 @@ mod campaign;
 mod cli;
 mod client;
 mod help;
+mod init;
 mod interop;
 mod kills;
 mod leaks;
