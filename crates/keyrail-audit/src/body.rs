@@ -82,13 +82,11 @@ pub(crate) struct Records {
     each: Vec<(usize, Hashes)>,
 }
 
-/// How many bytes of room are made ahead at most: what waits to be published keeps the room that it was made with.
-const ROOM_LEN_MAX: usize = FRAME_LEN_MAX;
-
 impl Records {
-    /// Room for as many as there were before, if they fit into one frame.
+    /// Room for as many as there were before, if they fit into one frame: what waits to be published keeps the room that it
+    /// was made with.
     pub(crate) fn like(former: &Self) -> Self {
-        if former.bytes.len() > ROOM_LEN_MAX {
+        if former.bytes.len() > FRAME_LEN_MAX {
             return Self::default();
         }
         Self { bytes: Vec::with_capacity(former.bytes.len()), each: Vec::with_capacity(former.each.len()) }
@@ -249,8 +247,8 @@ mod tests {
     #[test]
     fn pieces_and_what_comes_after_a_full_queue_hold_little_more_than_their_bytes() {
         let all = (0..200).map(|_| Record { salt: [0; SALT_LEN], body: vec![b'x'; 100_000] }).collect::<Records>();
-        assert!(all.bytes().len() > 2 * ROOM_LEN_MAX);
-        assert!(Records::like(&all).bytes.capacity() <= ROOM_LEN_MAX);
+        assert!(all.bytes().len() > 2 * FRAME_LEN_MAX);
+        assert!(Records::like(&all).bytes.capacity() <= FRAME_LEN_MAX);
         assert!(Records::like(&(0..6).map(record).collect()).bytes.capacity() > 0, "a usual batch makes room");
         let (len, pieces) = (all.bytes().len(), all.in_pieces(FRAME_LEN_MAX).collect::<Vec<_>>());
         assert_eq!(pieces.len(), 3);
