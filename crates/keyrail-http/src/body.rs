@@ -1,11 +1,13 @@
 //! Bodies: how long they may be, how long they may take, who may send long ones, and how much of them is held at once.
 
+use std::sync::Arc;
+
 use axum::BoxError;
 use axum::body::{Bytes, HttpBody};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
 use keyrail_engine::EngineError;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::call::Call;
 use crate::problem::{Problem, RequestRefusal};
@@ -18,11 +20,11 @@ const STRANGER_BODY_LEN_MAX: usize = 64 * 1024;
 const BODIES_KIB_MAX: usize = 256 * 1024;
 
 /// The room for long bodies.
-pub(crate) struct Room(Semaphore);
+pub(crate) struct Room(Arc<Semaphore>);
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Semaphore::new(BODIES_KIB_MAX))
+        Self(Arc::new(Semaphore::new(BODIES_KIB_MAX)))
     }
 }
 
@@ -52,7 +54,9 @@ async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
     if let Some(len) = told.filter(|len| *len > max) {
         return Err(too_large(len));
     }
-    let _room = admit(call, service, told.unwrap_or(max)).await?;
+    let room = admit(call, service, told.unwrap_or(max)).await?;
+    // What was read lives on in the operation, which may wait for the disk. Who calls from this process reads alone.
+    let _local = room.and_then(|room| call.keep(room));
     let reading = Limited::new(body, max).collect();
     let bytes = match call.read_by() {
         Some(deadline) => tokio::time::timeout_at(deadline, reading).await,
@@ -63,7 +67,7 @@ async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
 }
 
 /// A long body is read only for a caller with a valid token, and while there is room for it.
-async fn admit<'a>(call: &Call, service: &'a Shared, len: usize) -> Result<Option<SemaphorePermit<'a>>, Problem> {
+async fn admit(call: &Call, service: &Shared, len: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
     if len <= STRANGER_BODY_LEN_MAX {
         return Ok(None);
     }
@@ -73,7 +77,7 @@ async fn admit<'a>(call: &Call, service: &'a Shared, len: usize) -> Result<Optio
         return Err(Problem::of(&error));
     }
     let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
-    service.room().0.try_acquire_many(kib).map(Some).map_err(|_| Problem::request(RequestRefusal::Busy))
+    service.room().0.clone().try_acquire_many_owned(kib).map(Some).map_err(|_| Problem::request(RequestRefusal::Busy))
 }
 
 /// Whether a body may be JSON by what its headers say. Tools that send a body without being told what it is call it a
@@ -92,9 +96,16 @@ fn says_json(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail loudly")]
+
+    use axum::response::IntoResponse;
     use http::HeaderValue;
+    use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
+    use keyrail_engine::{Access, Engine, EngineOptions};
 
     use super::*;
+    use crate::call::{Arrival, new_request_id};
+    use crate::service::Service;
 
     #[test]
     fn what_may_be_json() {
@@ -108,6 +119,54 @@ mod tests {
         assert!(says("application/x-www-form-urlencoded"));
         for no in ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/jsonx", ""] {
             assert!(!says(no), "{no}");
+        }
+    }
+
+    /// The room is given back when the request is answered, and not when its body has come: the operation has it still.
+    #[tokio::test]
+    async fn the_room_of_a_body_is_held_until_the_request_is_answered() {
+        let dir = keyrail_testkit::TempDir::new().unwrap();
+        let data_dir = dir.join("D");
+        let made = Engine::init(data_dir.clone(), None, &Still).await.unwrap();
+        let options = EngineOptions { data_dir, access: Access::Write, clock: Arc::new(Still), assets: None };
+        let engine = Engine::open(options).unwrap();
+        engine.unseal().await.unwrap();
+        let service = Service::new(engine, false);
+        let bearer = HeaderValue::try_from(format!("Bearer {}", made.token.as_str())).unwrap();
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
+        let free = || service.room().0.available_permits();
+        let arrive = || {
+            let read_by = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+            Arrival::new(new_request_id().unwrap(), "here".into(), read_by)
+        };
+        let read = async |arrival: &Arc<Arrival>, len: usize| {
+            let call = Call::arrived(&headers, arrival).unwrap();
+            let max = BODIES_KIB_MAX * 1024;
+            body_bytes(&call, &headers, axum::body::Body::from(vec![b' '; len]), &service, max).await
+        };
+        let (long, short) = (arrive(), arrive());
+        assert!(read(&short, STRANGER_BODY_LEN_MAX).await.is_ok());
+        assert_eq!(free(), BODIES_KIB_MAX);
+        drop(read(&long, 100 * 1024).await.unwrap());
+        assert_eq!(free(), BODIES_KIB_MAX - 100);
+        let all = service.room().0.clone().try_acquire_many_owned((BODIES_KIB_MAX - 100) as u32).unwrap();
+        let refused = read(&arrive(), 100 * 1024).await;
+        assert_eq!(refused.unwrap_err().into_response().status(), http::StatusCode::SERVICE_UNAVAILABLE);
+        drop(long);
+        assert!(read(&arrive(), 100 * 1024).await.is_ok());
+        assert_eq!(free(), 100);
+        drop(all);
+    }
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_millis(1_700_000_000_000)
+        }
+
+        fn observe(&self) -> Observation {
+            Observation { boot: BootId([1; 16]), wall: self.now(), uptime_millis: 1 }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Who calls: what the headers say.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -12,6 +12,7 @@ use keyrail_core::id::RequestId;
 use keyrail_core::record::{ORIGIN_FIELD_LEN_MAX, Origin};
 use keyrail_crypto::random;
 use keyrail_engine::{Caller, Credential, Engine, EngineError};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -49,12 +50,14 @@ pub(crate) struct Arrival {
     pub(crate) read_by: Instant,
     /// Set when the engine is asked on its behalf: what becomes of it is the engine's to record from then on.
     heard: AtomicBool,
+    /// The room that its long body takes, until it is answered.
+    room: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Arrival {
     /// A request that comes in, of which nobody has heard yet.
     pub(crate) fn new(request: RequestId, from: Arc<str>, read_by: Instant) -> Arc<Self> {
-        Arc::new(Self { request, from, read_by, heard: AtomicBool::new(false) })
+        Arc::new(Self { request, from, read_by, heard: AtomicBool::new(false), room: OnceLock::new() })
     }
 }
 
@@ -68,6 +71,14 @@ impl Call {
     /// By when its body must have come, if somebody sends it.
     pub(crate) fn read_by(&self) -> Option<Instant> {
         self.arrival.as_ref().map(|arrival| arrival.read_by)
+    }
+
+    /// Keeps the room for its body until it is answered; gives it back if nobody sent it.
+    pub(crate) fn keep(&self, room: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+        match &self.arrival {
+            Some(arrival) => arrival.room.set(room).err(),
+            None => Some(room),
+        }
     }
 
     /// Leaves it to the engine to record the request.

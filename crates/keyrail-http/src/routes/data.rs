@@ -359,14 +359,9 @@ async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyI
 }
 
 async fn encrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
-    let bytes = match bytes {
-        Ok(bytes) => bytes,
-        Err(problem) => return problem.into_response(),
-    };
-    let items = match serde_json::from_slice::<EncryptBody<'_>>(&bytes) {
-        Ok(parsed) if parsed.items.len() > ITEMS_MAX => return too_many(call, parsed.items.len()),
-        Ok(parsed) => spread(parsed.items, encrypt_item),
-        Err(error) => return invalid_json(&error).under(call.request).into_response(),
+    let items = match encrypt_items(call, bytes) {
+        Ok(items) => items,
+        Err(response) => return *response,
     };
     let answered = run(service, call, Encrypt { key, items }).await;
     answered
@@ -400,6 +395,17 @@ async fn reencrypt(State(service): State<Shared>, call: Call, KeyInPath(key): Ke
         .into_response()
 }
 
+/// The items own their data: the body is gone when this returns.
+fn encrypt_items(call: &Call, bytes: Result<Bytes, Problem>) -> Result<Vec<Item<EncryptItem>>, Box<Response>> {
+    let bytes = bytes.map_err(|problem| Box::new(problem.into_response()))?;
+    match serde_json::from_slice::<EncryptBody<'_>>(&bytes) {
+        Ok(parsed) if parsed.items.len() > ITEMS_MAX => Err(Box::new(too_many(call, parsed.items.len()))),
+        Ok(parsed) => Ok(spread(parsed.items, encrypt_item)),
+        Err(error) => Err(Box::new(invalid_json(&error).under(call.request).into_response())),
+    }
+}
+
+/// As [`encrypt_items`].
 fn ciphertext_items(call: &Call, bytes: Result<Bytes, Problem>) -> Result<Vec<Item<CiphertextItem>>, Box<Response>> {
     let bytes = bytes.map_err(|problem| Box::new(problem.into_response()))?;
     match serde_json::from_slice::<CiphertextBody<'_>>(&bytes) {
