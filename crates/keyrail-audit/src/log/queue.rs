@@ -86,8 +86,9 @@ impl Queue {
         self.wanted = 1;
     }
 
+    /// Whether nothing more should come together. Who wants everything to be published, or the end, waits for nobody.
     pub(super) fn is_enough(&self) -> bool {
-        self.waiting.len() >= self.wanted
+        self.waiting.len() >= self.wanted || self.closing || !self.publish.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -196,8 +197,14 @@ mod tests {
         queue.push_publish(answer).unwrap();
         assert!(!queue.gathers());
         assert!(matches!(queue.next(), Some(Work::Publish(_))));
-        assert!(queue.gathers());
+        // Nor if they come while it gathers.
+        assert!(queue.gathers() && !queue.is_enough());
+        let (answer, _receiver) = oneshot::channel();
+        queue.push_publish(answer).unwrap();
+        assert!(queue.is_enough());
+        assert!(matches!(queue.next(), Some(Work::Publish(_))));
+        assert!(queue.gathers() && !queue.is_enough());
         queue.closing = true;
-        assert!(!queue.gathers());
+        assert!(!queue.gathers() && queue.is_enough());
     }
 }
