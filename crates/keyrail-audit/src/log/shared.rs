@@ -280,7 +280,9 @@ impl Shared {
     pub(super) fn recent(&self, first: u64, count: usize) -> (u64, Vec<Record>) {
         let state = self.state.lock();
         let first = first.max(state.published.size);
-        let records = state.unpublished.iter().flat_map(|unpublished| unpublished.records_from(first));
+        // Those before it are passed by the batch: each record of them would be a step under the lock.
+        let later = state.unpublished.iter().filter(|unpublished| unpublished.end() > first);
+        let records = later.flat_map(|unpublished| unpublished.records_from(first));
         (state.published.size, records.take(count).filter_map(|logged| logged.record()).collect())
     }
 
