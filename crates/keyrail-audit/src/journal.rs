@@ -26,7 +26,7 @@ pub(crate) const JOURNAL_LEN_MAX: u64 = 32 * 1024 * 1024;
 /// The most bytes of records in one frame: a full queue of the longest ones does not fit, so a commit may be several.
 pub(crate) const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 
-/// What a file is called until its edge is durable. A kill leaves it there, and the next attempt overwrites it.
+/// What a file is called until its edge is durable. A kill leaves it there, and the next start removes it.
 pub(crate) const TEMPORARY: &str = "beginning";
 
 /// A file grows by this many bytes at a time.
@@ -178,6 +178,12 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Removes a file that a killed writer did not come to name: it has the bodies of some records in it, and counts for
+/// nothing. For the writer alone.
+pub(crate) fn forget_begun(dir: &Path) {
+    files::discard(&dir.join(TEMPORARY));
 }
 
 /// Reads a journal file. `None` if it was begun and its edge is not whole, so that nothing can be in it.

@@ -174,6 +174,7 @@ impl Log {
             publisher.checkpoint(&keys.seed, &key)?;
             publisher.sweep_stale()?;
         }
+        journal::forget_begun(&options.journal_dir);
         let journal = JournalFile::resume(&replay.path, &replay.last)?;
         let shared = Arc::new(Shared::new(&options, publisher.edge()));
         let publishing = Publishing { publisher, seed: keys.seed, key: key.clone() };

@@ -356,6 +356,25 @@ fn a_frame_longer_than_its_kind_is_refused() {
     }
 }
 
+/// A journal file that a killed writer did not come to name has bodies in it, and is nobody's.
+#[test]
+fn a_start_removes_a_journal_file_that_was_begun_only() {
+    for clean in [true, false] {
+        let test = TestLog::create();
+        let (log, _) = test.open();
+        log.append_blocking(body(0), Epoch(0)).unwrap();
+        let killed = test.copied();
+        log.close().unwrap();
+        let test = if clean { test } else { killed };
+        let begun = test.journal().join("beginning");
+        std::fs::write(&begun, body(0)).unwrap();
+        test.verify().unwrap();
+        assert!(begun.exists(), "who only reads leaves it");
+        let (log, recovered) = test.open();
+        assert_eq!((recovered.clean, log.size(), begun.exists()), (clean, 1, false));
+    }
+}
+
 /// What was read from the journal of a killed log is made durable before any of it is published.
 #[test]
 fn a_start_after_a_kill_syncs_the_journal_before_it_publishes() {
