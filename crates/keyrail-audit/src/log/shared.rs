@@ -121,6 +121,11 @@ impl Shared {
         self.append_wait_max
     }
 
+    #[cfg(test)]
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.lock().len()
+    }
+
     pub(super) fn set_epoch(&self, epoch: Epoch) {
         self.queue.lock().epoch = epoch;
     }

@@ -375,6 +375,45 @@ fn a_start_removes_a_journal_file_that_was_begun_only() {
     }
 }
 
+/// A batch of several frames, in which every third record is of an epoch that is over: each who waits hears of his own
+/// record.
+#[test]
+fn a_batch_of_frames_and_epochs_is_answered_record_by_record() {
+    let test = TestLog::create();
+    let (log, _) = test.open();
+    log.set_epoch(Epoch(1));
+    // The writer takes the first record and cannot go on; meanwhile the others come together.
+    let held = log.0.shared.state.lock();
+    let first = log.enqueue(body(0), Epoch(1), Place::Usual).unwrap();
+    while log.0.shared.queue_len() > 0 {
+        std::thread::yield_now();
+    }
+    let long = |number: u8| vec![number; BODY_LEN_MAX - usize::from(number)];
+    let begin = |number: u8| {
+        let epoch = Epoch(if number.is_multiple_of(3) { 1 } else { 2 });
+        (number, log.enqueue(long(number), epoch, Place::Usual).unwrap())
+    };
+    let waiting: Vec<_> = (1..=20).map(begin).collect();
+    log.set_epoch(Epoch(2));
+    drop(held);
+    assert_eq!(first.blocking_recv().unwrap().unwrap().index, 0);
+    let mut acknowledged = 1;
+    for (number, receiver) in waiting {
+        let answer = receiver.blocking_recv().unwrap();
+        if number.is_multiple_of(3) {
+            assert_eq!(answer, Err(AppendError::Fenced), "{number}");
+        } else {
+            let index = answer.unwrap().index;
+            assert_eq!(index, acknowledged, "{number}");
+            assert!(log.read(index, 1).unwrap()[0].body == long(number), "{number}: another record is at its place");
+            acknowledged += 1;
+        }
+    }
+    assert_eq!((acknowledged, log.size()), (15, 15));
+    // The edge, the mark of the clean end, the first record, and 14 MiB in frames of 8; the last place is the end.
+    assert_eq!(test.frames().len(), 6);
+}
+
 /// What was read from the journal of a killed log is made durable before any of it is published.
 #[test]
 fn a_start_after_a_kill_syncs_the_journal_before_it_publishes() {

@@ -37,23 +37,31 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Running = tokio::task::JoinHandle<Result<keyrail_audit::Position, AppendError>>;
 
+/// No two are alike.
+fn body(epoch: u64, number: u64) -> Vec<u8> {
+    [epoch.to_be_bytes(), number.to_be_bytes()].concat()
+}
+
 async fn history(log: &Log, steps: Vec<Step>) {
     let mut newest = 3;
     log.set_epoch(Epoch(newest));
-    let mut running: Vec<(u64, u64, Running)> = Vec::new();
+    let (mut running, mut bodies): (Vec<(u64, Vec<u8>, Running)>, u64) = (Vec::new(), 0);
     let mut ended = Vec::new();
     for step in steps {
         match step {
             Step::Begin(behind) => {
                 let (log, epoch) = (log.clone(), newest - behind);
-                let begun = tokio::spawn(async move { log.append(epoch.to_be_bytes().to_vec(), Epoch(epoch)).await });
+                let body = body(epoch, bodies);
+                bodies += 1;
+                let appended = body.clone();
+                let begun = tokio::spawn(async move { log.append(appended, Epoch(epoch)).await });
                 // Lets it reach the queue or not, as the scheduler likes.
                 tokio::task::yield_now().await;
-                running.push((epoch, newest, begun));
+                running.push((epoch, body, begun));
             }
             Step::Await(ago) if ago < running.len() => {
-                let (epoch, at, begun) = running.remove(running.len() - 1 - ago);
-                ended.push((epoch, at, begun.await.unwrap()));
+                let (epoch, body, begun) = running.remove(running.len() - 1 - ago);
+                ended.push((epoch, body, begun.await.unwrap()));
             }
             Step::Await(_) => {}
             Step::Fence => {
@@ -65,20 +73,24 @@ async fn history(log: &Log, steps: Vec<Step>) {
             }
         }
     }
-    for (epoch, at, begun) in running {
-        ended.push((epoch, at, begun.await.unwrap()));
-    }
-    for (epoch, at, result) in ended {
-        match result {
-            Ok(_) => {}
-            Err(error) => {
-                assert!(error == AppendError::Fenced && epoch < newest, "{error} under {epoch}, begun at {at}")
-            }
-        }
+    for (epoch, body, begun) in running {
+        ended.push((epoch, body, begun.await.unwrap()));
     }
     let records = log.read(0, usize::MAX).unwrap();
+    let mut acknowledged = 0;
+    for (epoch, body, result) in ended {
+        match result {
+            Ok(position) => {
+                let found = &records[usize::try_from(position.index).unwrap()].body;
+                assert_eq!(*found, body, "another record is at its place");
+                acknowledged += 1;
+            }
+            Err(error) => assert!(error == AppendError::Fenced && epoch < newest, "{error} under {epoch}"),
+        }
+    }
+    assert_eq!(records.len(), acknowledged, "who was refused has a record");
     let epochs: Vec<u64> =
-        records.iter().map(|record| u64::from_be_bytes(record.body[..].try_into().unwrap())).collect();
+        records.iter().map(|record| u64::from_be_bytes(record.body[..8].try_into().unwrap())).collect();
     assert!(epochs.is_sorted(), "a record of an older epoch stands behind a newer one: {epochs:?}");
 }
 
