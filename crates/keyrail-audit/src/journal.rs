@@ -186,7 +186,8 @@ pub(crate) fn forget_begun(dir: &Path) {
     files::discard(&dir.join(TEMPORARY));
 }
 
-/// Reads a journal file. `None` if it was begun and its edge is not whole, so that nothing can be in it.
+/// Reads a journal file. `None` if it was begun and its edge is not whole, so that nothing can be in it: former builds
+/// named a file before its edge was durable, this one leaves none.
 pub(crate) fn replay(path: &Path, sequence: u64, key: Option<&MacKey>) -> Result<Option<Replayed>, LogError> {
     replay_bytes(&std::fs::read(path).map_err(failed("read", path))?, path, sequence, key)
 }
@@ -246,7 +247,7 @@ fn skip_gap(rest: &[u8], file_len: usize) -> Option<&[u8]> {
     is_zero(zeros).then_some(rest)
 }
 
-/// Whether a file without the magic is one whose first write was not finished.
+/// Whether a file without the magic is one whose first write was not finished, by a former build.
 fn is_begun(bytes: &[u8]) -> bool {
     bytes.get(..written_len(bytes)).is_some_and(|written| MAGIC.starts_with(written))
 }

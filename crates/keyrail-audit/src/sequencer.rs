@@ -164,7 +164,7 @@ impl Sequencer {
         match JournalFile::create(dir, self.sequence, &edge, &self.mac) {
             Ok(journal) => self.journal = Some(journal),
             Err(error) => {
-                // It may be there, begun or whole, and nothing is ever written to it.
+                // It may be there, whole, and nothing is ever written to it.
                 self.former.push(JournalFile::path_in(dir, self.sequence));
                 return Err(error);
             }

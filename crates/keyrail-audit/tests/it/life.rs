@@ -195,6 +195,7 @@ fn a_busy_log_publishes_full_bundles() {
 }
 
 /// A file that was begun and never used is removed under its own name, never together with one that is in use.
+/// Former builds named a file before its edge was durable.
 #[test]
 fn a_journal_file_that_was_begun_only_does_no_harm() {
     let test = TestLog::of(10);
