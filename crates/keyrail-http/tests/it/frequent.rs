@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keyrail_engine::{Access, Engine, EngineOptions};
 use keyrail_http::{Limits, Listener, Service, router};
 use keyrail_testkit::TempDir;
+use tokio::io::AsyncWriteExt;
 
 use crate::limits::{Served, Still, rest, send};
 
@@ -23,17 +24,26 @@ struct Asked<'a> {
     path: String,
     headers: String,
     body: &'a str,
+    /// Whether the body comes in pieces, and its length is not told before.
+    chunked: bool,
 }
 
 impl Asked<'_> {
     /// The status and the body of the answer, without what is another one each time.
     async fn of(&self, served: &Served) -> String {
-        let Self { method, path, headers, body } = self;
+        let Self { method, path, headers, body, chunked } = self;
         let len = body.len();
         let mut stream = served.connect().await;
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len}\r\n{headers}");
-        send(&mut stream, &format!("{head}\r\n{body}")).await;
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}");
+        let text = if *chunked {
+            let (one, other) = body.split_at(len / 2);
+            let pieces = format!("{:x}\r\n{one}\r\n{:x}\r\n{other}\r\n0\r\n\r\n", one.len(), other.len());
+            format!("{head}transfer-encoding: chunked\r\n\r\n{pieces}")
+        } else {
+            format!("{head}content-length: {len}\r\n\r\n{body}")
+        };
+        // Who is refused before his body was read finds the connection closed, with the answer in it.
+        let _refused = stream.write_all(text.as_bytes()).await;
         let said = rest(&mut stream).await;
         let (head, body) = said.split_once("\r\n\r\n").unwrap();
         let kept = |line: &&str| !["date: ", "x-request-id: "].iter().any(|start| line.starts_with(start));
@@ -46,7 +56,7 @@ impl Asked<'_> {
 }
 
 /// Requests as they should be, and with something wrong in each part.
-fn cases(token: &str) -> Vec<Asked<'static>> {
+fn cases<'a>(token: &str, sealed: &'a str, long: &'a str) -> Vec<Asked<'a>> {
     let good = r#"{"items":[{"plaintext":"aGVsbG8=","context":{"row":"1"}}]}"#;
     let (path, none) = (format!("{KEY}/encrypt"), String::new());
     let json = format!("{token}content-type: application/json\r\n");
@@ -63,7 +73,7 @@ fn cases(token: &str) -> Vec<Asked<'static>> {
             r#"{"items":[{"ciphertext":"kr1.x"}]}"#,
             r#"{"more":1}"#,
         ] {
-            cases.push(Asked { method: "POST", path: path.clone(), headers: json.clone(), body });
+            cases.push(Asked { method: "POST", path: path.clone(), headers: json.clone(), body, chunked: false });
         }
         for headers in [
             none.clone(),
@@ -73,9 +83,18 @@ fn cases(token: &str) -> Vec<Asked<'static>> {
             format!("{json}if-match: x\r\n"),
             format!("{json}idempotency-key: a\r\nidempotency-key: b\r\n"),
         ] {
-            cases.push(Asked { method: "POST", path: path.clone(), headers, body: good });
+            cases.push(Asked { method: "POST", path: path.clone(), headers, body: good, chunked: false });
         }
-        cases.push(Asked { method: "GET", path: path.clone(), headers: json.clone(), body: "" });
+        cases.push(Asked { method: "GET", path: path.clone(), headers: json.clone(), body: "", chunked: false });
+    }
+    let decrypt = format!("{KEY}/decrypt");
+    for (path, body) in [(&path, good), (&path, long), (&decrypt, sealed), (&decrypt, long)] {
+        // A length that is not told is a long body: without a token, or with one that is none, it is not read.
+        for headers in [json.clone(), none.clone(), "authorization: Bearer krt_x\r\n".to_owned()] {
+            for chunked in [false, true] {
+                cases.push(Asked { method: "POST", path: path.clone(), headers: headers.clone(), body, chunked });
+            }
+        }
     }
     for path in [
         format!("{path}?x=1"),
@@ -88,9 +107,20 @@ fn cases(token: &str) -> Vec<Asked<'static>> {
         path.replace("/crm", ""),
         path.replace("encrypt", "encryp"),
     ] {
-        cases.push(Asked { method: "POST", path, headers: json.clone(), body: good });
+        cases.push(Asked { method: "POST", path, headers: json.clone(), body: good, chunked: false });
     }
     cases
+}
+
+/// What asks to decrypt what was encrypted before.
+async fn sealed(served: &Served, token: &str) -> String {
+    let body = r#"{"items":[{"plaintext":"aGVsbG8=","context":{"row":"1"}}]}"#;
+    let mut stream = served.connect().await;
+    let head = format!("POST {KEY}/encrypt HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{token}");
+    send(&mut stream, &format!("{head}content-length: {}\r\n\r\n{body}", body.len())).await;
+    let said = rest(&mut stream).await;
+    let ciphertext = said.split_once("\"ciphertext\":\"").unwrap().1.split_once('"').unwrap().0;
+    serde_json::json!({"items": [{"ciphertext": ciphertext, "context": {"row": "1"}}]}).to_string()
 }
 
 #[tokio::test]
@@ -112,18 +142,22 @@ async fn both_ways_answer_alike() {
         ("/v1/apps", r#"{"path":"acme/prod/crm"}"#),
         ("/v1/keys", r#"{"name":"acme/prod/crm/pii","label":"internal"}"#),
     ] {
-        let asked = Asked { method: "POST", path: path.to_owned(), headers: token.clone(), body };
+        let asked = Asked { method: "POST", path: path.to_owned(), headers: token.clone(), body, chunked: false };
         let said = asked.of(&routed).await;
         assert!(said.starts_with("HTTP/1.1 20"), "{said}");
     }
 
-    let cases = cases(&token);
-    let mut done = 0;
+    let items = serde_json::json!({"items": [{"plaintext": "A".repeat(100_000), "context": {}}]});
+    let (long, sealed) = (items.to_string(), sealed(&routed, &token).await);
+    let cases = cases(&token, &sealed, &long);
+    let (mut done, mut opened) = (0, 0);
     for asked in &cases {
         let (one, other) = (asked.of(&direct).await, asked.of(&routed).await);
         assert_eq!(one, other, "{} {} {}", asked.method, asked.path, asked.body);
         done += usize::from(one.starts_with("HTTP/1.1 200"));
+        opened += usize::from(one.contains("\"plaintext\":\"aGVsbG8=\""));
     }
+    assert_eq!(opened, 2, "a ciphertext is opened, in one piece and in two");
     assert!((4..cases.len() / 2).contains(&done), "{done} of {}", cases.len());
     direct.end().await;
     routed.end().await;
