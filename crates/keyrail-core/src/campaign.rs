@@ -147,10 +147,16 @@ impl Campaign {
     /// Whether the database's files are to be scrubbed before it ends.
     ///
     /// Stores before schema 3 did not note it: a campaign that protects, is unfinished and never was scrubbed is due
-    /// whatever its row says. To scrub once too often does no harm.
+    /// whatever its row says, and so is a rollback that had made a step: it may have begun as one that protects. To
+    /// scrub once too often does no harm.
     pub fn is_scrub_due(&self) -> bool {
         let unfinished = self.state != CampaignState::Completed;
-        self.scrub_due || (unfinished && self.kind == CampaignKind::Protect && self.not_scrubbed.is_empty())
+        let may_protect = match self.kind {
+            CampaignKind::Protect => true,
+            CampaignKind::Rollback => self.generation > 1,
+            CampaignKind::Reencrypt | CampaignKind::Unprotect => false,
+        };
+        self.scrub_due || (unfinished && may_protect && self.not_scrubbed.is_empty())
     }
 }
 
@@ -266,6 +272,9 @@ mod tests {
             assert_eq!(row(CampaignKind::Protect, state).is_scrub_due(), state != S::Completed, "{state}");
             let scrubbed = Campaign { not_scrubbed: vec!["copies".to_owned()], ..row(CampaignKind::Protect, state) };
             assert!(!scrubbed.is_scrub_due(), "{state}");
+            // One that was turned around there is a rollback now, in its second generation or a later one.
+            let turned = Campaign { generation: 2, ..row(CampaignKind::Rollback, state) };
+            assert_eq!(turned.is_scrub_due(), state != S::Completed, "{state}");
             for kind in [CampaignKind::Reencrypt, CampaignKind::Rollback, CampaignKind::Unprotect] {
                 assert!(!row(kind, state).is_scrub_due(), "{kind} {state}");
                 assert!(Campaign { scrub_due: true, ..row(kind, state) }.is_scrub_due(), "{kind} {state}");

@@ -1,6 +1,8 @@
 //! Retirement: what stands in its way, as a pure function of the evidence.
 
 use crate::access::Action;
+use crate::campaign::CampaignState;
+use crate::id::CampaignId;
 use crate::key::DataKeyVersion;
 use crate::lifecycle::VersionState;
 use crate::name::{Name, VersionNumber};
@@ -14,8 +16,8 @@ pub struct AssetEvidence {
     pub asset: Name,
     /// Cells under the version, or why they could not be counted.
     pub census: Result<AssetCount, CensusFailure>,
-    /// Whether a campaign on the asset is not finished.
-    pub campaign_open: bool,
+    /// A campaign on the asset that is not finished, and how far it is.
+    pub open_campaign: Option<(CampaignId, CampaignState)>,
 }
 
 /// Cells of one asset.
@@ -56,10 +58,14 @@ pub enum Obstacle {
         damaged: u64,
     },
     /// A campaign on the asset is not finished.
-    #[error("a campaign on asset `{asset}` is not finished")]
+    #[error("a campaign on asset `{asset}` is {state} and not finished")]
     CampaignOpen {
         /// The asset.
         asset: Name,
+        /// The campaign.
+        id: CampaignId,
+        /// How far it is.
+        state: CampaignState,
     },
     /// The asset could not be counted.
     #[error("asset `{asset}` could not be counted")]
@@ -99,7 +105,10 @@ impl Obstacle {
                     "run `keyrail campaign start {asset}`, and look at the damaged ones with `keyrail asset census {asset}`"
                 )
             }
-            Self::CampaignOpen { .. } => "let it finish: `keyrail campaign status`".to_owned(),
+            Self::CampaignOpen { id, state: CampaignState::Running, .. } => {
+                format!("let it finish: `keyrail campaign status {id}` tells how far it is")
+            }
+            Self::CampaignOpen { id, .. } => format!("let it go on: `keyrail campaign resume {id}`"),
             Self::NotCounted { asset } => format!("make it reachable and run `keyrail asset census {asset}`"),
             Self::OutsideUse { principal, .. } => {
                 format!(
@@ -181,8 +190,7 @@ fn asset_obstacle(evidence: &AssetEvidence) -> Option<Obstacle> {
     match evidence.census {
         Err(CensusFailure) => Some(Obstacle::NotCounted { asset }),
         Ok(AssetCount { left, damaged }) if left > 0 => Some(Obstacle::ValuesLeft { asset, left, damaged }),
-        Ok(_) if evidence.campaign_open => Some(Obstacle::CampaignOpen { asset }),
-        Ok(_) => None,
+        Ok(_) => evidence.open_campaign.map(|(id, state)| Obstacle::CampaignOpen { asset, id, state }),
     }
 }
 

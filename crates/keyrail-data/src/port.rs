@@ -40,7 +40,8 @@ impl AssetPort for Port {
 
 async fn of_asset(open: &Arc<Unsealed>, asset: &Asset, key: &KeyName, kid: Kid) -> Result<AssetEvidence, EngineError> {
     let campaigns = open.state().campaigns_of(&asset.id).await?;
-    let campaign_open = campaigns.iter().any(|campaign| campaign.state != CampaignState::Completed);
+    let open_campaign = campaigns.iter().find(|campaign| campaign.state != CampaignState::Completed);
+    let open_campaign = open_campaign.map(|campaign| (campaign.id, campaign.state));
     let census = match census_of(open, asset, key).await {
         Ok((_, census)) => {
             let damaged = census.damaged_by_version.get(&kid).copied().unwrap_or(0);
@@ -51,5 +52,5 @@ async fn of_asset(open: &Arc<Unsealed>, asset: &Asset, key: &KeyName, kid: Kid) 
             Err(CensusFailure)
         }
     };
-    Ok(AssetEvidence { asset: asset.name.clone(), census, campaign_open })
+    Ok(AssetEvidence { asset: asset.name.clone(), census, open_campaign })
 }

@@ -26,7 +26,8 @@ fn version(state: VersionState, fenced_at: Option<i64>) -> DataKeyVersion {
 }
 
 fn asset(left: u64, damaged: u64, campaign_open: bool) -> AssetEvidence {
-    AssetEvidence { asset: "people".parse().unwrap(), census: Ok(AssetCount { left, damaged }), campaign_open }
+    let open_campaign = campaign_open.then(|| (CampaignId::from_bytes([7; 16]), CampaignState::Paused));
+    AssetEvidence { asset: "people".parse().unwrap(), census: Ok(AssetCount { left, damaged }), open_campaign }
 }
 
 fn uncounted() -> AssetEvidence {
@@ -104,6 +105,17 @@ fn what_stands_in_the_way_of_retirement() {
         let found = obstacles(&version(state, Some(0)), &assets, &outside, &acknowledged);
         assert_eq!(found.iter().map(word).collect::<Vec<_>>(), want, "{name}");
         assert!(found.iter().all(|obstacle| !obstacle.hint().is_empty()), "{name}");
+    }
+}
+
+/// Nothing but a running campaign goes on by itself.
+#[test]
+fn an_open_campaign_is_named_with_what_takes_it_on() {
+    let id = CampaignId::from_bytes([7; 16]);
+    for &state in CampaignState::ALL {
+        let hint = Obstacle::CampaignOpen { asset: "people".parse().unwrap(), id, state }.hint();
+        let verb = if state == CampaignState::Running { "status" } else { "resume" };
+        assert!(hint.contains(&format!("`keyrail campaign {verb} {id}`")), "{state}: {hint}");
     }
 }
 

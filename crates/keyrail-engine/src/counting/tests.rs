@@ -39,7 +39,7 @@ impl AssetPort for SlowAssets {
         create(&self.open.upgrade().unwrap(), &format!("meanwhile-{number}")).await.1.unwrap();
         let census = Ok(AssetCount { left: 0, damaged: 0 });
         let asset = "people".parse().unwrap();
-        Ok(vec![AssetEvidence { asset, census, campaign_open: false }])
+        Ok(vec![AssetEvidence { asset, census, open_campaign: None }])
     }
 }
 

@@ -83,7 +83,7 @@ impl Evidence {
             asset: row.asset.clone(),
             left: row.census.ok().map(|count| count.left),
             damaged: row.census.ok().map(|count| count.damaged),
-            campaign_open: row.campaign_open,
+            campaign_open: row.open_campaign.is_some(),
         };
         let usage = |row: &OutsideUse| OutsideView {
             principal: row.principal.clone(),

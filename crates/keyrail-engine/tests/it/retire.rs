@@ -460,7 +460,7 @@ struct Locked(std::path::PathBuf);
 impl AssetPort for Locked {
     async fn evidence(&self, _: DataKeyId, _: Kid) -> Result<Vec<AssetEvidence>, EngineError> {
         let census = if self.0.exists() { Err(CensusFailure) } else { Ok(AssetCount { left: 0, damaged: 0 }) };
-        Ok(vec![AssetEvidence { asset: "people".parse().unwrap(), census, campaign_open: false }])
+        Ok(vec![AssetEvidence { asset: "people".parse().unwrap(), census, open_campaign: None }])
     }
 }
 
