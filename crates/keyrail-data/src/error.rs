@@ -26,6 +26,12 @@ pub enum AssetError {
     /// The database cannot be opened.
     #[error("the database cannot be opened")]
     Open(#[source] DriverError),
+    /// There is no such file.
+    #[error("there is no file `{path}`")]
+    NoFile {
+        /// Where it was looked for.
+        path: String,
+    },
     /// There is no such table, or no such column in it.
     #[error("there is no {what} `{name}`")]
     Absent {
@@ -127,11 +133,21 @@ impl AssetError {
         }
     }
 
+    /// That a database does not open: it is not there, or something else is wrong with it.
+    pub(crate) fn open(path: &std::path::Path, error: rusqlite::Error) -> Self {
+        match std::fs::metadata(path) {
+            Err(found) if found.kind() == std::io::ErrorKind::NotFound => {
+                Self::NoFile { path: path.display().to_string() }
+            }
+            _ => Self::Open(error.into()),
+        }
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Url { .. } => "asset_url",
-            Self::Open(_) => "asset_open",
+            Self::Open(_) | Self::NoFile { .. } => "asset_open",
             Self::Absent { .. } => "asset_absent",
             Self::Unfit { .. } => "asset_unfit",
             Self::Changed { .. } | Self::Moved => "asset_changed",
@@ -156,7 +172,7 @@ impl AssetError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Url { .. } | Self::JsonPath { .. } | Self::TooLong { .. } | Self::Unfit { .. } => Fault::Caller,
-            Self::Absent { .. } => Fault::Absent,
+            Self::Absent { .. } | Self::NoFile { .. } => Fault::Absent,
             Self::Damaged(_) | Self::Unopened { .. } => Fault::StoredData,
             Self::NotVerified { .. } => Fault::Bug,
             Self::Before(error) => error.fault(),
@@ -171,6 +187,7 @@ impl AssetError {
             Self::Before(error) => return error.hint().unwrap_or_default(),
             Self::Url { .. } => "write it like sqlite:/srv/app/data.sqlite",
             Self::Open(_) => "check that the file is there, is a SQLite database, and may be read and written",
+            Self::NoFile { .. } => "check the path, and that the disk with it is there",
             Self::Absent { .. } => "check the name; `keyrail asset update` follows a renamed table or column",
             Self::Changed { .. } => {
                 "look at the table, correct the asset with `keyrail asset update`, then resume the campaign"

@@ -97,7 +97,7 @@ impl SqliteAsset {
     /// [`AssetError::Open`], [`AssetError::Absent`].
     pub fn open(path: &Path, spec: &AssetSpec) -> Result<Self, AssetError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::open(path, error))?;
         connection.busy_timeout(Duration::from_millis(BUSY_MILLIS_MAX)).map_err(classify)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         not_ours(&connection)?;

@@ -43,7 +43,7 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), AssetError> {
 /// and nothing beside the file belongs to its content, the file is taken as it is.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, AssetError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::Open(error.into()))?;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| AssetError::open(path, error))?;
     let tried = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     match tried {
         Ok(_) => Ok(connection),

@@ -24,7 +24,7 @@ pub struct Names {
 /// [`AssetError::Open`], [`AssetError::Unfinished`], and what else the database fails with.
 pub fn names(path: &Path, table: &str) -> Result<Names, AssetError> {
     let connection = open_to_read(path)?;
-    let own = "SELECT name FROM pragma_table_list(?1) WHERE schema = 'main'";
+    let own = "SELECT name FROM pragma_table_list(?1) WHERE schema = 'main' AND type = 'table'";
     let found: Option<String> = connection.query_row(own, [table], |row| row.get(0)).optional().map_err(classify)?;
     let columns = found.map(|name| columns(&connection, &name)).transpose()?;
     let columns = columns.map(|columns| columns.into_iter().map(|column| column.name).collect());

@@ -153,7 +153,7 @@ fn what_is_no_database_is_called_so() {
     let db = Db::new("CREATE TABLE t (id INTEGER PRIMARY KEY, v)");
     let spec = db.asset().spec;
     assert!(matches!(SqliteAsset::open(&path, &spec), Err(AssetError::Open(_))));
-    assert!(matches!(SqliteAsset::open(&dir.path().join("absent.sqlite"), &spec), Err(AssetError::Open(_))));
+    assert!(matches!(SqliteAsset::open(&dir.path().join("absent.sqlite"), &spec), Err(AssetError::NoFile { .. })));
     assert!(!dir.path().join("absent.sqlite").exists(), "nothing is made");
     assert!(matches!(copy_database(&path, &dir.path().join("copy.sqlite")), Err(AssetError::Open(_))));
 }
