@@ -102,6 +102,7 @@ pub(crate) async fn run(args: Quickstart, output: Output) -> Result<(), Failure>
     let names = Names::new()?;
     if let (Some(data), Some(table)) = (&args.data, &args.table) {
         // Before what a former run left is removed, and before anything is made.
+        require_outside(data, &place)?;
         names::require(data, table, &args.columns)?;
     }
     make_place(&place)?;
@@ -139,6 +140,24 @@ async fn execute<Op: Operation>(engine: &Engine, op: Op) -> Result<Op::Answer, F
     Ok(engine.execute(&Caller::new(Credential::LocalOperator)?, op).await?)
 }
 
+/// What lies in the quickstart's own directory would be removed before it is copied.
+fn require_outside(data: &Path, place: &Path) -> Result<(), Failure> {
+    match (data.canonicalize(), place.canonicalize()) {
+        (Ok(data), Ok(place)) if data.starts_with(&place) => Err(Failure::caller(
+            format!("`{}` lies in the quickstart's own directory, which every run makes anew", data.display()),
+            "copy it elsewhere first, and name the copy with --data",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with the database of somebody else; there is no campaign yet that could be resumed.
+fn unusable(error: keyrail_data::AssetError, data: &Path) -> Failure {
+    let mut failure = Failure::from(error.into_engine(&data.display().to_string()));
+    failure.hint = failure.hint.map(|hint| hint.replace(", then resume the campaign", ", then try again"));
+    failure
+}
+
 /// Makes the directory anew; what a former run left there goes.
 fn make_place(place: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir_all(place) {
@@ -157,7 +176,7 @@ fn prepare(place: &Path, args: Quickstart, told: &Told) -> Result<Job, Failure> 
         (Some(data), Some(table)) => {
             let database = place.join("copy.sqlite");
             let copied = keyrail_data::sqlite::copy_database(&data, &database);
-            copied.map_err(|error| error.into_engine(&data.display().to_string()))?;
+            copied.map_err(|error| unusable(error, &data))?;
             told.step(&format!("copied {} to {}", data.display(), database.display()));
             Ok(Job { database, table, columns: args.columns, made_up: false })
         }
@@ -338,7 +357,9 @@ fn summary(names: &Names, measured: &Measured, census: &CensusView, opened: u64,
 
 fn what_next(place: &Path, names: &Names, job: &Job) -> String {
     let dir = place.join("data");
-    let dir = dir.display();
+    let dir = quoted(&dir.display().to_string());
+    let table = if job.made_up { job.table.clone() } else { format!("\"{}\"", job.table.replace('"', "\"\"")) };
+    let database = quoted(&job.database.display().to_string());
     let program = program();
     let mut lines = vec![
         String::new(),
@@ -347,7 +368,7 @@ fn what_next(place: &Path, names: &Names, job: &Job) -> String {
         format!("  {program} --data-dir {dir} asset census {}", names.asset),
         format!("  {program} --data-dir {dir} audit show"),
         format!("  {program} --data-dir {dir} audit verify"),
-        format!("  sqlite3 {} 'SELECT * FROM {} LIMIT 3'", job.database.display(), job.table),
+        format!("  sqlite3 {database} {}", quoted(&format!("SELECT * FROM {table} LIMIT 3"))),
     ];
     if job.made_up {
         lines.push("Next, try it on a copy of your own database:".to_owned());
@@ -372,8 +393,13 @@ fn as_started(path: &Path, here: Option<&Path>) -> String {
         Some(inside) => inside.display().to_string(),
         None => path.display().to_string(),
     };
+    quoted(&text)
+}
+
+/// A word as a shell takes it for one.
+fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
-    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// A shared name of the opened store.
@@ -382,6 +408,37 @@ type Open = Arc<keyrail_engine::Unsealed>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A shell hands each path and each table on as it is called.
+    #[test]
+    fn the_next_lines_run_whatever_paths_and_tables_are_called() {
+        let place = std::env::temp_dir().join("it's a home");
+        for table in ["order", "my table", "a\"b", "it's"] {
+            let database = place.join("copy.sqlite");
+            let job = Job { database: database.clone(), table: table.to_owned(), columns: Vec::new(), made_up: false };
+            let told = what_next(&place, &Names::new().unwrap(), &job);
+            let words = |line: &str| {
+                let script = format!("set -- {line}; for word; do echo \"$word\"; done");
+                let ran = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+                String::from_utf8(ran.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+            };
+            let line = told.lines().find(|line| line.contains("sqlite3 ")).unwrap();
+            let sql = format!("SELECT * FROM \"{}\" LIMIT 3", table.replace('"', "\"\""));
+            assert_eq!(words(line), ["sqlite3", database.to_str().unwrap(), &sql]);
+            let connection = rusqlite::Connection::open_in_memory().unwrap();
+            connection.execute_batch(&format!("CREATE TABLE \"{}\" (v)", table.replace('"', "\"\""))).unwrap();
+            connection.prepare(&sql).unwrap();
+            let line = told.lines().find(|line| line.ends_with("audit show")).unwrap();
+            assert_eq!(words(line)[2], place.join("data").to_str().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_hint_before_there_is_a_campaign_names_none() {
+        let error = keyrail_data::AssetError::Busy(rusqlite::Error::QueryReturnedNoRows.into());
+        let hint = unusable(error, Path::new("shop.sqlite")).hint.unwrap();
+        assert_eq!(hint, "end the long transaction of the other connection, then try again");
+    }
 
     #[test]
     fn the_program_is_named_as_it_can_be_started_again() {

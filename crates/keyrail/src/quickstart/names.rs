@@ -14,7 +14,7 @@ const NAME_LEN_MAX: usize = 60;
 
 /// Refuses a table or a column that is not there, and says which ones are.
 pub(super) fn require(data: &Path, table: &str, columns: &[String]) -> Result<(), Failure> {
-    let found = names(data, table).map_err(|error| error.into_engine(&data.display().to_string()))?;
+    let found = names(data, table).map_err(|error| super::unusable(error, data))?;
     let absent = |title: String, hint: String| Err(Failure::new(Exit::Absent, "asset_absent", title, hint));
     let Some(there) = found.columns else {
         return absent(

@@ -149,7 +149,7 @@ fn a_table_that_cannot_be_protected_is_refused_with_what_to_do() {
         assert_eq!(said["error"]["code"], code);
         assert!(!said["error"]["hint"].as_str().unwrap().is_empty());
     }
-    assert_eq!(on_data(&place, &place.file("absent.sqlite"), "users", "name").code, 6);
+    assert_eq!(on_data(&place, &place.file("absent.sqlite"), "users", "name").code, 4);
     check(&on_data(&place, &path, "USERS", "NAME").json(), 0);
     check(&on_data(&place, &path, "users", "name").json(), 0);
 }
@@ -175,11 +175,33 @@ fn a_name_that_is_not_there_is_told_with_those_that_are() {
     assert!(!made.exists(), "nothing is made");
     check(&on_data(&place, &path, "users", "name").json(), 0);
     hint("nobody", "name");
+    shop.execute_batch("CREATE VIEW seen AS SELECT name FROM users").unwrap();
+    assert_eq!(hint("seen", "name"), "name one of its tables with --table: `users`");
     assert!(made.join("data").exists(), "what the former run left is there");
     let many: String = (0..300).map(|i| format!("CREATE TABLE t{i:03} (a);")).collect();
     shop.execute_batch(&many).unwrap();
     let listed = hint("nobody", "name");
     assert!(listed.ends_with("`t019` and 281 more"), "{listed}");
+}
+
+/// Every run makes its own directory anew: what lies there is not to be its input.
+#[test]
+fn a_database_in_its_own_directory_is_refused_and_stays() {
+    let place = Place::new();
+    let own = place.home.path().join(".local/share/keyrail/quickstart");
+    std::fs::create_dir_all(&own).unwrap();
+    let path = own.join("people.sqlite");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE people (id INTEGER PRIMARY KEY, name)").unwrap();
+    let link = place.file("link.sqlite");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for named in [&path, &link] {
+        let ran = on_data(&place, named, "people", "name");
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("copy it elsewhere first"), "{}", ran.stderr);
+        assert!(path.exists());
+    }
+    std::fs::copy(&path, place.file("copy.sqlite")).unwrap();
+    check(&on_data(&place, &place.file("copy.sqlite"), "people", "name").json(), 0);
 }
 
 #[test]
