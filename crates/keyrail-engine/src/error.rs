@@ -392,7 +392,7 @@ impl EngineError {
             Self::WriteWindowOpen { .. } => {
                 "a caller may still store what it was given; try again when the window is closed"
             }
-            Self::StillCounting => "ask again at once: the count goes on, and the request waits for it",
+            Self::StillCounting => "ask again in a few seconds: the count goes on, and the request waits for it",
             Self::DestroyWaiting { .. } => {
                 "keep the service running: only observed time counts, and `keyrail key reinstate` stops the countdown"
             }

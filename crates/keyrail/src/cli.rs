@@ -298,7 +298,7 @@ pub(crate) enum KeyCommand {
         /// Answer for the use of this principal outside every asset.
         #[arg(long, value_name = "PRINCIPAL")]
         acknowledge: Vec<String>,
-        /// How long to wait for the end of the label's write window, like 5m.
+        /// How long to wait for the end of the label's write window, from the first refusal on, like 5m; the request itself waits up to two minutes.
         #[arg(long, value_name = "TIME", default_value = "5m")]
         wait: String,
     },

@@ -19,7 +19,7 @@ use crate::cli::{Cli, Command, Global, Page};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;
-use crate::output::{Output, line, note, raw};
+use crate::output::{Output, line, line_once, note, raw};
 
 /// What stands in a path or query as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -105,9 +105,8 @@ async fn init(global: &Global, root: Option<&str>, output: Output) -> Result<(),
     let root = parsed.map_err(|error| Failure::caller(error.to_string(), "like keyfile:/media/usb/root.key"))?;
     let dir = data_dir(global)?;
     let made = Engine::init(dir.clone(), root, &SystemClock::new()).await?;
-    // The first opening puts the record of making it into the log.
-    let engine = crate::connect::open_engine(dir.clone(), Access::Write).await?;
-    engine.close().await?;
+    // The first opening puts the record of making it into the log. Whatever becomes of that, the token is told.
+    let opened = open_and_close(dir.clone()).await;
     if made.root_beside_data && !output.json {
         note(&format!("warning: the root key lies beside the data, in `{}`", dir.join("root.key").display()));
         note("hint: production keeps it on another disk: keyrail init --root keyfile:FILE");
@@ -126,9 +125,14 @@ async fn init(global: &Global, root: Option<&str>, output: Output) -> Result<(),
         )
     };
     let text = Zeroizing::new(text);
-    line(&text).map_err(|failure| {
+    let printed = line_once(&text).map_err(|failure| {
         failure.if_untold(
             "the store is made, and its owner's token is lost: `keyrail token create --role owner` makes another",
         )
-    })
+    });
+    printed.and(opened)
+}
+
+async fn open_and_close(dir: std::path::PathBuf) -> Result<(), Failure> {
+    Ok(crate::connect::open_engine(dir, Access::Write).await?.close().await?)
 }

@@ -14,6 +14,8 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     /// How long what is in the way lasts, where that is known.
     pub(crate) seconds_left: Option<u64>,
+    /// The id of the request, and of its record in the log if there is one.
+    pub(crate) request_id: Option<String>,
 }
 
 /// How a command ends.
@@ -43,7 +45,8 @@ impl Exit {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, code: &str, title: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { title: title.into(), code: code.to_owned(), hint: Some(hint.into()), exit, seconds_left: None }
+        let (title, code, hint) = (title.into(), code.to_owned(), Some(hint.into()));
+        Self { title, code, hint, exit, seconds_left: None, request_id: None }
     }
 
     pub(crate) fn caller(title: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -93,8 +96,8 @@ impl Failure {
             "dependency" => Exit::Dependency,
             _ => Exit::Bug,
         };
-        let seconds_left = problem.seconds_left;
-        Self { title: problem.title, code: problem.code, hint: problem.hint, exit, seconds_left }
+        let Problem { title, code, hint, seconds_left, request_id, .. } = problem;
+        Self { title, code, hint, exit, seconds_left, request_id }
     }
 
     /// The same, with another hint if what was done cannot be told.
@@ -107,7 +110,30 @@ impl Failure {
 
     /// As one JSON object on one line.
     pub(crate) fn json(&self) -> String {
-        serde_json::json!({"error": {"code": self.code, "title": self.title, "hint": self.hint}}).to_string()
+        let mut error = serde_json::json!({"code": self.code, "title": self.title, "hint": self.hint});
+        if let Some(fields) = error.as_object_mut() {
+            let known = self.request_id.as_ref().map(|id| ("request_id", serde_json::json!(id)));
+            let lasting = self.seconds_left.map(|seconds| ("seconds_left", serde_json::json!(seconds)));
+            fields.extend(known.into_iter().chain(lasting).map(|(name, value)| (name.to_owned(), value)));
+        }
+        serde_json::json!({ "error": error }).to_string()
+    }
+
+    /// As lines for people: what, what to do, and where to look if nobody knows what became of it.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("error: {}", self.title)];
+        lines.extend(self.hint.as_ref().map(|hint| format!("hint: {hint}")));
+        let id = self.request_id.as_ref().filter(|_| self.code == "indeterminate");
+        lines.extend(id.map(|id| format!("request id: {id}")));
+        lines
+    }
+
+    /// What a line lacks that ends before its command is named.
+    pub(crate) fn incomplete(help: &str) -> Self {
+        let usage = help.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).unwrap_or("keyrail");
+        let words: Vec<_> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<'])).collect();
+        let words = words.join(" ");
+        Self::caller(format!("`{words}` needs a command"), format!("`{words} --help` lists the commands"))
     }
 }
 
@@ -184,6 +210,21 @@ mod tests {
         assert_eq!(of(EngineError::InUse), 6);
         assert_eq!(of(EngineError::Bug { what: "it" }), 70);
         assert_eq!(Failure::bug("it").exit as u8, 70);
+    }
+
+    #[test]
+    fn who_does_not_know_what_became_of_it_is_told_where_to_look() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let failure = Failure::of(Problem::of(&EngineError::Indeterminate).under(id));
+        assert_eq!(failure.lines().last().unwrap(), &format!("request id: {id}"));
+        let said: serde_json::Value = serde_json::from_str(&failure.json()).unwrap();
+        assert_eq!(said["error"]["request_id"], id);
+        assert!(said["error"].get("seconds_left").is_none());
+        let failure = Failure::of(Problem::of(&EngineError::WriteWindowOpen { seconds_left: 259_200 }));
+        let said: serde_json::Value = serde_json::from_str(&failure.json()).unwrap();
+        assert_eq!(said["error"]["seconds_left"], 259_200);
+        assert!(said["error"].get("request_id").is_none());
+        assert_eq!(failure.lines().len(), 2);
     }
 
     #[test]

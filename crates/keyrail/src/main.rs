@@ -23,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use crate::cli::Cli;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::output::{Output, note, written};
 
 fn main() -> ExitCode {
@@ -44,18 +44,27 @@ fn main() -> ExitCode {
 
 /// The line is not understood, or help or the version was asked for.
 fn misread(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if !error.use_stderr() {
         let printed = written(error.print().and_then(|()| std::io::stdout().flush()));
-        let code = if error.use_stderr() { ExitCode::from(Exit::Caller as u8) } else { ExitCode::SUCCESS };
-        return printed.map_or_else(|failure| misread_as(&failure), |()| code);
+        return printed.map_or_else(|failure| misread_as(&failure), |()| ExitCode::SUCCESS);
     }
-    misread_as(&Failure::usage(&error.render().to_string()))
+    let text = error.render().to_string();
+    if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return misread_as(&Failure::usage(&text));
+    }
+    if !wants_json() {
+        note(&text);
+    }
+    misread_as(&Failure::incomplete(&text))
 }
 
 /// The line was not parsed, so its words are looked at.
+fn wants_json() -> bool {
+    std::env::args_os().any(|word| word == "--json")
+}
+
 fn misread_as(failure: &Failure) -> ExitCode {
-    let json = std::env::args_os().any(|word| word == "--json");
-    report(failure, Output { json });
+    report(failure, Output { json: wants_json() });
     ExitCode::from(failure.exit as u8)
 }
 
@@ -81,8 +90,5 @@ fn report(failure: &Failure, output: Output) {
         note(&failure.json());
         return;
     }
-    note(&format!("error: {}", failure.title));
-    if let Some(hint) = &failure.hint {
-        note(&format!("hint: {hint}"));
-    }
+    failure.lines().iter().for_each(|line| note(line));
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::failure::{Exit, Failure};
 
@@ -18,12 +19,24 @@ impl Output {
         let text = if self.json { answer.to_string() } else { render(answer) };
         line(text.trim_end())
     }
+
+    /// Prints an answer that is shown once and kept nowhere.
+    pub(crate) fn print_once(self, answer: &Value) -> Result<(), Failure> {
+        let text = Zeroizing::new(if self.json { answer.to_string() } else { render(answer) });
+        line_once(text.trim_end())
+    }
 }
 
 /// Prints a line; a reader that went away is no error of ours.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     written(writeln!(out, "{text}").and_then(|()| out.flush()))
+}
+
+/// Prints what is shown once: a reader that went away has lost it, and is told so.
+pub(crate) fn line_once(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| untold(&error))
 }
 
 /// Writes bytes as they are; a reader that went away is no error of ours.
@@ -35,14 +48,18 @@ pub(crate) fn raw(bytes: &[u8]) -> Result<(), Failure> {
 /// What became of standard output.
 pub(crate) fn written(done: std::io::Result<()>) -> Result<(), Failure> {
     match done {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
-            Exit::Dependency,
-            OUTPUT_FAILED,
-            format!("cannot write standard output: {error}"),
-            "check the disk or the program that reads; a change is made all the same, so look before you ask for it again",
-        )),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(untold(&error)),
         _ => Ok(()),
     }
+}
+
+fn untold(error: &std::io::Error) -> Failure {
+    Failure::new(
+        Exit::Dependency,
+        OUTPUT_FAILED,
+        format!("cannot write standard output: {error}"),
+        "check the disk or the program that reads; a change is made all the same, so look before you ask for it again",
+    )
 }
 
 /// The code of an answer that could not be written.

@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{AppCommand, DomainCommand, Global, LabelCommand, LabelSet, MasterCommand, TokenCommand};
 use crate::commands::{escaped, list, print};
+use crate::connect::Api;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::words::{count_or_none, seconds, seconds_or_none};
 
 pub(super) async fn domain(global: &Global, command: DomainCommand) -> Result<(), Failure> {
@@ -84,10 +86,13 @@ pub(super) async fn token(global: &Global, command: TokenCommand) -> Result<(), 
     match command {
         TokenCommand::Create { role, app, ttl } => {
             let body = json!({ "role": role, "app": app, "ttl_seconds": seconds(&ttl)? });
-            let made = print(global, Access::Write, Method::POST, "/v1/tokens", body).await;
-            made.map_err(|failure| {
+            let api = Api::connect(global, Access::Write).await?;
+            let made = api.send(Method::POST, "/v1/tokens", &body).await;
+            let closed = api.close().await;
+            let printed = Output { json: global.json }.print_once(&made?).map_err(|failure| {
                 failure.if_untold("a token is made and its text is lost: find it with `keyrail token list`, revoke it, and make another")
-            })
+            });
+            printed.and(closed)
         }
         TokenCommand::List(page) => list(global, "/v1/tokens", &page).await,
         TokenCommand::Revoke { id } => {

@@ -172,9 +172,9 @@ async fn follow(api: Api, global: &Global, started: CampaignView, what: &str) ->
     for left in &shown.not_scrubbed {
         note(&format!("warning: not scrubbed: {left}"));
     }
-    output.print(&told(&shown, output))?;
-    announced?;
-    ended(&shown)
+    let printed = output.print(&told(&shown, output));
+    // What the campaign left counts more than that it could not be told.
+    ended(&shown).and(announced).and(printed)
 }
 
 async fn run_here(

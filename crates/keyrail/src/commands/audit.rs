@@ -67,8 +67,11 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
     }
     let key = match named.public_key {
         Some(text) => key_of(text)?,
-        None => key_of(&Paths::new(data_dir(global)?).public_key().display().to_string())?,
+        None => written_key(&Paths::new(data_dir(global)?))?,
     };
+    for dir in [named.audit_dir, named.journal_dir].into_iter().flatten() {
+        std::fs::read_dir(dir).map_err(|error| Failure::file("read", dir, &error))?;
+    }
     let mut remembered = Vec::new();
     if let Some(path) = named.checkpoint {
         remembered.push(saved_head(path, &key)?);
@@ -198,6 +201,16 @@ fn key_of(text: &str) -> Result<VerifierKey, Failure> {
     }
     let content = std::fs::read_to_string(text).map_err(|_| wrong())?;
     content.trim().parse().map_err(|_| wrong())
+}
+
+/// The key that `init` wrote beside the store.
+fn written_key(paths: &Paths) -> Result<VerifierKey, Failure> {
+    let path = paths.public_key();
+    match std::fs::metadata(&path) {
+        Err(_) if !paths.store().exists() && !paths.audit().exists() => Err(EngineError::NotInitialized.into()),
+        Err(error) => Err(Failure::file("read", &path, &error)),
+        Ok(_) => key_of(&path.display().to_string()),
+    }
 }
 
 /// What the opened store knows of the log.

@@ -75,10 +75,18 @@ fn item_failure(error: &Value) -> Failure {
     let code = text("code").unwrap_or_default();
     let exit = match code.as_str() {
         "unopenable" => Exit::StoredData,
+        "crypto_failed" => Exit::Dependency,
         "version_unusable" => Exit::Refused,
         _ => Exit::Caller,
     };
-    Failure { title: text("title").unwrap_or_default(), code, hint: text("hint"), exit, seconds_left: None }
+    Failure {
+        title: text("title").unwrap_or_default(),
+        code,
+        hint: text("hint"),
+        exit,
+        seconds_left: None,
+        request_id: None,
+    }
 }
 
 pub(super) async fn encrypt(global: &Global, args: DataArgs) -> Result<(), Failure> {

@@ -62,51 +62,62 @@ pub(super) async fn run(global: &Global, command: KeyCommand) -> Result<(), Fail
 /// and a count that takes longer, up to a bound.
 async fn retire(global: &Global, name: &KeyVersionName, acknowledge: &[String], wait: &str) -> Result<(), Failure> {
     let output = Output { json: global.json };
-    let patience = Patience::of(wait)?;
+    let mut patience = Patience::of(wait)?;
     let api = Api::connect(global, Access::Write).await?;
-    if !output.json
-        && let Ok(evidence) = api.send(Method::GET, &version_path(name, "evidence"), &Value::Null).await
-    {
+    if !output.json {
         // Nothing is done yet, and whoever cannot see the evidence is not to retire on it.
-        output.print(&evidence)?;
+        match insist(&api, Method::GET, &version_path(name, "evidence"), &Value::Null, name, &mut patience).await {
+            Ok(evidence) => output.print(&evidence)?,
+            refused => return finish(api, refused, output).await,
+        }
     }
     let body = json!({ "acknowledge": acknowledge });
-    let answer = loop {
-        let failure = match api.send(Method::POST, &version_path(name, "retire"), &body).await {
-            Err(failure) => failure,
-            answer => break answer,
-        };
-        let told = format!("waiting: {}", failure.title);
-        match patience.pause(failure, name, Instant::now()) {
-            Ok(pause) => {
-                note(&told);
-                tokio::time::sleep(pause).await;
-            }
-            Err(failure) => break Err(failure),
-        }
-    };
+    let answer = insist(&api, Method::POST, &version_path(name, "retire"), &body, name, &mut patience).await;
     finish(api, answer, output).await
 }
 
-/// How long a retirement is waited for.
+/// Asks until there is an answer, or a failure that does not pass in time.
+async fn insist(
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: &Value,
+    name: &KeyVersionName,
+    patience: &mut Patience,
+) -> Result<Value, Failure> {
+    loop {
+        let failure = match api.send(method.clone(), path, body).await {
+            Err(failure) => failure,
+            answer => return answer,
+        };
+        let told = format!("waiting: {}", failure.title);
+        let pause = patience.pause(failure, name, Instant::now())?;
+        note(&told);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// How long a retirement is waited for, from the first refusal on: what a count takes before is not waiting.
 struct Patience {
-    until: Instant,
+    wait: Duration,
+    until: Option<Instant>,
 }
 
 impl Patience {
     fn of(wait: &str) -> Result<Self, Failure> {
-        let until = Instant::now().checked_add(Duration::from_secs(seconds(wait)?));
-        let until = until.ok_or_else(|| {
-            Failure::caller(format!("`{wait}` is longer than any clock counts"), "write a time like 5m, 12h or 30d")
-        })?;
-        Ok(Self { until })
+        let length = Duration::from_secs(seconds(wait)?);
+        if Instant::now().checked_add(length).is_none() {
+            let title = format!("`{wait}` is longer than any clock counts");
+            return Err(Failure::caller(title, "write a time like 5m, 12h or 30d"));
+        }
+        Ok(Self { wait: length, until: None })
     }
 
     /// How long to wait at `now` before the next attempt. Each attempt counts all assets of the key, so that a window is
     /// waited out as a whole.
     ///
     /// The failure itself, with a hint, if it does not pass by waiting, or lasts for longer than this command waits.
-    fn pause(&self, failure: Failure, name: &KeyVersionName, now: Instant) -> Result<Duration, Failure> {
+    fn pause(&mut self, failure: Failure, name: &KeyVersionName, now: Instant) -> Result<Duration, Failure> {
         let pause = match failure.code.as_str() {
             "write_window_open" => {
                 failure.seconds_left.map_or(WINDOW_STEP, |seconds| Duration::from_secs(seconds.max(1)))
@@ -114,7 +125,8 @@ impl Patience {
             "still_counting" => COUNT_STEP,
             _ => return Err(failure),
         };
-        if now.checked_add(pause).is_some_and(|then| then <= self.until) {
+        let until = *self.until.get_or_insert_with(|| now.checked_add(self.wait).unwrap_or(now));
+        if now.checked_add(pause).is_some_and(|then| then <= until) {
             return Ok(pause);
         }
         if failure.code == "still_counting" {
@@ -140,8 +152,10 @@ mod tests {
 
     /// Attempts at a version whose window closes after `window` seconds and whose count answers `counting` times late;
     /// gives how many there were and how long it took, or the failure.
-    fn attempts(patience: &Patience, window: u64, mut counting: u32) -> Result<(u32, u64), Failure> {
-        let begun = Instant::now();
+    fn attempts(wait: &str, window: u64, mut counting: u32) -> Result<(u32, u64), Failure> {
+        let mut patience = Patience::of(wait).unwrap();
+        // The first refusal may come long after the command began: its time counts from there.
+        let begun = Instant::now() + Duration::from_secs(86_400);
         let (mut tried, mut passed) = (0, Duration::ZERO);
         loop {
             tried += 1;
@@ -160,16 +174,20 @@ mod tests {
     /// Each attempt is a census of every asset.
     #[test]
     fn a_long_window_is_waited_out_between_two_attempts() {
-        let hour = Patience::of("1h").unwrap();
-        assert_eq!(attempts(&hour, 0, 0).unwrap(), (1, 0));
-        assert_eq!(attempts(&hour, 3_000, 0).unwrap(), (2, 3_000));
-        assert_eq!(attempts(&hour, 3_000, 3).unwrap(), (5, 3_015));
-        let refused = attempts(&hour, 3_700, 0).unwrap_err();
+        let hour = "1h";
+        assert_eq!(attempts(hour, 0, 0).unwrap(), (1, 0));
+        assert_eq!(attempts(hour, 3_000, 0).unwrap(), (2, 3_000));
+        assert_eq!(attempts(hour, 3_000, 3).unwrap(), (5, 3_015));
+        let refused = attempts(hour, 3_700, 0).unwrap_err();
         assert_eq!(refused.code, "write_window_open");
         assert!(refused.hint.unwrap().contains("again in 62m"));
-        let refused = attempts(&hour, 3_599, 3).unwrap_err();
+        let refused = attempts(hour, 3_599, 3).unwrap_err();
         assert_eq!((refused.code.as_str(), refused.hint.as_deref()), ("still_counting", Some("wait")));
-        let other = hour.pause(failure("retire_blocked", None), &"a/prod/b/c@1".parse().unwrap(), Instant::now());
+        let other = Patience::of(hour).unwrap().pause(
+            failure("retire_blocked", None),
+            &"a/prod/b/c@1".parse().unwrap(),
+            Instant::now(),
+        );
         assert_eq!(other.unwrap_err().code, "retire_blocked");
     }
 }

@@ -72,7 +72,7 @@ fn exit_codes_tell_whose_fault_it_is() {
         ("key retire acme/prod/crm/customer-pii@9", 4),
         ("token create --role app", 2),
         ("label set confidential --write-window soon", 2),
-        ("asset add a --url sqlite:/nothing/there.sqlite --table t --column c --key acme/prod/crm/customer-pii", 6),
+        ("asset add a --url sqlite:/nothing/there.sqlite --table t --column c --key acme/prod/crm/customer-pii", 4),
         ("campaign status 00000000000000000000000000000000", 4),
         ("nonsense", 2),
     ];

@@ -91,6 +91,89 @@ fn an_answer_that_cannot_be_written_is_an_error() {
     assert_eq!(said["error"]["code"], "output_failed");
 }
 
+/// What is shown once is lost with its reader, and that is told.
+#[test]
+fn a_token_whose_reader_went_away_is_told_as_lost() {
+    let place = Place::new();
+    for (line, hint) in [
+        ("init", "token create --role owner"),
+        ("token create --role auditor", "keyrail token list"),
+        ("token create --role auditor --json", "keyrail token list"),
+    ] {
+        let dir = place.data_dir();
+        let args: Vec<_> = ["--data-dir", dir.to_str().unwrap()].into_iter().chain(line.split(' ')).collect();
+        let mut command = place.command(&args);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = command.stdin(Stdio::null()).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(6), "{line}: {said}");
+        assert!(said.contains("cannot write standard output") && said.contains(hint), "{line}: {said}");
+    }
+    assert_eq!(place.ok("token list --json").json()["tokens"].as_array().unwrap().len(), 3, "they are made");
+}
+
+/// A line that stops short of its command.
+#[test]
+fn a_line_without_its_command_is_an_error_with_a_hint() {
+    let place = Place::new();
+    for (line, words) in [("key", "keyrail key"), ("audit", "keyrail audit")] {
+        let ran = place.run_with(&[line], b"");
+        assert_eq!((ran.code, ran.text().as_str()), (2, ""), "{line}");
+        assert!(
+            ran.stderr.contains(&format!("\nerror: `{words}` needs a command\nhint: `{words} --help`")),
+            "{}",
+            ran.stderr
+        );
+    }
+    for args in [&["--json"][..], &["key", "--json"]] {
+        let ran = place.run_with(args, b"");
+        assert_eq!(ran.code, 2);
+        let said: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert_eq!(said["error"]["code"], "usage", "{args:?}");
+        assert!(said["error"]["hint"].as_str().unwrap().contains("keyrail"), "{said}");
+    }
+}
+
+/// Nothing there is exit code 4, whatever is looked for.
+#[test]
+fn what_is_not_there_is_absent() {
+    let place = Place::new();
+    let absent = |ran: &crate::place::Ran| assert_eq!(ran.code, 4, "{}", ran.stderr);
+    for line in ["audit verify", "verify", "key list"] {
+        absent(&place.run(line));
+    }
+    place.with_key();
+    let nowhere = place.file("nowhere");
+    absent(&place.run(&format!("audit verify --audit-dir {}", nowhere.display())));
+    absent(&place.run(&format!("audit verify --journal-dir {}", nowhere.display())));
+    absent(&place.run(&format!("audit verify --checkpoint {}", nowhere.display())));
+    std::fs::remove_file(place.data_dir().join("log-public-key")).unwrap();
+    absent(&place.run("audit verify"));
+}
+
+/// What damage a campaign leaves counts more than that its answer cannot be written.
+#[test]
+fn a_campaign_that_leaves_values_says_so_on_a_full_disk() {
+    let place = Place::new();
+    place.with_key();
+    let app = Connection::open(place.file("app.sqlite")).unwrap();
+    app.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two')")
+        .unwrap();
+    let url = format!("sqlite:{}", place.file("app.sqlite").display());
+    place.ok(&format!("asset add t --url {url} --table t --column v --key acme/prod/crm/customer-pii"));
+    place.ok("asset protect t");
+    app.execute_batch("UPDATE t SET v = (SELECT v FROM t WHERE id = 1) WHERE id = 2").unwrap();
+    place.ok("key rotate acme/prod/crm/customer-pii");
+    let dir = place.data_dir();
+    let mut command = place.command(&["--data-dir", dir.to_str().unwrap(), "campaign", "start", "t"]);
+    command.stdin(Stdio::null()).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let ended = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(5), "{said}");
+    assert!(said.contains("keyrail asset census t"), "{said}");
+}
+
 /// A column may be called anything.
 #[test]
 fn names_in_quotes_may_hold_colons_commas_and_none() {
@@ -132,6 +215,13 @@ fn retiring_waits_no_longer_than_it_was_told() {
     assert!(refused.stderr.contains("write window"), "{}", refused.stderr);
     assert!(refused.stderr.contains("hint: ") && refused.stderr.contains("again in 3d"), "{}", refused.stderr);
     assert!(begun.elapsed() < Duration::from_secs(25), "it waited {:?}", begun.elapsed());
+    let refused = place.run("key retire acme/prod/crm/customer-pii@1 --wait 1s --json");
+    let said: serde_json::Value = serde_json::from_str(refused.stderr.lines().last().unwrap()).unwrap();
+    assert!(said["error"]["seconds_left"].as_u64().unwrap() > 250_000, "{said}");
+    assert_eq!(said["error"]["request_id"].as_str().unwrap().len(), 32, "{said}");
+    // Who cannot have the evidence does not retire on it.
+    let unknown = place.run("key retire acme/prod/crm/customer-pii@9");
+    assert_eq!(unknown.code, 4, "{}", unknown.stderr);
     for wait in ["soon", "10000000000000000000s"] {
         let misread = place.run(&format!("key retire acme/prod/crm/customer-pii@1 --wait {wait}"));
         assert_eq!(misread.code, 2, "{wait}: {}", misread.stderr);

@@ -276,7 +276,7 @@ fn every_exit_code_is_shown_by_a_command() {
         ("key show acme/prod/crm/nothing", 4, "not_found"),
         (
             "asset add a --url sqlite:/nothing/there --table t --column c --key acme/prod/crm/customer-pii",
-            6,
+            4,
             "asset_open",
         ),
     ] {
