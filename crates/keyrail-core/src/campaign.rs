@@ -147,16 +147,11 @@ impl Campaign {
     /// Whether the database's files are to be scrubbed before it ends.
     ///
     /// Stores before schema 3 did not note it: a campaign that protects, is unfinished and never was scrubbed is due
-    /// whatever its row says, and so is a rollback that had made a step: it may have begun as one that protects. To
-    /// scrub once too often does no harm.
+    /// whatever its row says. No other kind is due by that alone: to scrub locks out the application's writers and takes
+    /// room on its disk.
     pub fn is_scrub_due(&self) -> bool {
-        let unfinished = self.state != CampaignState::Completed;
-        let may_protect = match self.kind {
-            CampaignKind::Protect => true,
-            CampaignKind::Rollback => self.generation > 1,
-            CampaignKind::Reencrypt | CampaignKind::Unprotect => false,
-        };
-        self.scrub_due || (unfinished && may_protect && self.not_scrubbed.is_empty())
+        let protects = self.kind == CampaignKind::Protect && self.state != CampaignState::Completed;
+        self.scrub_due || (protects && self.not_scrubbed.is_empty())
     }
 }
 
@@ -272,9 +267,9 @@ mod tests {
             assert_eq!(row(CampaignKind::Protect, state).is_scrub_due(), state != S::Completed, "{state}");
             let scrubbed = Campaign { not_scrubbed: vec!["copies".to_owned()], ..row(CampaignKind::Protect, state) };
             assert!(!scrubbed.is_scrub_due(), "{state}");
-            // One that was turned around there is a rollback now, in its second generation or a later one.
-            let turned = Campaign { generation: 2, ..row(CampaignKind::Rollback, state) };
-            assert_eq!(turned.is_scrub_due(), state != S::Completed, "{state}");
+            // A rollback stores its place at the end of each pass, whatever it goes back from.
+            let further = Campaign { generation: 2, ..row(CampaignKind::Rollback, state) };
+            assert!(!further.is_scrub_due(), "{state}");
             for kind in [CampaignKind::Reencrypt, CampaignKind::Rollback, CampaignKind::Unprotect] {
                 assert!(!row(kind, state).is_scrub_due(), "{kind} {state}");
                 assert!(Campaign { scrub_due: true, ..row(kind, state) }.is_scrub_due(), "{kind} {state}");
