@@ -55,15 +55,22 @@ async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
         return Err(too_large(len));
     }
     let room = admit(call, service, told.unwrap_or(max)).await?;
-    // What was read lives on in the operation, which may wait for the disk. Who calls from this process reads alone.
-    let _local = room.and_then(|room| call.keep(room));
     let reading = Limited::new(body, max).collect();
     let bytes = match call.read_by() {
         Some(deadline) => tokio::time::timeout_at(deadline, reading).await,
         None => Ok(reading.await),
     };
     let bytes = bytes.map_err(|_| Problem::request(RequestRefusal::BodyTooSlow))?;
-    bytes.map(|collected| collected.to_bytes()).map_err(|_| too_large(max + 1))
+    let bytes = bytes.map_err(|_| too_large(max + 1))?.to_bytes();
+    // What was read lives on in the operation, which may wait for the disk. Who calls from this process reads alone. What
+    // a body of an untold length might have needed is given back.
+    let held = room.filter(|_| bytes.len() > STRANGER_BODY_LEN_MAX).and_then(|mut room| room.split(kib(bytes.len())));
+    let _local = held.and_then(|room| call.keep(room));
+    Ok(bytes)
+}
+
+fn kib(len: usize) -> usize {
+    len.div_ceil(1024)
 }
 
 /// A long body is read only for a caller with a valid token, and while there is room for it.
@@ -76,7 +83,7 @@ async fn admit(call: &Call, service: &Shared, len: usize) -> Result<Option<Owned
         call.hear();
         return Err(Problem::of(&error));
     }
-    let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
+    let kib = u32::try_from(kib(len)).unwrap_or(u32::MAX);
     service.room().0.clone().try_acquire_many_owned(kib).map(Some).map_err(|_| Problem::request(RequestRefusal::Busy))
 }
 
@@ -154,8 +161,35 @@ mod tests {
         assert_eq!(refused.unwrap_err().into_response().status(), http::StatusCode::SERVICE_UNAVAILABLE);
         drop(long);
         assert!(read(&arrive(), 100 * 1024).await.is_ok());
+        // A body whose length nobody told needs no more than what came.
+        let untold = async |arrival: &Arc<Arrival>, len: usize| {
+            let call = Call::arrived(&headers, arrival).unwrap();
+            let body = axum::body::Body::new(Untold(Some(Bytes::from(vec![b' '; len]))));
+            body_bytes(&call, &headers, body, &service, 100 * 1024).await
+        };
+        let (short, long) = (arrive(), arrive());
+        assert!(untold(&short, 500).await.is_ok());
+        assert_eq!(free(), 100);
+        assert!(untold(&long, 70 * 1024).await.is_ok());
+        assert_eq!(free(), 30);
+        drop(long);
         assert_eq!(free(), 100);
         drop(all);
+    }
+
+    /// A body of one frame that does not say how long it is.
+    struct Untold(Option<Bytes>);
+
+    impl HttpBody for Untold {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            std::task::Poll::Ready(self.0.take().map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+        }
     }
 
     struct Still;
