@@ -34,11 +34,13 @@ pub enum Site {
 pub fn site(audit_dir: &Path, journal_dir: &Path) -> Result<Site, LogError> {
     let path = audit_dir.join(CHECKPOINT);
     let mut foreign = other_than(audit_dir, std::slice::from_ref(&path))?;
-    match std::fs::read_to_string(&path).map(|note| Checkpoint::parse_unverified(&note)) {
-        Ok(Ok(checkpoint)) if checkpoint.size > 0 => return Ok(Site::Log),
-        Ok(Ok(_)) => {}
+    match std::fs::read(&path).map(|note| String::from_utf8(note).map(|note| Checkpoint::parse_unverified(&note))) {
+        Ok(Ok(Ok(checkpoint))) if checkpoint.size > 0 => return Ok(Site::Log),
+        Ok(Ok(Ok(_))) => {}
+        // A power cut kept the name and not the content.
+        Ok(_) if is_blank(&path) => {}
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-        Ok(Err(_)) | Err(_) => foreign = foreign.or(Some(path)),
+        Ok(_) | Err(_) => foreign = foreign.or(Some(path)),
     }
     if let Some(path) = foreign.or(other_than(journal_dir, &left_in(journal_dir))?) {
         return Ok(Site::Foreign { path });
@@ -51,6 +53,11 @@ pub fn site(audit_dir: &Path, journal_dir: &Path) -> Result<Site, LogError> {
         Err(error @ LogError::File { .. }) => Err(error),
         Ok(_) | Err(_) => Ok(Site::Log),
     }
+}
+
+/// Whether a file has nothing in it, or zeros.
+fn is_blank(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|content| content.iter().all(|byte| *byte == 0))
 }
 
 /// Removes what a killed maker left in a [`Site::Free`], and nothing else.
