@@ -62,17 +62,17 @@ pub(super) async fn run(global: &Global, command: KeyCommand) -> Result<(), Fail
 /// and a count that takes longer, up to a bound.
 async fn retire(global: &Global, name: &KeyVersionName, acknowledge: &[String], wait: &str) -> Result<(), Failure> {
     let output = Output { json: global.json };
-    let mut patience = Patience::of(wait)?;
+    let (mut looking, mut retiring) = (Patience::of(wait)?, Patience::of(wait)?);
     let api = Api::connect(global, Access::Write).await?;
     if !output.json {
         // Nothing is done yet, and whoever cannot see the evidence is not to retire on it.
-        match insist(&api, Method::GET, &version_path(name, "evidence"), &Value::Null, name, &mut patience).await {
+        match insist(&api, Method::GET, &version_path(name, "evidence"), &Value::Null, name, &mut looking).await {
             Ok(evidence) => output.print(&evidence)?,
             refused => return finish(api, refused, output).await,
         }
     }
     let body = json!({ "acknowledge": acknowledge });
-    let answer = insist(&api, Method::POST, &version_path(name, "retire"), &body, name, &mut patience).await;
+    let answer = insist(&api, Method::POST, &version_path(name, "retire"), &body, name, &mut retiring).await;
     finish(api, answer, output).await
 }
 
