@@ -243,6 +243,7 @@ mod tests {
             assert_eq!(found, [0, 1, 2, 3, 4, 5], "{len_max}");
         }
     }
+
     /// What is kept until it is published has no room for what it was divided from.
     #[test]
     fn pieces_and_what_comes_after_a_full_queue_hold_little_more_than_their_bytes() {

@@ -34,13 +34,16 @@ pub enum Site {
 pub fn site(audit_dir: &Path, journal_dir: &Path) -> Result<Site, LogError> {
     let path = audit_dir.join(CHECKPOINT);
     let mut foreign = other_than(audit_dir, std::slice::from_ref(&path))?;
-    match std::fs::read(&path).map(|note| String::from_utf8(note).map(|note| Checkpoint::parse_unverified(&note))) {
-        Ok(Ok(Ok(checkpoint))) if checkpoint.size > 0 => return Ok(Site::Log),
-        Ok(Ok(Ok(_))) => {}
+    match std::fs::read(&path) {
         // A power cut kept the name and not the content.
-        Ok(_) if is_blank(&path) => {}
+        Ok(note) if note.iter().all(|byte| *byte == 0) => {}
+        Ok(note) => match std::str::from_utf8(&note).ok().and_then(|note| Checkpoint::parse_unverified(note).ok()) {
+            Some(checkpoint) if checkpoint.size > 0 => return Ok(Site::Log),
+            Some(_) => {}
+            None => foreign = foreign.or(Some(path)),
+        },
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-        Ok(_) | Err(_) => foreign = foreign.or(Some(path)),
+        Err(_) => foreign = foreign.or(Some(path)),
     }
     if let Some(path) = foreign.or(other_than(journal_dir, &left_in(journal_dir))?) {
         return Ok(Site::Foreign { path });
@@ -53,11 +56,6 @@ pub fn site(audit_dir: &Path, journal_dir: &Path) -> Result<Site, LogError> {
         Err(error @ LogError::File { .. }) => Err(error),
         Ok(_) | Err(_) => Ok(Site::Log),
     }
-}
-
-/// Whether a file has nothing in it, or zeros.
-fn is_blank(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|content| content.iter().all(|byte| *byte == 0))
 }
 
 /// Removes what a killed maker left in a [`Site::Free`], and nothing else.
