@@ -1,13 +1,10 @@
 //! What is answered without the router is answered as the router answers it.
 
-use std::sync::Arc;
-
-use keyrail_engine::{Access, Engine, EngineOptions};
-use keyrail_http::{Limits, Listener, Service, router};
+use keyrail_http::{Limits, Listener, router};
 use keyrail_testkit::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use crate::limits::{Served, Still, rest, send};
+use crate::limits::{Served, rest, send, service_in};
 
 const KEY: &str = "/v1/keys/acme/prod/crm/pii";
 
@@ -126,17 +123,12 @@ async fn sealed(served: &Served, token: &str) -> String {
 #[tokio::test]
 async fn both_ways_answer_alike() {
     let dir = TempDir::new().unwrap();
-    let data_dir = dir.join("D");
-    let made = Engine::init(data_dir.clone(), None, &Still).await.unwrap();
-    let options = EngineOptions { data_dir, access: Access::Write, clock: Arc::new(Still), assets: None };
-    let engine = Engine::open(options).unwrap();
-    engine.unseal().await.unwrap();
-    let service = Service::new(engine, false);
+    let (service, token) = service_in(&dir).await;
     let listener = || async { Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap() };
     let direct = Served::start(router(service.clone()), listener().await.for_service(&service));
     let routed = Served::new(router(service.clone()), Limits::default(), None).await;
 
-    let token = format!("authorization: Bearer {}\r\n", made.token.as_str());
+    let token = format!("authorization: Bearer {token}\r\n");
     for (path, body) in [
         ("/v1/domains", r#"{"name":"acme"}"#),
         ("/v1/apps", r#"{"path":"acme/prod/crm"}"#),

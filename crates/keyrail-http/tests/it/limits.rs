@@ -175,7 +175,7 @@ async fn a_request_that_takes_too_long_is_answered_as_unknown() {
 }
 
 /// A clock that stands still.
-pub(crate) struct Still;
+struct Still;
 
 impl Clock for Still {
     fn now(&self) -> Timestamp {
@@ -187,20 +187,25 @@ impl Clock for Still {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_comes_slowly_is_refused_and_the_end_does_not_wait() {
-    let dir = TempDir::new().unwrap();
+/// The service of a new store, opened, and its owner's token.
+pub(crate) async fn service_in(dir: &TempDir) -> (Arc<Service>, String) {
     let data_dir = dir.join("D");
     let made = Engine::init(data_dir.clone(), None, &Still).await.unwrap();
     let options = EngineOptions { data_dir, access: Access::Write, clock: Arc::new(Still), assets: None };
     let engine = Engine::open(options).unwrap();
     engine.unseal().await.unwrap();
-    let service = Service::new(engine, false);
+    (Service::new(engine, false), made.token.as_str().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_slowly_is_refused_and_the_end_does_not_wait() {
+    let dir = TempDir::new().unwrap();
+    let (service, token) = service_in(&dir).await;
     let limits = Limits { body_seconds_max: 1, shutdown_seconds_max: 1, ..Limits::default() };
     let served = Served::new(router(service.clone()), limits, None).await;
     let head = format!(
         "POST /v1/domains HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 100\r\nconnection: close\r\n\r\n{{",
-        made.token.as_str()
+        token
     );
     let mut slow = served.connect().await;
     send(&mut slow, &head).await;
