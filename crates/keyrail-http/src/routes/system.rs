@@ -111,22 +111,34 @@ async fn metrics(State(service): State<Shared>, call: Call) -> Response {
     }
 }
 
-/// What opens the store, and whether it is open.
+/// What opens the store, whether it is open, and whether a rollback of it could be detected.
 #[derive(Serialize, ToSchema)]
 struct RootStatus {
     /// Whether the store is open, and if not, why.
     seal: &'static str,
     /// Where the root of trust is.
     root: Option<String>,
+    /// What remembers the head of the log outside the store; `none`, since there are no anchors yet.
+    anchor: &'static str,
+    /// What is not seen without an anchor, and what to do about it.
+    hint: &'static str,
     /// The ways to open it; known while it is open.
     slots: Vec<keyrail_engine::ops::system::SlotView>,
 }
+
+/// There are no anchors yet.
+const ANCHOR: &str = "none";
+
+/// Said with every status: a store and a log that were put back together have good seals and signatures.
+const WITHOUT_ANCHOR: &str = "without an anchor, a rollback of the whole store together with its log cannot be detected; \
+    keep checkpoints elsewhere: `keyrail audit checkpoint`";
 
 async fn root(State(service): State<Shared>, call: Call) -> Answered<RootStatus> {
     let engine = service.engine();
     let shown = run(&service, &call, ShowRoot).await?;
     let root = engine.configured_root().ok().map(|root| root.to_string());
-    Ok(shown.map(|RootView { slots }| RootStatus { seal: engine.seal_state().as_str(), root, slots }))
+    let seal = engine.seal_state().as_str();
+    Ok(shown.map(|RootView { slots }| RootStatus { seal, root, anchor: ANCHOR, hint: WITHOUT_ANCHOR, slots }))
 }
 
 async fn seal(State(service): State<Shared>, call: Call) -> Answered<SealView> {

@@ -153,6 +153,25 @@ fn a_passphrase_and_a_wrong_one() {
     assert!(wrong.text().contains("\"seal\":\"wrong-secret\""), "{}", wrong.text());
 }
 
+/// What goes unseen is said where one looks whether all is well, and it is so: when anchors come, both change.
+#[test]
+fn a_rollback_of_store_and_log_goes_unseen_and_root_status_says_so() {
+    let place = Place::new();
+    place.ok("init");
+    let (data, copy) = (place.data_dir(), place.file("copy"));
+    copy_dir(&data, &copy);
+    place.ok("domain create acme");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    place.ok("verify");
+    let told = place.ok("root status --json").json();
+    assert_eq!((told["seal"].as_str(), told["anchor"].as_str()), (Some("unsealed"), Some("none")));
+    let says = "without an anchor, a rollback of the whole store together with its log cannot be detected";
+    assert!(told["hint"].as_str().unwrap().starts_with(says), "{told}");
+    let text = place.ok("root status").text();
+    assert!(text.contains("anchor  none\n") && text.contains(says), "{text}");
+}
+
 #[test]
 fn the_log_is_verified_offline_against_a_checkpoint() {
     let place = Place::new();

@@ -75,6 +75,7 @@ fn an_absent_root_seals_the_server_until_it_is_there() {
     assert!(opened(server.url(), &token));
     let status = remote(&place, server.url(), &token, "root status --json").json();
     assert_eq!((&status["seal"], &status["slots"][0]["kind"]), (&json!("unsealed"), &json!("keyfile")));
+    assert_eq!(status["anchor"], "none");
     server.into_child().stop(Duration::from_secs(30)).unwrap();
     place.ok("audit verify");
 }
