@@ -247,10 +247,46 @@ pub struct StoppedBy {
     pub hint: &'static str,
 }
 
-/// What a code of [`AssetError`] says. A campaign that runs in a server stops there: who asks for it later gets no more than
-/// the code, and is to learn from it as much as who was there.
+/// What the code of an error says that stopped a campaign. A campaign that runs in a server stops there: who asks for it later
+/// gets no more than the code, and is to learn from it as much as who was there. A code that is not known here is a
+/// dependency's fault, and the server's log names it.
 pub fn stopped_by(code: &str) -> Option<StoppedBy> {
-    let (title, fault, hint) = match code {
+    of_asset(code).or_else(|| of_engine(code)).map(|(title, fault, hint)| StoppedBy { title, fault, hint })
+}
+
+/// Title, fault and hint.
+type Words = (&'static str, Fault, &'static str);
+
+/// What a code of [`EngineError`] says.
+fn of_engine(code: &str) -> Option<Words> {
+    Some(match code {
+        "bug" => ("this is a bug", Fault::Bug, "please report it, with what the server's log says"),
+        "key_disabled" => {
+            ("the key is disabled", Fault::Policy, "resume its suspended version with `keyrail key resume`")
+        }
+        "key_state" => (
+            "the state of the key does not allow it",
+            Fault::Policy,
+            "`keyrail key show` tells the state of each version",
+        ),
+        "not_found" => {
+            ("its asset or its key is not there any more", Fault::Absent, "the server's log tells which of them")
+        }
+        "store_damaged" => {
+            ("what is stored is damaged or was altered", Fault::StoredData, "`keyrail verify` lists every altered row")
+        }
+        "version_unusable" => (
+            "a key version is in a state that does not allow the use",
+            Fault::Policy,
+            "`keyrail key show` tells the state of each version",
+        ),
+        _ => return None,
+    })
+}
+
+/// What a code of [`AssetError`] says.
+fn of_asset(code: &str) -> Option<Words> {
+    Some(match code {
         "asset_open" => (
             "the database cannot be opened",
             Fault::Dependency,
@@ -260,6 +296,11 @@ pub fn stopped_by(code: &str) -> Option<StoppedBy> {
             "a table or a column is not there any more",
             Fault::Absent,
             "`keyrail asset update` follows a renamed table or column",
+        ),
+        "asset_url" => (
+            "the URL of the asset is not one that Keyrail knows",
+            Fault::Caller,
+            "correct it with `keyrail asset update`",
         ),
         "asset_unfit" => ("the table cannot be protected as it is", Fault::Caller, "look at why with `--dry-run`"),
         "asset_changed" => (
@@ -296,6 +337,7 @@ pub fn stopped_by(code: &str) -> Option<StoppedBy> {
             Fault::Dependency,
             "change the constraint so that it takes a text that begins with kr1.; the server's log names the row",
         ),
+        "json_path" => ("the path of a column is not well formed", Fault::Caller, "look at the asset's columns"),
         "value_too_long" => (
             "a value is longer than an envelope takes",
             Fault::Caller,
@@ -310,8 +352,7 @@ pub fn stopped_by(code: &str) -> Option<StoppedBy> {
             "please report it",
         ),
         _ => return None,
-    };
-    Some(StoppedBy { title, fault, hint })
+    })
 }
 
 #[cfg(test)]
@@ -323,6 +364,7 @@ mod tests {
         let driver = || DriverError::from(rusqlite::Error::InvalidQuery);
         let (row, problem) = (String::new, String::new);
         for error in [
+            AssetError::Url { url: row() },
             AssetError::Open(driver()),
             AssetError::Absent { what: "table", name: row() },
             AssetError::own_file(),
@@ -335,6 +377,7 @@ mod tests {
             AssetError::Unfinished(driver()),
             AssetError::Damaged(driver()),
             AssetError::Constraint { row: row(), source: driver() },
+            AssetError::JsonPath { path: row() },
             AssetError::TooLong { row: row(), max: 1 },
             AssetError::NotVerified { row: row() },
             AssetError::Unopened { row: row() },
@@ -344,5 +387,34 @@ mod tests {
         }
         // What is not of the database has its own words, or none.
         assert!(stopped_by("asset_failed").is_none() && stopped_by("store_failed").is_none());
+    }
+
+    /// Who was there has the error, and who asks a server has its code: both are to end alike.
+    #[test]
+    fn a_code_of_the_engine_tells_whose_fault_it_was() {
+        use EngineError as E;
+        use keyrail_core::key::KeyError;
+        use keyrail_core::lifecycle::{LifecycleError, VersionEvent, VersionState};
+        use keyrail_store::StoreError;
+        let version = keyrail_core::name::VersionNumber::new(1).unwrap();
+        let (state, event) = (VersionState::Retired, VersionEvent::Activate);
+        for (error, fault) in [
+            (E::Key(KeyError::Disabled { name: "pii".parse().unwrap() }), Fault::Policy),
+            (E::Key(KeyError::Lifecycle(LifecycleError { state, event })), Fault::Policy),
+            (E::VersionUnusable { version, state }, Fault::Policy),
+            (E::NotFound { what: "key of campaign", name: "07".to_owned() }, Fault::Absent),
+            (E::Store(StoreError::RowSeal { table: "asset", id: "07".to_owned() }), Fault::StoredData),
+            (E::Store(StoreError::Malformed { table: "asset", column: "url" }), Fault::StoredData),
+            (E::Store(StoreError::Damaged("not a database".into())), Fault::StoredData),
+            (E::Unopenable, Fault::StoredData),
+            (E::Bug { what: "an asset vanished" }, Fault::Bug),
+            (E::Store(StoreError::Full("disk full".into())), Fault::Dependency),
+            (E::Crypto(keyrail_crypto::CryptoError::System { what: "randomness" }), Fault::Dependency),
+            (E::Indeterminate, Fault::Dependency),
+        ] {
+            // What is not known here is a dependency's.
+            let told = stopped_by(error.code()).map_or(Fault::Dependency, |stopped| stopped.fault);
+            assert_eq!((error.fault(), told), (fault, fault), "{}", error.code());
+        }
     }
 }

@@ -308,6 +308,7 @@ impl EngineError {
             Self::Sealed { .. } => "sealed",
             Self::ShuttingDown => "shutting_down",
             Self::StillCounting => "still_counting",
+            Self::Store(error) if error.fault() == keyrail_store::Fault::StoredData => "store_damaged",
             Self::Store(_) => "store_failed",
             Self::StoreStuck { .. } => "store_stuck",
             Self::TooLarge { .. } => "too_large",

@@ -203,10 +203,10 @@ async fn a_campaign_whose_key_cannot_be_read_stops_and_says_why() {
     let seal: Vec<u8> = store.query_row("SELECT seal FROM data_key_version", [], |row| row.get(0)).unwrap();
     store.execute("UPDATE data_key_version SET seal = zeroblob(length(seal))", []).unwrap();
     let error = world.walk(id).await.unwrap_err();
-    assert_eq!(error.code(), "store_failed");
+    assert_eq!(error.code(), "store_damaged");
     store.execute("UPDATE data_key_version SET seal = ?1", [&seal]).unwrap();
     let stopped = world.state_of(id).await;
-    assert_eq!((stopped.state, stopped.error.as_deref()), (CampaignState::Stopped, Some("store_failed")));
+    assert_eq!((stopped.state, stopped.error.as_deref()), (CampaignState::Stopped, Some("store_damaged")));
     finish(&world, id).await;
 }
 

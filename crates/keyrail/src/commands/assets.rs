@@ -261,6 +261,10 @@ mod tests {
             (Some("asset_damaged"), Exit::StoredData, "the database file is damaged"),
             (Some("asset_absent"), Exit::Absent, "a table or a column is not there any more"),
             (Some("value_too_long"), Exit::Caller, "longer than an envelope takes"),
+            (Some("key_disabled"), Exit::Refused, "the key is disabled"),
+            (Some("store_damaged"), Exit::StoredData, "damaged or was altered"),
+            (Some("not_found"), Exit::Absent, "not there any more"),
+            (Some("bug"), Exit::Bug, "a bug"),
             (Some("store_failed"), Exit::Dependency, "the campaign stopped"),
             (None, Exit::Dependency, "the campaign stopped"),
         ] {

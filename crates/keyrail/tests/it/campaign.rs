@@ -258,3 +258,28 @@ fn a_server_that_starts_again_goes_on_with_a_running_campaign() {
     server.into_child().stop(LIMIT).unwrap();
     assert_eq!(census(&place)["versions"][0]["values"], ROWS);
 }
+
+#[test]
+fn a_campaign_that_its_key_stops_ends_alike_here_and_on_a_server() {
+    let place = Place::new();
+    let token = with_asset(&place);
+    let server = place.serve();
+    let http = Http::new(server.url(), Some(&token));
+    let file = place.file("token");
+    std::fs::write(&file, &token).unwrap();
+    let line = format!("--server {} --token-file {} --json", server.url(), file.display());
+    let mut args: Vec<_> = line.split(' ').collect();
+    args.extend("asset protect people --rate 100".split(' '));
+    let child = Child::start(place.command(&args)).unwrap();
+    let id = child.wait_line(LIMIT, id_of).unwrap();
+    http.post(&format!("/v1/keys/{KEY}/versions/1/suspend"), &Value::Null);
+    let there = child.wait(LIMIT).unwrap();
+    server.into_child().stop(LIMIT).unwrap();
+    let here = place.run(&format!("campaign resume {id} --json"));
+    for (code, stderr) in [(there.status.code(), &there.stderr), (Some(here.code), &here.stderr)] {
+        let said: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+        assert_eq!((code, said["error"]["code"].as_str()), (Some(3), Some("key_disabled")), "{stderr}");
+    }
+    place.ok(&format!("key resume {KEY}@1"));
+    assert_eq!(place.run(&format!("campaign resume {id} --json")).code, 0);
+}
