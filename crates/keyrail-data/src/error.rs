@@ -147,7 +147,8 @@ impl AssetError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Url { .. } => "asset_url",
-            Self::Open(_) | Self::NoFile { .. } => "asset_open",
+            Self::Open(_) => "asset_open",
+            Self::NoFile { .. } => "asset_file_absent",
             Self::Absent { .. } => "asset_absent",
             Self::Unfit { .. } => "asset_unfit",
             Self::Changed { .. } | Self::Moved => "asset_changed",
@@ -186,7 +187,7 @@ impl AssetError {
             Self::Unfit { hint, .. } => return hint.clone(),
             Self::Before(error) => return error.hint().unwrap_or_default(),
             Self::Url { .. } => "write it like sqlite:/srv/app/data.sqlite",
-            Self::Open(_) => "check that the file is there, is a SQLite database, and may be read and written",
+            Self::Open(_) => "check that the file is a SQLite database, and may be read and written",
             Self::NoFile { .. } => "check the path, and that the disk with it is there",
             Self::Absent { .. } => "check the name; `keyrail asset update` follows a renamed table or column",
             Self::Changed { .. } => {
@@ -251,7 +252,11 @@ pub struct StoppedBy {
 /// gets no more than the code, and is to learn from it as much as who was there. A code that is not known here is a
 /// dependency's fault, and the server's log names it.
 pub fn stopped_by(code: &str) -> Option<StoppedBy> {
-    of_asset(code).or_else(|| of_engine(code)).map(|(title, fault, hint)| StoppedBy { title, fault, hint })
+    of_database(code).or_else(|| of_value(code)).or_else(|| of_engine(code)).map(|(title, fault, hint)| StoppedBy {
+        title,
+        fault,
+        hint,
+    })
 }
 
 /// Title, fault and hint.
@@ -284,13 +289,39 @@ fn of_engine(code: &str) -> Option<Words> {
     })
 }
 
-/// What a code of [`AssetError`] says.
-fn of_asset(code: &str) -> Option<Words> {
+/// What a code of [`AssetError`] says of values.
+fn of_value(code: &str) -> Option<Words> {
+    Some(match code {
+        "json_path" => ("the path of a column is not well formed", Fault::Caller, "look at the asset's columns"),
+        "value_too_long" => (
+            "a value is longer than an envelope takes",
+            Fault::Caller,
+            "leave the column out, or split the value; the server's log names the row",
+        ),
+        "unopenable" => {
+            ("a value does not open", Fault::StoredData, "look at the damaged values with `keyrail asset census`")
+        }
+        "not_verified" => (
+            "a value did not open again after it was sealed; nothing of its page was written",
+            Fault::Bug,
+            "please report it",
+        ),
+        _ => return None,
+    })
+}
+
+/// What a code of [`AssetError`] says of the database.
+fn of_database(code: &str) -> Option<Words> {
     Some(match code {
         "asset_open" => (
             "the database cannot be opened",
             Fault::Dependency,
-            "check that the file is there, is a SQLite database, and may be read and written",
+            "check that the file is a SQLite database, and may be read and written",
+        ),
+        "asset_file_absent" => (
+            "the file of the database is not there",
+            Fault::Absent,
+            "check the path, and that the disk with it is there; `keyrail asset update` follows a file that was moved",
         ),
         "asset_absent" => (
             "a table or a column is not there any more",
@@ -337,20 +368,6 @@ fn of_asset(code: &str) -> Option<Words> {
             Fault::Dependency,
             "change the constraint so that it takes a text that begins with kr1.; the server's log names the row",
         ),
-        "json_path" => ("the path of a column is not well formed", Fault::Caller, "look at the asset's columns"),
-        "value_too_long" => (
-            "a value is longer than an envelope takes",
-            Fault::Caller,
-            "leave the column out, or split the value; the server's log names the row",
-        ),
-        "unopenable" => {
-            ("a value does not open", Fault::StoredData, "look at the damaged values with `keyrail asset census`")
-        }
-        "not_verified" => (
-            "a value did not open again after it was sealed; nothing of its page was written",
-            Fault::Bug,
-            "please report it",
-        ),
         _ => return None,
     })
 }
@@ -366,6 +383,7 @@ mod tests {
         for error in [
             AssetError::Url { url: row() },
             AssetError::Open(driver()),
+            AssetError::NoFile { path: row() },
             AssetError::Absent { what: "table", name: row() },
             AssetError::own_file(),
             AssetError::Changed { problem: problem() },

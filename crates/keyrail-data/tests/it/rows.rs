@@ -185,7 +185,7 @@ async fn renamed_tables_columns_and_files_are_followed() {
     let moved = world.dir.path().join("moved.sqlite");
     std::fs::rename(world.database(), &moved).unwrap();
     let census = world.run(keyrail_data::ops::asset::CensusAsset { name: "people".parse().unwrap() }).await;
-    assert_eq!(census.unwrap_err().code(), "asset_open");
+    assert_eq!(census.unwrap_err().code(), "asset_file_absent");
     let name = Some("people".parse().unwrap());
     let pair = |former: &str, now: &str| (former.to_owned(), now.to_owned());
     let unknown = UpdateAsset { name: name.clone(), columns: vec![pair("c", "d")], ..UpdateAsset::default() };

@@ -295,7 +295,7 @@ async fn a_file_that_is_gone_or_another_one_stops_the_campaign() {
             assert!(error.to_string().contains("gone"), "{error}");
             world.run(Resume { id }).await.unwrap();
             let absent = world.walk(id).await.unwrap_err();
-            assert!(matches!(absent, EngineError::Asset { code: "asset_open", .. }), "{absent:?}");
+            assert!(matches!(absent, EngineError::Asset { code: "asset_file_absent", .. }), "{absent:?}");
             std::fs::rename(&away, &path).unwrap();
         }
         finish(&world, id).await;

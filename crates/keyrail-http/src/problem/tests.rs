@@ -95,6 +95,7 @@ fn asset_errors() -> Vec<AssetError> {
     let row = || "i7".to_owned();
     vec![
         A::Url { url: "oracle:".to_owned() },
+        A::NoFile { path: "/srv/app/data.sqlite".to_owned() },
         A::Absent { what: "column", name: "email".to_owned() },
         A::Unfit { problem: "column `email` has the index `by_email`".to_owned(), hint: "drop it".to_owned() },
         A::Changed { problem: "column `email` is gone".to_owned() },

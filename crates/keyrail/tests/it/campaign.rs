@@ -260,26 +260,46 @@ fn a_server_that_starts_again_goes_on_with_a_running_campaign() {
 }
 
 #[test]
-fn a_campaign_that_its_key_stops_ends_alike_here_and_on_a_server() {
+fn what_stops_a_campaign_ends_alike_here_and_on_a_server() {
     let place = Place::new();
     let token = with_asset(&place);
     let server = place.serve();
     let http = Http::new(server.url(), Some(&token));
     let file = place.file("token");
     std::fs::write(&file, &token).unwrap();
-    let line = format!("--server {} --token-file {} --json", server.url(), file.display());
-    let mut args: Vec<_> = line.split(' ').collect();
-    args.extend("asset protect people --rate 100".split(' '));
-    let child = Child::start(place.command(&args)).unwrap();
-    let id = child.wait_line(LIMIT, id_of).unwrap();
-    http.post(&format!("/v1/keys/{KEY}/versions/1/suspend"), &Value::Null);
-    let there = child.wait(LIMIT).unwrap();
-    server.into_child().stop(LIMIT).unwrap();
-    let here = place.run(&format!("campaign resume {id} --json"));
-    for (code, stderr) in [(there.status.code(), &there.stderr), (Some(here.code), &here.stderr)] {
+    let on_server = |line: &str| {
+        let all = format!("--server {} --token-file {} --json {line}", server.url(), file.display());
+        Child::start(place.command(&all.split(' ').collect::<Vec<_>>())).unwrap()
+    };
+    let said = |code: Option<i32>, stderr: &str| {
         let said: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
-        assert_eq!((code, said["error"]["code"].as_str()), (Some(3), Some("key_disabled")), "{stderr}");
-    }
+        (code.unwrap(), said["error"]["code"].as_str().unwrap().to_owned())
+    };
+    let child = on_server("asset protect people --rate 500");
+    let id = child.wait_line(LIMIT, id_of).unwrap();
+    let resume = format!("campaign resume {id}");
+    http.post(&format!("/v1/keys/{KEY}/versions/1/suspend"), &Value::Null);
+    let disabled = child.wait(LIMIT).unwrap();
+    http.post(&format!("/v1/keys/{KEY}/versions/1/resume"), &Value::Null);
+    let (app, away) = (place.file("app.sqlite"), place.file("away.sqlite"));
+    std::fs::rename(&app, &away).unwrap();
+    let absent = on_server(&resume).wait(LIMIT).unwrap();
+    server.into_child().stop(LIMIT).unwrap();
+
+    let ran = place.run(&format!("{resume} --json"));
+    let here = said(Some(ran.code), &ran.stderr);
+    assert_eq!(
+        (&here, said(absent.status.code(), &absent.stderr)),
+        (&(4, "asset_file_absent".to_owned()), here.clone())
+    );
+    std::fs::rename(&away, &app).unwrap();
+    place.ok(&format!("key suspend {KEY}@1"));
+    let ran = place.run(&format!("{resume} --json"));
+    let here = said(Some(ran.code), &ran.stderr);
+    assert_eq!(
+        (&here, said(disabled.status.code(), &disabled.stderr)),
+        (&(3, "key_disabled".to_owned()), here.clone())
+    );
     place.ok(&format!("key resume {KEY}@1"));
-    assert_eq!(place.run(&format!("campaign resume {id} --json")).code, 0);
+    assert_eq!(place.run(&format!("{resume} --json")).code, 0);
 }

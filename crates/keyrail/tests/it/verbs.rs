@@ -277,7 +277,7 @@ fn every_exit_code_is_shown_by_a_command() {
         (
             "asset add a --url sqlite:/nothing/there --table t --column c --key acme/prod/crm/customer-pii",
             4,
-            "asset_open",
+            "asset_file_absent",
         ),
     ] {
         let (got, said) = json_error(line);
