@@ -39,7 +39,9 @@ impl Served {
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
     }
 
     /// Asks over a connection of its own.
@@ -65,6 +67,15 @@ pub(crate) async fn rest(stream: &mut TcpStream) -> String {
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
     let _reset = read.expect("the server closes the connection");
     String::from_utf8(said).unwrap()
+}
+
+/// A certificate for `localhost`, and its key.
+pub(crate) fn self_signed(dir: &TempDir) -> Tls {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let tls = Tls { certificates: dir.join("cert.pem"), key: dir.join("key.pem") };
+    std::fs::write(&tls.certificates, made.cert.pem()).unwrap();
+    std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+    tls
 }
 
 fn hello() -> Router {
@@ -97,10 +108,7 @@ async fn a_head_that_comes_slowly_ends_its_connection() {
 #[tokio::test]
 async fn a_handshake_that_never_comes_ends_its_connection() {
     let dir = TempDir::new().unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let tls = Tls { certificates: dir.join("cert.pem"), key: dir.join("key.pem") };
-    std::fs::write(&tls.certificates, made.cert.pem()).unwrap();
-    std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+    let tls = self_signed(&dir);
     let limits = Limits { handshake_seconds_max: 1, ..Limits::default() };
     let served = Served::new(hello(), limits, Some(&tls)).await;
     let mut stream = served.connect().await;
@@ -189,9 +197,13 @@ impl Clock for Still {
 
 /// The service of a new store, opened, and its owner's token.
 pub(crate) async fn service_in(dir: &TempDir) -> (Arc<Service>, String) {
+    service_at(dir, Arc::new(Still)).await
+}
+
+pub(crate) async fn service_at(dir: &TempDir, clock: Arc<dyn Clock>) -> (Arc<Service>, String) {
     let data_dir = dir.join("D");
-    let made = Engine::init(data_dir.clone(), None, &Still).await.unwrap();
-    let options = EngineOptions { data_dir, access: Access::Write, clock: Arc::new(Still), assets: None };
+    let made = Engine::init(data_dir.clone(), None, &*clock).await.unwrap();
+    let options = EngineOptions { data_dir, access: Access::Write, clock, assets: None };
     let engine = Engine::open(options).unwrap();
     engine.unseal().await.unwrap();
     (Service::new(engine, false), made.token.as_str().to_owned())
