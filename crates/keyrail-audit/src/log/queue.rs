@@ -53,10 +53,10 @@ pub(super) struct Queue {
 }
 
 /// With so many records in one batch, the next one is gathered: fewer callers than that would wait for nobody.
-const BUSY_BATCH_LEN: usize = 8;
+pub(super) const BUSY_BATCH_LEN: usize = 8;
 
 /// With so many records waiting, more of them would make a sync hardly cheaper for each.
-const GATHERED_LEN: usize = 64;
+pub(super) const GATHERED_LEN: usize = 64;
 
 impl Queue {
     pub(super) fn new() -> Self {

@@ -194,9 +194,14 @@ impl Shared {
     /// Waits for work. Under load it lets records come together first: a sync costs as much for one as for many, and
     /// takes its time from the requests.
     pub(crate) fn take_work(&self) -> Work {
+        self.take_work_gathered(GATHER_MAX)
+    }
+
+    /// [`Self::take_work`], with how long records come together at most.
+    fn take_work_gathered(&self, gather_max: Duration) -> Work {
         let mut queue = self.queue.lock();
         if queue.gathers() {
-            let deadline = Instant::now() + GATHER_MAX;
+            let deadline = Instant::now() + gather_max;
             while !queue.is_enough() && !self.work.wait_until(&mut queue, deadline).timed_out() {}
             queue.gathered();
         }
@@ -321,3 +326,6 @@ const GATHER_MAX: Duration = Duration::from_micros(250);
 
 /// After this time without an answer of the disk the log is not healthy.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! How the writer waits for records to come together.
+
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::log::queue::{BUSY_BATCH_LEN, GATHERED_LEN};
+
+/// So long that nothing but what is tried ends it.
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn shared() -> Arc<Shared> {
+    let nowhere = Path::new("nowhere").to_owned();
+    let options = LogOptions::new(nowhere.clone(), nowhere, "test".to_owned());
+    Arc::new(Shared::new(&options, &RightEdge::default()))
+}
+
+fn push(shared: &Shared, count: usize) {
+    let record = Record { salt: [0; 16], body: b"x".to_vec() };
+    for _ in 0..count {
+        let waiting = Waiting { epoch: Epoch(0), answer: oneshot::channel().0 };
+        shared.push((&record, Hashes::of(&record)), waiting, Place::Usual).unwrap();
+    }
+}
+
+/// Lets a writer take work once.
+fn writer(shared: &Arc<Shared>, gather_max: Duration) -> Receiver<Work> {
+    let (give, given) = mpsc::channel();
+    let shared = shared.clone();
+    std::thread::spawn(move || give.send(shared.take_work_gathered(gather_max)));
+    given
+}
+
+/// What the writer takes.
+fn taken(given: &Receiver<Work>) -> Work {
+    given.recv_timeout(PATIENCE).expect("the writer waits for more")
+}
+
+fn records(work: Work) -> usize {
+    match work {
+        Work::Append { records, .. } => records.len(),
+        Work::Publish(_) => panic!("to publish"),
+        Work::Close => panic!("the end"),
+    }
+}
+
+/// Returns when the writer, woken for nothing, has looked at the queue and waits again.
+fn waits(shared: &Shared, given: &Receiver<Work>) {
+    let begun = Instant::now();
+    let mut woken = 0;
+    while woken < 2 {
+        woken += usize::from(shared.work.notify_one());
+        assert_eq!(given.try_recv().err(), Some(TryRecvError::Empty), "the writer did not wait");
+        assert!(begun.elapsed() < PATIENCE, "the writer does not wait for records");
+        std::thread::yield_now();
+    }
+}
+
+/// A log whose writer has just taken many records together.
+fn busy() -> Arc<Shared> {
+    let shared = shared();
+    push(&shared, BUSY_BATCH_LEN);
+    assert_eq!(records(taken(&writer(&shared, LONG))), BUSY_BATCH_LEN);
+    shared
+}
+
+#[test]
+fn who_comes_with_few_others_is_not_kept_waiting() {
+    let shared = shared();
+    for few in [1, BUSY_BATCH_LEN - 1, 1] {
+        push(&shared, few);
+        assert_eq!(records(taken(&writer(&shared, LONG))), few);
+        // Nor if the writer waited already.
+        let given = writer(&shared, LONG);
+        waits(&shared, &given);
+        push(&shared, 1);
+        assert_eq!(records(taken(&given)), 1);
+    }
+}
+
+#[test]
+fn after_many_records_the_next_come_together_until_there_are_enough() {
+    let shared = busy();
+    // As many again, and again: each time the batch before was long.
+    for _ in 0..3 {
+        push(&shared, 1);
+        let given = writer(&shared, LONG);
+        waits(&shared, &given);
+        push(&shared, GATHERED_LEN - 2);
+        waits(&shared, &given);
+        push(&shared, 1);
+        assert_eq!(records(taken(&given)), GATHERED_LEN);
+    }
+}
+
+#[test]
+fn the_end_and_who_wants_all_to_be_published_do_not_wait_for_records() {
+    for closes in [true, false] {
+        let shared = busy();
+        push(&shared, 1);
+        let given = writer(&shared, LONG);
+        waits(&shared, &given);
+        if closes {
+            shared.request_close();
+        } else {
+            shared.push_publish(oneshot::channel().0).unwrap();
+        }
+        assert_eq!(records(taken(&given)), 1);
+        let next = taken(&writer(&shared, LONG));
+        assert!(if closes { matches!(next, Work::Close) } else { matches!(next, Work::Publish(_)) });
+    }
+}
+
+#[test]
+fn when_its_time_is_over_the_writer_takes_what_there_is() {
+    let shared = busy();
+    push(&shared, 1);
+    assert_eq!(records(shared.take_work()), 1);
+    // However often it is woken meanwhile: its time counts from when it began.
+    let shared = busy();
+    push(&shared, 1);
+    let given = writer(&shared, 200 * GATHER_MAX);
+    let begun = Instant::now();
+    let work = loop {
+        match given.try_recv() {
+            Ok(work) => break work,
+            Err(_) => assert!(begun.elapsed() < PATIENCE, "its time does not end"),
+        }
+        shared.work.notify_one();
+    };
+    assert_eq!(records(work), 1);
+    // What comes after its time is taken at once, and waits for nobody.
+    for _ in 0..10 {
+        let shared = busy();
+        let given = writer(&shared, Duration::ZERO);
+        waits(&shared, &given);
+        // It is not on its way from the last waking any more.
+        (0..1_000).for_each(|_| std::thread::yield_now());
+        push(&shared, 1);
+        assert_eq!(records(taken(&given)), 1);
+    }
+}
