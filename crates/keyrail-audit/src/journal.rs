@@ -247,6 +247,15 @@ fn skip_gap(rest: &[u8], file_len: usize) -> Option<&[u8]> {
     is_zero(zeros).then_some(rest)
 }
 
+/// Whether a file is one that a former build began for an empty log and did not finish: it is no longer than that beginning,
+/// so that no record has room in it, and nothing else stands there.
+pub(crate) fn is_empty_beginning(path: &Path) -> Result<bool, LogError> {
+    let bytes = std::fs::read(path).map_err(failed("read", path))?;
+    let edge_len = HEAD_LEN + CHECK_LEN + RightEdge::default().encode().len() + MAC_LEN;
+    let begun = is_begun(&bytes) || bytes.starts_with(MAGIC);
+    Ok(begun && written_len(&bytes) <= MAGIC.len() + edge_len)
+}
+
 /// Whether a file without the magic is one whose first write was not finished, by a former build.
 fn is_begun(bytes: &[u8]) -> bool {
     bytes.get(..written_len(bytes)).is_some_and(|written| MAGIC.starts_with(written))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::LogError;
 use crate::files::failed;
-use crate::journal::{JournalFile, TEMPORARY as BEGINNING};
+use crate::journal::{self, JournalFile, TEMPORARY as BEGINNING};
 use crate::log::replay::Replay;
 use crate::note::Checkpoint;
 use crate::publish::TEMPORARY as PUBLISHING;
@@ -54,6 +54,7 @@ pub fn site(audit_dir: &Path, journal_dir: &Path) -> Result<Site, LogError> {
         Err(LogError::NoJournal { .. }) => Ok(Site::Free),
         Err(LogError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Site::Free),
         Err(error @ LogError::File { .. }) => Err(error),
+        Err(LogError::JournalAltered { path, .. }) if journal::is_empty_beginning(&path)? => Ok(Site::Free),
         Ok(_) | Err(_) => Ok(Site::Log),
     }
 }

@@ -44,6 +44,15 @@ fn a_log_whose_store_is_gone_stays() {
     // Records may be durable before a checkpoint covers them.
     std::fs::rename(place.data_dir().join("audit"), place.file("audit-away")).unwrap();
     refused(&place.run("init"), 5, "hint: put `store.sqlite` back");
+    // A journal whose beginning is damaged is not one that was only begun.
+    let journal = place.data_dir().join("journal/journal-00000000000000000001");
+    let whole = std::fs::read(&journal).unwrap();
+    for damaged in [[&whole[..26], &[0x10], &whole[27..]].concat(), [&[0; 24], &whole[24..]].concat()] {
+        std::fs::write(&journal, damaged).unwrap();
+        refused(&place.run("init"), 5, "hint: put `store.sqlite` back");
+        assert!(journal.exists(), "it is evidence");
+    }
+    std::fs::write(&journal, whole).unwrap();
     std::fs::rename(place.file("audit-away"), place.data_dir().join("audit")).unwrap();
     // An empty file in its place changes nothing.
     std::fs::write(&store, "").unwrap();
@@ -65,6 +74,11 @@ fn what_a_killed_one_left_is_made_good() {
         ("audit/checkpoint", Some("\0\0\0")),
         ("journal/beginning", Some("half an edge")),
         ("journal/publishing", Some("half a checkpoint")),
+        // Former builds named a journal file before its beginning was durable.
+        ("journal/journal-00000000000000000001", Some("")),
+        ("journal/journal-00000000000000000001", Some("\0\0\0")),
+        ("journal/journal-00000000000000000001", Some("keyrail audit jou")),
+        ("journal/journal-00000000000000000001", Some("keyrail audit journal 1\n\u{1}\0\0\0\u{9}\0\0")),
         ("store.sqlite", Some("")),
         ("root-of-trust.new", Some("key")),
     ] {
