@@ -16,8 +16,9 @@ use keyrail_engine::ops::domain::{CreateDomain, DomainView, ListDomains};
 use keyrail_engine::ops::label::{DemandsPatch, LabelView, ListLabels, SetLabel};
 use keyrail_engine::ops::master::{MasterView, RotateMaster, ShowMaster};
 use keyrail_engine::ops::token::{CreateToken, ListTokens, RevokeToken, TokenView};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
@@ -201,11 +202,17 @@ struct NewTokenRequest {
 #[derive(Serialize, ToSchema)]
 struct NewTokenAnswer {
     /// The token. It is kept nowhere.
-    token: String,
+    #[serde(serialize_with = "secret_text")]
+    #[schema(value_type = String)]
+    token: Zeroizing<String>,
     /// Its id.
     id: TokenId,
     /// When it ends.
     expires_at: Timestamp,
+}
+
+fn secret_text<S: Serializer>(text: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 async fn create_token(
@@ -215,7 +222,7 @@ async fn create_token(
 ) -> Answered<NewTokenAnswer> {
     let ttl_seconds = body.ttl_seconds.unwrap_or(TOKEN_TTL_SECONDS_DEFAULT);
     let made = run(&service, &call, CreateToken { role: body.role, app: body.app, ttl_seconds }).await?;
-    Ok(made.map(|new| NewTokenAnswer { token: new.text.to_string(), id: new.view.id, expires_at: new.view.expires_at }))
+    Ok(made.map(|new| NewTokenAnswer { token: new.text, id: new.view.id, expires_at: new.view.expires_at }))
 }
 
 async fn revoke_token(
