@@ -165,15 +165,14 @@ fn attempts_that_come_on_no_record_are_told_at_the_end() {
 fn a_server_that_may_lock_no_memory_warns() {
     let place = Place::new();
     let token = place.with_key();
-    let shown = |server: &keyrail_testkit::Server| {
+    let shown = |server: keyrail_testkit::Server| {
         let metrics = get(&Http::new(server.url(), Some(&token)), "/v1/metrics").text;
         let line = metrics.lines().find(|line| line.starts_with("keyrail_key_memory{")).unwrap().to_owned();
-        (line, server.child().written().contains("warning: no more memory may be locked"))
+        let ended = server.into_child().stop(BEGINS).unwrap();
+        (line, ended.stderr.contains("warning: no more memory may be locked"))
     };
-    let server = place.serve();
-    let (line, warned) = shown(&server);
+    let (line, warned) = shown(place.serve());
     assert_eq!(warned, line == "keyrail_key_memory{protection=\"unlocked\"} 1", "{line}");
-    server.into_child().stop(BEGINS).unwrap();
 
     let serve = place.command(&["serve", "--listen", "127.0.0.1:0", "--data-dir", place.data_dir().to_str().unwrap()]);
     // Root may lock beyond the limit, unless that is taken from it too.
@@ -184,8 +183,8 @@ fn a_server_that_may_lock_no_memory_warns() {
     limited.arg(serve.get_program()).args(serve.get_args());
     place.home.house(&mut limited);
     let server = place.serve_with(limited);
-    assert_eq!(shown(&server), ("keyrail_key_memory{protection=\"unlocked\"} 1".to_owned(), true));
     require_open(server.url(), &token);
+    assert_eq!(shown(server), ("keyrail_key_memory{protection=\"unlocked\"} 1".to_owned(), true));
 }
 
 /// Without a server each command tries the root of trust itself.
