@@ -10,7 +10,7 @@ use crate::tree::{Hash, TILE_WIDTH, leaf_hash};
 pub(crate) const SALT_LEN: usize = 16;
 
 /// The longest body of a record, in bytes.
-pub(crate) const BODY_LEN_MAX: usize = 1024 * 1024;
+pub const BODY_LEN_MAX: usize = 1024 * 1024;
 
 /// Keeps the commitment apart from every other use of the hash.
 const COMMITMENT_DOMAIN: &[u8] = b"keyrail/audit/entry/v1\0";

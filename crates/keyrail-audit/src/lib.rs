@@ -23,7 +23,7 @@ mod tile;
 mod tree;
 mod verify;
 
-pub use body::{Record, parse_bodies, parse_entries};
+pub use body::{BODY_LEN_MAX, Record, parse_bodies, parse_entries};
 pub use error::{AppendError, LogError, VerifyFailure, VerifyProblem};
 pub use journal::parse_frame;
 pub use log::{Epoch, Head, Keys, Log, LogHealth, LogOptions, Position, Recovered};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyrail_audit::{AppendError, Epoch, Position};
+use keyrail_audit::{AppendError, BODY_LEN_MAX, Epoch, Position};
 use keyrail_core::access::{Action, Principal};
 use keyrail_core::id::RequestId;
 use keyrail_core::name::AppPath;
@@ -432,6 +432,10 @@ pub(crate) async fn fail(
     record.outcome = outcome;
     record.code = Some(error.code().to_owned());
     record.versions.clear();
+    if matches!(error, EngineError::AuditUnavailable(AppendError::TooLong { .. })) {
+        // What it lists is what the log did not take.
+        record.detail.clear();
+    }
     // A refusal holds under any state, so it is recorded under the newest.
     match append(open, &record, generation.max(open.generation())).await {
         Ok(()) => error,
@@ -462,9 +466,12 @@ pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) ->
     Ok(())
 }
 
+/// A record that the log would not take is refused here, before the change that it tells of is made: that change would
+/// wait for its record for ever, and all others for it.
 pub(crate) fn encode(record: &Record) -> Result<Vec<u8>, AppendError> {
     let mut body = Vec::with_capacity(RECORD_LEN_USUAL);
     match record.write_json(&mut body) {
+        Ok(()) if body.len() > BODY_LEN_MAX => Err(AppendError::TooLong { max: BODY_LEN_MAX }),
         Ok(()) => Ok(body),
         // Strings and numbers always serialize; refusing keeps "no answer without a record" true regardless.
         Err(_) => Err(AppendError::Indeterminate),

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
-use keyrail_core::record::{Outcome, Record};
+use keyrail_audit::AppendError;
+use keyrail_core::record::{Detail, Outcome, Record};
 use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 
 use super::*;
 use crate::bootstrap::Access;
 use crate::engine::{Engine, EngineOptions};
 use crate::ops::domain::ListDomains;
+use crate::pipeline::{CommitError, fail};
 use crate::request::Credential;
 use crate::scheduler;
 use crate::testing::{FixedClock, create, open_behind, outcomes};
@@ -338,4 +340,31 @@ async fn what_still_works_with_a_closed_store_changes_nothing() {
 fn some_record(open: &Unsealed) -> Record {
     let last = open.log().read(open.log().size() - 1, 1).unwrap().remove(0);
     Record { id: RequestId::from_bytes([9; 16]), ..serde_json::from_slice(&last.body).unwrap() }
+}
+
+/// A change that is made waits for its record, and all later changes for it: one that the log takes never is not made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_record_is_too_long_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, _) = open(dir.path()).await;
+    let (request, made) = create(&open, "before").await;
+    made.unwrap();
+    let bodies = open.log().read(0, 100).unwrap().into_iter();
+    let mut records = bodies.map(|body| serde_json::from_slice::<Record>(&body.body).unwrap());
+    let mut record = records.find(|record| record.id == request).unwrap();
+    record.id = Caller::new(Credential::LocalOperator).unwrap().request;
+    let detail = Detail { name: "long".to_owned(), value: "x".repeat(1024 * 1024) };
+    record.detail.push(detail);
+    let failed = open.commit(Change::new(), &record, open.generation()).await;
+    let too_long = |error: &EngineError| matches!(error, EngineError::AuditUnavailable(AppendError::TooLong { .. }));
+    assert!(matches!(failed, Err(CommitError::Failed(error)) if too_long(&error)));
+    assert!(!open.has_pending());
+    create(&open, "after").await.1.unwrap();
+    assert_eq!(names(&open).await, ["after", "before"]);
+    // The failure has a record, without what made it too long.
+    let id = record.id;
+    let error = EngineError::AuditUnavailable(AppendError::TooLong { max: 0 });
+    let told = fail(&open, Box::new(record), error, open.generation()).await;
+    assert!(too_long(&told));
+    assert_eq!(outcomes(&open, id), [Outcome::Failed]);
 }
