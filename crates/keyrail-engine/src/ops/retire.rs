@@ -153,14 +153,23 @@ fn check_acknowledged(names: &[String]) -> Result<(), EngineError> {
 
 /// Puts what was found, and what somebody answered for, into the record.
 fn with_evidence<A>(mut acted: Acted<A>, found: &Found, acknowledged: &[String]) -> Acted<A> {
-    for row in &found.assets {
-        let left = row.census.map(|count| count.left).unwrap_or_default();
-        acted = acted.detail("census", format!("{}: {left} values left", row.asset));
+    let left = |row: &AssetEvidence| row.census.map(|count| count.left).unwrap_or_default();
+    let (assets, more) = split(&found.assets, ASSETS_SHOWN_MAX);
+    for row in assets {
+        acted = acted.detail("census", format!("{}: {} values left", row.asset, left(row)));
     }
-    for row in found.outside.iter().take(OUTSIDE_SHOWN_MAX) {
+    if !more.is_empty() {
+        let left: u64 = more.iter().map(left).sum();
+        acted = acted.detail("census", format!("and {} more assets: {left} values left", more.len()));
+    }
+    let (uses, more) = split(&found.outside, OUTSIDE_SHOWN_MAX);
+    for row in uses {
         let (count, last_at) = (row.count.count, row.count.last_at);
         acted =
             acted.detail("used_outside", format!("{}: {} {count} times, last at {last_at}", row.principal, row.action));
+    }
+    if !more.is_empty() {
+        acted = acted.detail("used_outside", format!("and {} more uses", more.len()));
     }
     for principal in acknowledged {
         acted = acted.detail("acknowledged", principal);
@@ -168,7 +177,15 @@ fn with_evidence<A>(mut acted: Acted<A>, found: &Found, acknowledged: &[String])
     acted
 }
 
-/// How many uses outside assets one record lists.
+/// What a record lists, and what it only counts: it has a limit of its own.
+fn split<T>(all: &[T], listed_max: usize) -> (&[T], &[T]) {
+    all.split_at_checked(listed_max).unwrap_or((all, &[]))
+}
+
+/// How many assets one record lists.
+const ASSETS_SHOWN_MAX: usize = 1_000;
+
+/// How many uses outside assets, and how many lines of a receipt, one record lists.
 const OUTSIDE_SHOWN_MAX: usize = 256;
 
 /// Shows what speaks for and against retiring a version, and changes nothing.
@@ -421,8 +438,12 @@ async fn finish(key: &OpenKey, version: &DataKeyVersion, cx: &Context<'_>) -> Re
     let rows = key.keyring.destroy(version.version, cx.now)?;
     let receipt = receipt(cx, version).await?;
     let mut acted = changed(key, &rows);
-    for line in &receipt {
+    let (lines, more) = split(&receipt, OUTSIDE_SHOWN_MAX);
+    for line in lines {
         acted = acted.detail("could_bring_it_back", line);
+    }
+    if !more.is_empty() {
+        acted = acted.detail("could_bring_it_back", format!("and {} more", more.len()));
     }
     Ok(acted.map(|key| Destruction { key, destroyed: true, seconds_left: 0, receipt }))
 }
@@ -433,13 +454,13 @@ async fn receipt(cx: &Context<'_>, version: &DataKeyVersion) -> Result<Vec<Strin
         format!("backups of the store made between {} and now, together with the root of trust", version.created_at),
         "the store's write-ahead log until its next checkpoint, and what the file system or the disk keeps of overwritten blocks".to_owned(),
     ];
+    if version.state == VersionState::Compromised {
+        lines.push("whoever it was exposed to".to_owned());
+    }
     cx.open.usage().catch_up(cx.open).await?;
     let usage = cx.open.state().usage_of(&version.kid).await?;
     for row in usage.iter().filter(|row| row.key.action == Action::KeyExport) {
         lines.push(format!("the copy that `{}` exported, last at {}", row.key.principal, row.count.last_at));
-    }
-    if version.state == VersionState::Compromised {
-        lines.push("whoever it was exposed to".to_owned());
     }
     Ok(lines)
 }

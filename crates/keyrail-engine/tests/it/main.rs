@@ -10,6 +10,7 @@
 )]
 
 mod caches;
+mod crowd;
 mod defaults;
 mod fence;
 mod gone;
