@@ -15,7 +15,7 @@ use keyrail_core::retirement::AssetEvidence;
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::envelope::Kid;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::error::EngineError;
@@ -89,6 +89,8 @@ pub(crate) struct Wanted {
 /// Counts that are under way, or ended and not taken by those who were told that they go on.
 pub(crate) struct Counts {
     counts: Mutex<HashMap<Kid, Arc<Count>>>,
+    /// Room for them, and for those that go on although the state that they are about is gone.
+    places: Arc<Semaphore>,
     /// How long ago a count may have ended that is for the last step.
     pub(crate) fresh: Duration,
     /// Set when a count ends of which somebody was told that it goes on.
@@ -97,7 +99,8 @@ pub(crate) struct Counts {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { counts: Mutex::default(), fresh: Duration::from_secs(COUNT_FRESH_SECONDS), news: Arc::default() }
+        let (fresh, places) = (Duration::from_secs(COUNT_FRESH_SECONDS), Arc::new(Semaphore::new(COUNTS_MAX)));
+        Self { counts: Mutex::default(), places, fresh, news: Arc::default() }
     }
 }
 
@@ -107,6 +110,8 @@ struct Count {
     /// Whether somebody was told that it goes on: only he comes back for what was counted.
     told: Arc<AtomicBool>,
     ended: watch::Receiver<Option<Ended>>,
+    /// Held by who counts, too.
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 #[derive(Clone)]
@@ -152,15 +157,16 @@ impl Counts {
             Some(count) if count.age().is_some() => drop(counts.remove(&about.kid)),
             _ => {}
         }
-        if counts.len() >= COUNTS_MAX {
+        let Ok(place) = self.places.clone().try_acquire_owned().map(Arc::new) else {
             return Err(EngineError::TooMany { what: "counts of assets under way", max: COUNTS_MAX as u64 });
-        }
+        };
         let (port, key, kid) = (port.clone(), key.keyring.key.id, about.kid);
         let (tell, ended) = watch::channel(None);
         let (told, news) = (Arc::new(AtomicBool::new(false)), self.news.clone());
-        let count = Arc::new(Count { about, began_at: now, told: told.clone(), ended });
+        let count = Arc::new(Count { about, began_at: now, told: told.clone(), ended, _place: place.clone() });
         tokio::spawn(async move {
             let result = port.evidence(key, kid).await.map_err(Some);
+            drop(place);
             // Nobody may ask any more: nothing is lost by that.
             let _gone = tell.send(Some(Ended { at: Instant::now(), result: Arc::new(Mutex::new(result)) }));
             if told.load(Ordering::SeqCst) {
@@ -218,7 +224,8 @@ impl Counts {
             let kid = Kid::from_bytes([u8::try_from(number).unwrap(); 16]);
             let (tell, ended) = watch::channel(None);
             let began_at = Timestamp::from_millis(0);
-            let count = Count { about: About { kid, ..about.clone() }, began_at, told: Arc::default(), ended };
+            let _place = Arc::new(self.places.clone().try_acquire_owned().unwrap());
+            let count = Count { about: About { kid, ..about.clone() }, began_at, told: Arc::default(), ended, _place };
             self.counts.lock().insert(kid, Arc::new(count));
             tell
         });

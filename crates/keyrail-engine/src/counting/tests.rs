@@ -12,11 +12,12 @@ use keyrail_core::record::{Outcome, Record};
 use keyrail_core::retirement::AssetCount;
 use keyrail_core::rotation::RotationReason;
 use keyrail_core::time::Clock;
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::ops::app::CreateApp;
-use crate::ops::key::{CreateKey, KeyView, ListKeys, ReinstateVersion, RotateKey, ShowKey, SuspendVersion};
+use crate::ops::key::{
+    CreateKey, KeyView, ListKeys, ReinstateVersion, ResumeVersion, RotateKey, ShowKey, SuspendVersion,
+};
 use crate::ops::label::{DemandsPatch, SetLabel};
 use crate::ops::retire::{DestroyVersion, RetireVersion, ShowEvidence};
 use crate::ops::token::CreateToken;
@@ -372,4 +373,53 @@ async fn a_key_shows_the_count_of_its_version() {
         tokio::task::yield_now().await;
     }
     assert_eq!(shown().await, [None, None]);
+}
+
+/// Assets whose count takes as long as a gate is closed.
+struct GatedAssets(Semaphore);
+
+#[async_trait]
+impl AssetPort for GatedAssets {
+    async fn evidence(&self, _: DataKeyId, _: Kid) -> Result<Vec<AssetEvidence>, EngineError> {
+        self.0.acquire().await.unwrap().forget();
+        Ok(Vec::new())
+    }
+}
+
+/// A count goes on although its version turned and is counted anew: it reads tables as before, and takes its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_are_overtaken_take_their_place_until_they_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, operator) =
+        with_rotated_key(dir.path(), Arc::new(FixedClock), Duration::ZERO, Duration::from_secs(60)).await;
+    let assets = Arc::new(GatedAssets(Semaphore::new(0)));
+    open.set_assets(assets.clone());
+    let show = async || {
+        let caller = Caller::new(Credential::Token(&operator)).unwrap();
+        open.execute(&caller, ShowEvidence { name: retire().name }).await.unwrap_err().code()
+    };
+    let turn = async |number: usize| {
+        let caller = Caller::new(Credential::LocalOperator).unwrap();
+        let name = retire().name;
+        match number % 2 {
+            0 => open.execute(&caller, SuspendVersion { name }).await.unwrap(),
+            _ => open.execute(&caller, ResumeVersion { name }).await.unwrap(),
+        }
+    };
+    for number in 0..COUNTS_MAX {
+        assert_eq!(show().await, "still_counting", "{number}");
+        turn(number).await;
+    }
+    assert_eq!(show().await, "too_many");
+    // One that ends gives its place to the next, and only one.
+    assets.0.add_permits(1);
+    let given_back = async {
+        while show().await == "too_many" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("its place is given back");
+    assert_eq!(show().await, "still_counting", "the same is joined");
+    turn(COUNTS_MAX).await;
+    assert_eq!(show().await, "too_many");
 }
