@@ -423,3 +423,49 @@ async fn counts_that_are_overtaken_take_their_place_until_they_end() {
     turn(COUNTS_MAX).await;
     assert_eq!(show().await, "too_many");
 }
+
+/// An asset in which a row under the version turns up after the first count.
+#[derive(Default)]
+struct LateRow(AtomicUsize);
+
+#[async_trait]
+impl AssetPort for LateRow {
+    async fn evidence(&self, _: DataKeyId, _: Kid) -> Result<Vec<AssetEvidence>, EngineError> {
+        let left = u64::from(self.0.fetch_add(1, Ordering::SeqCst) > 0);
+        let census = Ok(AssetCount { left, damaged: 0 });
+        Ok(vec![AssetEvidence { asset: "people".parse().unwrap(), census, open_campaign: None }])
+    }
+}
+
+/// Until its window closes a ciphertext that was handed out before may be stored: a retirement that waits for that counts
+/// again after it, and one that need not wait counts once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_within_the_write_window_is_counted() {
+    for (window, counted, retired) in [(60, 2, false), (0, 1, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SetClock::default());
+        let wait = Duration::from_secs(60);
+        let (open, _) = with_rotated_key(dir.path(), clock.clone(), wait, wait).await;
+        let assets = Arc::new(LateRow::default());
+        open.set_assets(assets.clone());
+        let caller = Caller::new(Credential::LocalOperator).unwrap();
+        let patch = DemandsPatch { write_window_seconds: Some(window), ..DemandsPatch::default() };
+        open.execute(&caller, SetLabel { name: "internal".parse().unwrap(), patch }).await.unwrap();
+        let retiring = tokio::spawn({
+            let open = open.clone();
+            async move { open.execute(&Caller::new(Credential::LocalOperator).unwrap(), retire()).await }
+        });
+        while assets.0.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        clock.pass(61);
+        while !retiring.is_finished() {
+            open.tell_time_passed();
+            tokio::task::yield_now().await;
+        }
+        let code = retiring.await.unwrap().map_err(|error| error.code());
+        assert_eq!(code.is_ok(), retired, "{window} s");
+        assert_eq!(code.err().unwrap_or("retire_blocked"), "retire_blocked");
+        assert_eq!(assets.0.load(Ordering::SeqCst), counted, "{window} s");
+    }
+}

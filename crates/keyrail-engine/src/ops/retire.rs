@@ -276,7 +276,9 @@ impl Operation for RetireVersion {
         let purpose = if closed { Purpose::LastStep } else { Purpose::Look };
         refuse_if_blocked(blocked(&gather(authorized, cx, &key, version, purpose).await?))?;
         // The version stopped encrypting when it was deactivated: that was the fence. What was handed out
-        // before may still be stored until the window closes.
+        // before may still be stored until the window closes, by who writes to a table without asking Keyrail. So what
+        // was counted while it was open proves nothing, and only spares a wait that would end in a refusal: it is counted
+        // again. With a window that was closed, the state is the same, and so is the count.
         wait_out_window(authorized, cx, &key, version).await?;
         let found = gather(authorized, cx, &key, version, Purpose::LastStep).await?;
         refuse_if_blocked(blocked(&found))?;

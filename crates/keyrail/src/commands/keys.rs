@@ -65,7 +65,8 @@ async fn retire(global: &Global, name: &KeyVersionName, acknowledge: &[String], 
     let (mut looking, mut retiring) = (Patience::of(wait)?, Patience::of(wait)?);
     let api = Api::connect(global, Access::Write).await?;
     if !output.json {
-        // Nothing is done yet, and whoever cannot see the evidence is not to retire on it.
+        // Nothing is done yet, and whoever cannot see the evidence is not to retire on it. The retirement counts anew:
+        // rows may come back while somebody reads this.
         match insist(&api, Method::GET, &version_path(name, "evidence"), &Value::Null, name, &mut looking).await {
             Ok(evidence) => output.print(&evidence)?,
             refused => return finish(api, refused, output).await,
