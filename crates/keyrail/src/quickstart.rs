@@ -158,7 +158,8 @@ fn unusable(error: keyrail_data::AssetError, data: &Path) -> Failure {
     failure
 }
 
-/// Makes the directory anew; what a former run left there goes.
+/// Makes the directory anew; what a former run left there goes. A link in it, or in its place, is removed and
+/// not followed.
 fn make_place(place: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir_all(place) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

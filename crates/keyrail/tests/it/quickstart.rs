@@ -1,6 +1,6 @@
 //! The quickstart, on its own table and on a database that it did not make.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -60,6 +60,45 @@ fn the_main_job_runs_on_the_made_up_table() {
     let mode = std::fs::metadata(&dir).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     assert!(std::fs::read_dir(place.home.work()).unwrap().next().is_none(), "nothing in the working directory");
+}
+
+/// Every run makes its directory anew: a link goes, and what it leads to stays.
+#[test]
+fn what_links_lead_to_outlives_the_directory() {
+    let place = Place::new();
+    let (home, outside) = (place.home.path(), place.home.path().join("outside"));
+    let dir = home.join(".local/share/keyrail/quickstart");
+    let kept = || {
+        let names = std::fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["file", "within"]);
+        assert_eq!(std::fs::read(outside.join("file")).unwrap(), b"mine");
+        assert_eq!(std::fs::read(outside.join("within/file")).unwrap(), b"mine");
+    };
+    std::fs::create_dir_all(outside.join("within")).unwrap();
+    std::fs::create_dir_all(dir.join("deeper")).unwrap();
+    for file in ["file", "within/file"] {
+        std::fs::write(outside.join(file), "mine").unwrap();
+    }
+    // Links in it, also where it puts its own files.
+    for (link, to) in [
+        ("data", "within"),
+        ("people.sqlite", "file"),
+        ("deeper/link", "within"),
+        ("deeper/file", "file"),
+        ("nowhere", "none"),
+    ] {
+        symlink(outside.join(to), dir.join(link)).unwrap();
+    }
+    place.run_with(&["quickstart", "--json", "--rows", "100"], b"").json();
+    kept();
+    // The directory itself is one.
+    std::fs::remove_dir_all(&dir).unwrap();
+    symlink(&outside, &dir).unwrap();
+    place.run_with(&["quickstart", "--json", "--rows", "100"], b"").json();
+    kept();
+    assert!(std::fs::symlink_metadata(&dir).unwrap().is_dir() && dir.join("data").is_dir());
 }
 
 #[test]
