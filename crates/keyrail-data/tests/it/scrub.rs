@@ -182,6 +182,34 @@ async fn a_campaign_that_a_former_schema_stored_is_scrubbed() {
     }
 }
 
+/// The row of a re-encryption does not tell whether it overwrote plaintext before schema 3: to protect once more scrubs.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_schema_does_not_know_is_scrubbed_by_protecting_again() {
+    let world = World::new().await;
+    let app = world.connect();
+    fill(&app, "WAL");
+    world.add("people", IdentityChoice::PrimaryKey, &["v", "b"]).await.unwrap();
+    world.protect().await;
+    app.execute_batch(&format!("UPDATE people SET v = '{MARK} again' WHERE id = 1")).unwrap();
+    world.rotate().await;
+    let id = world.run(Reencrypt(start())).await.unwrap().id;
+    let stop = Stop::default();
+    let handle = stop.clone();
+    let paused = world.walk_with(id, stop, move || handle.pause()).await.unwrap().campaign;
+    assert!(paused.scrub_due);
+    let former = Campaign { scrub_due: false, generation: paused.generation + 1, ..paused };
+    let mut change = Change::new();
+    change.update(&former);
+    let open = world.engine.unsealed().unwrap();
+    open.commit_unrecorded(change.unrecorded("a row as a former schema reads")).await.unwrap();
+    world.run(Resume { id }).await.unwrap();
+    world.complete(id).await;
+    assert_ne!(found(&world.database()), [""; 0], "nobody knew of it");
+    let protected = world.protect().await.campaign;
+    assert_eq!((protected.counts.cells_moved, protected.not_scrubbed.len()), (0, 1), "{:?}", protected.not_scrubbed);
+    assert_eq!(found(&world.database()), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_of_unprotecting_leaves_no_plaintext() {
     for mode in ["WAL", "PERSIST"] {
