@@ -28,10 +28,10 @@ enum Task {
         #[arg(long)]
         keyrail: PathBuf,
         /// How long each measurement takes, in seconds.
-        #[arg(long, default_value_t = 3.0)]
+        #[arg(long, default_value_t = 1.0)]
         seconds: f64,
         /// How often each pair of measurements is repeated.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 21)]
         rounds: usize,
     },
     /// Serve fixed answers, after a sync of as many bytes as the answer has if a file is named.
@@ -43,6 +43,9 @@ enum Task {
     /// Send one request over and over.
     Load(load::Args),
 }
+
+/// A campaign takes several seconds.
+const CAMPAIGN_ROUNDS_MAX: usize = 5;
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
@@ -59,7 +62,7 @@ fn run(keyrail: &std::path::Path, seconds: f64, rounds: usize) -> anyhow::Result
     let sync = floor::sync_latency(place.path())?;
     eprintln!("disk sync: median {:.0} µs, p99 {:.0} µs", sync.p50_micros, sync.p99_micros);
     let mut report = requests::run(keyrail, place.path(), seconds, rounds)?;
-    let moved = campaign::run(place.path(), rounds)?;
+    let moved = campaign::run(place.path(), rounds.min(CAMPAIGN_ROUNDS_MAX))?;
     report.ratios.insert("campaign_vs_bare".to_owned(), moved.ratio);
     report.runs.extend(moved.runs);
     let output = json!({

@@ -104,8 +104,16 @@ pub(crate) fn run(keyrail: &Path, dir: &Path, seconds: f64, rounds: usize) -> an
         let floor = place.echo(synced)?;
         let mut ratios = Vec::new();
         for round in 0..rounds {
-            let theirs = load(&floor.address, &echo, connections, seconds)?;
-            let us = load(&ours.address, &encrypt, connections, seconds)?;
+            let they = || load(&floor.address, &echo, connections, seconds);
+            let we = || load(&ours.address, &encrypt, connections, seconds);
+            // Each side is first as often as the other: what the machine does meanwhile falls on both.
+            let (theirs, us) = if round % 2 == 0 {
+                let theirs = they()?;
+                (theirs, we()?)
+            } else {
+                let us = we()?;
+                (they()?, us)
+            };
             ratios.push(us.per_second / theirs.per_second);
             eprintln!(
                 "{name}, round {}: {:.0}/s (p50 {:.0} µs, p99 {:.0} µs) against {:.0}/s (p50 {:.0} µs, p99 {:.0} µs): {:.2}",
