@@ -3,7 +3,9 @@
 //! A later release replaces what decides; the shape of the question (principal, action, resource) and of
 //! the answer stays.
 
-use crate::id::TokenId;
+use std::fmt::Write as _;
+
+use crate::id::{ID_LEN, TokenId};
 use crate::name::AppPath;
 use crate::text::text_enum;
 use crate::time::Timestamp;
@@ -174,7 +176,10 @@ impl Principal {
 
 /// The label of whoever shows a token: [`Principal::label`].
 pub fn token_label(token: TokenId) -> String {
-    format!("{}:{token}", PrincipalKind::Token)
+    // Every record has one in it: room for all of it at once.
+    let mut label = String::with_capacity(PrincipalKind::Token.as_str().len() + 1 + 2 * ID_LEN);
+    let _memory_takes_it = write!(label, "{}:{token}", PrincipalKind::Token.as_str());
+    label
 }
 
 /// What the action is about.

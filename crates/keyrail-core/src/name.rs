@@ -121,6 +121,14 @@ impl FromStr for KeyName {
     }
 }
 
+impl KeyName {
+    /// The name as one text, as it is written: every record has one in it.
+    pub fn text(&self) -> String {
+        let AppPath { environment: EnvironmentPath { domain, environment }, app } = &self.app;
+        [domain, environment, app, &self.key].map(Name::as_str).join("/")
+    }
+}
+
 impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AppPath { environment: EnvironmentPath { domain, environment }, app } = &self.app;

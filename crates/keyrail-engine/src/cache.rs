@@ -15,7 +15,8 @@ pub(crate) struct GenerationCache<K, V> {
 
 struct Entries<K, V> {
     generation: u64,
-    map: HashMap<K, Entry<V>>,
+    /// Its hash need not withstand a caller who chooses keys: what is in here came from the store.
+    map: HashMap<K, Entry<V>, foldhash::fast::RandomState>,
 }
 
 struct Entry<V> {
@@ -25,7 +26,7 @@ struct Entry<V> {
 
 impl<K: Eq + Hash, V: Clone> GenerationCache<K, V> {
     pub(crate) fn new(entries_max: usize) -> Self {
-        Self { entries_max, inner: RwLock::new(Entries { generation: 0, map: HashMap::new() }) }
+        Self { entries_max, inner: RwLock::new(Entries { generation: 0, map: HashMap::default() }) }
     }
 
     /// The value, if it is known under this very generation and its time is not over.

@@ -137,7 +137,7 @@ pub(crate) fn require(found: FoundKey, name: &KeyName) -> Result<Arc<OpenKey>, E
 }
 
 pub(crate) fn key_target(name: &KeyName) -> Target {
-    Target::of_app("key", name.to_string(), name.app.clone())
+    Target::of_app("key", name.text(), name.app.clone())
 }
 
 fn version_target(name: &KeyVersionName) -> Target {
