@@ -48,7 +48,7 @@ pub(crate) async fn authenticate(
     let generation = open.generation();
     let token = match open.tokens.get(generation, now, &shown) {
         Some(token) => token,
-        None => load(open, generation, now, text, shown).await?,
+        None => Box::pin(load(open, generation, now, text, shown)).await?,
     };
     token.principal(now).map_err(|_| EngineError::Unauthenticated)
 }

@@ -182,7 +182,7 @@ impl Engine {
         }
         let inner = self.inner.clone();
         if !is_plausible(caller.credential) {
-            return Err(inner.refusals.note(EngineError::Unauthenticated, &caller.origin, inner.options.clock.now()));
+            return Err(inner.refusals.note(EngineError::Unauthenticated, caller.origin, inner.options.clock.now()));
         }
         // Whoever acts in this process holds the data directory anyway and needs no limit.
         if matches!(caller.credential, Credential::Token(_)) {
@@ -235,7 +235,7 @@ impl Engine {
         let open = self.unsealed()?;
         let now = open.now();
         let principal = authenticate(&open, caller.credential, now).await;
-        let principal = principal.map_err(|error| open.refusals().note(error, &caller.origin, now))?;
+        let principal = principal.map_err(|error| open.refusals().note(error, caller.origin, now))?;
         let Err(refusal) = may(&principal, action) else { return Ok(()) };
         let kept = &Kept::new();
         let cx = Context { open: &open, now, generation: open.generation(), if_match: None, kept };
@@ -252,7 +252,7 @@ impl Engine {
         let open = self.unsealed()?;
         let now = open.now();
         let principal = authenticate(&open, caller.credential, now).await;
-        principal.map(drop).map_err(|error| open.refusals().note(error, &caller.origin, now))
+        principal.map(drop).map_err(|error| open.refusals().note(error, caller.origin, now))
     }
 
     /// Counts a request that was refused with `code` before it was an operation: it could not be read, say, or was too
@@ -262,9 +262,9 @@ impl Engine {
         let Ok(open) = self.unsealed() else { return };
         let now = open.now();
         match authenticate(&open, caller.credential, now).await {
-            Ok(principal) => open.refusals().note_no_operation(&principal, code, &caller.origin, now),
+            Ok(principal) => open.refusals().note_no_operation(&principal, code, caller.origin, now),
             // The caller has its answer, whatever this would be.
-            Err(error) => drop(open.refusals().note(error, &caller.origin, now)),
+            Err(error) => drop(open.refusals().note(error, caller.origin, now)),
         }
     }
 

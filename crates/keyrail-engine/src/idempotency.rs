@@ -27,7 +27,7 @@ pub(crate) enum Found<A> {
         first: RequestId,
     },
     /// Nothing yet; the ticket goes into the change.
-    Fresh(Option<Ticket>),
+    Fresh(Box<Ticket>),
 }
 
 /// The row to write with the change.
@@ -38,15 +38,13 @@ pub(crate) struct Ticket {
     replay: Replay,
 }
 
-/// Looks the caller's idempotency key up, if it has one and the operation knows such keys.
+/// Looks the caller's idempotency key up, for an operation that knows such keys.
 pub(crate) async fn look_up<Op: Operation>(
     cx: &Context<'_>,
     caller: &Caller<'_>,
+    key: &str,
     authorized: &Authorized<Op>,
 ) -> Result<Found<Op::Answer>, EngineError> {
-    let Some(key) = caller.idempotency_key.filter(|_| Op::REPLAY != Replay::Never) else {
-        return Ok(Found::Fresh(None));
-    };
     if key.is_empty() {
         return Err(EngineError::Invalid {
             problem: "the idempotency key is empty".to_owned(),
@@ -78,7 +76,7 @@ pub(crate) async fn look_up<Op: Operation>(
         generation: former.map_or(1, |entry| entry.generation + 1),
         principal: Some(principal),
     };
-    Ok(Found::Fresh(Some(Ticket { entry, gives_way, replay: Op::REPLAY })))
+    Ok(Found::Fresh(Box::new(Ticket { entry, gives_way, replay: Op::REPLAY })))
 }
 
 /// Refuses a principal that has as many keys as it may have, so that one cannot take the room of all. What all have

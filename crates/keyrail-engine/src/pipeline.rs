@@ -18,6 +18,7 @@ use crate::idempotency;
 use crate::kept::Kept;
 use crate::request::Caller;
 use crate::unsealed::Unsealed;
+use crate::usage::Fresh;
 
 /// How often an operation begins anew because the state changed under it.
 pub(crate) const ATTEMPTS_MAX: usize = 8;
@@ -243,6 +244,16 @@ impl<A> Acted<A> {
         }
     }
 
+    /// Tells the record what was done; gives the answer, and the rows to commit with it.
+    fn told_in(self, record: &mut Record) -> (A, Option<Change>) {
+        record.versions = self.versions;
+        record.asset = self.asset;
+        record.items = self.items;
+        record.failed = self.failed;
+        record.detail = self.detail;
+        (self.answer, self.change)
+    }
+
     /// One more fact for the record; never data.
     #[must_use]
     pub fn detail(mut self, name: &str, value: impl ToString) -> Self {
@@ -251,127 +262,173 @@ impl<A> Acted<A> {
     }
 }
 
-enum Attempt<Op: Operation> {
-    Ended(Result<Op::Answer, EngineError>),
+enum Attempt<A> {
+    Ended(Result<A, EngineError>),
     /// The state changed between decision and record: nothing happened, begin anew.
-    Fenced(Op),
+    Fenced,
 }
 
+// What a request needs while it waits for its record is what a server holds once per caller that waits, and goes to and
+// from the processor's caches each time. So an operation is handed on by reference, and what is rare has a place of its
+// own (`Box::pin`) instead of room in every request.
+
 /// Runs one operation through the pipeline.
-pub(crate) async fn execute<Op: Operation>(
-    open: &Arc<Unsealed>,
-    caller: &Caller<'_>,
+pub(crate) fn execute<'a, Op: Operation + 'a>(
+    open: &'a Arc<Unsealed>,
+    caller: &'a Caller<'_>,
     op: Op,
-) -> Result<Op::Answer, EngineError> {
-    execute_since(open, caller, op, Instant::now()).await
+) -> impl Future<Output = Result<Op::Answer, EngineError>> + Send + 'a {
+    execute_since(open, caller, op, Instant::now())
 }
 
 /// [`execute`] as a part of work that began at `began`: what may be waited for is counted from then.
 pub(crate) async fn execute_since<Op: Operation>(
     open: &Arc<Unsealed>,
     caller: &Caller<'_>,
-    mut op: Op,
+    op: Op,
     began: Instant,
 ) -> Result<Op::Answer, EngineError> {
-    let kept = Kept::since(began);
+    let (kept, mut op) = (Kept::since(began), Some(op));
     for _ in 0..ATTEMPTS_MAX {
-        match attempt(open, caller, op, &kept).await {
-            Attempt::Ended(result) => {
-                open.metrics().count_operation(Op::ACTION, result.as_ref().err());
-                return result;
-            }
-            Attempt::Fenced(again) => op = again,
+        if let Attempt::Ended(result) = attempt(open, caller, &mut op, &kept).await {
+            open.metrics().count_operation(Op::ACTION, result.as_ref().err());
+            return result;
         }
     }
     Err(EngineError::Contended)
 }
 
-async fn attempt<Op: Operation>(open: &Arc<Unsealed>, caller: &Caller<'_>, op: Op, kept: &Kept) -> Attempt<Op> {
+/// Takes the operation out of its place and, if another attempt is needed, puts it back.
+async fn attempt<Op: Operation>(
+    open: &Arc<Unsealed>,
+    caller: &Caller<'_>,
+    place: &mut Option<Op>,
+    kept: &Kept,
+) -> Attempt<Op::Answer> {
+    let Some(op) = place else { return Attempt::Ended(Err(EngineError::Bug { what: "an operation is gone" })) };
     // In this order: no fence between the two can be taken for the one of this change.
     let generation = open.generation();
     let cx = Context { open, now: open.now(), generation, if_match: caller.if_match, kept };
     let principal = match authenticate(open, caller.credential, cx.now).await {
         Ok(principal) => principal,
-        Err(error) => return Attempt::Ended(Err(open.refusals().note(error, &caller.origin, cx.now))),
+        Err(error) => return Attempt::Ended(Err(open.refusals().note(error, caller.origin, cx.now))),
     };
     let loaded = match op.load(open).await {
         Ok(loaded) => loaded,
         Err(error) => {
             let mut record = record_of(Op::ACTION, caller, &cx, &principal, "the state could not be read", None);
             record.decision = RecordDecision::Refuse;
-            return Attempt::Ended(Err(fail(open, record, error, cx.generation).await));
+            return Attempt::Ended(Err(Box::pin(fail(open, record, error, cx.generation)).await));
         }
     };
-    let target = op.target(&loaded);
-    let mut record = record_of(Op::ACTION, caller, &cx, &principal, "", target.name.clone());
+    let (authorized, record) = match decide(place, principal, &loaded, &cx, caller) {
+        Ok(decided) => decided,
+        Err((error, record)) => {
+            return Attempt::Ended(Err(Box::pin(fail(open, record, error, cx.generation)).await));
+        }
+    };
+    let attempted = act_and_record(&authorized, loaded, &cx, caller, record).await;
+    if matches!(attempted, Attempt::Fenced) {
+        *place = Some(authorized.into_op());
+    }
+    attempted
+}
+
+/// The policy step, and the record as far as it is known then.
+#[expect(clippy::type_complexity, reason = "what was decided, or why not, each with its record")]
+fn decide<Op: Operation>(
+    place: &mut Option<Op>,
+    principal: Principal,
+    loaded: &Op::Loaded,
+    cx: &Context<'_>,
+    caller: &Caller<'_>,
+) -> Result<(Authorized<Op>, Box<Record>), (EngineError, Box<Record>)> {
+    let target = place.as_ref().map(|op| (op.target(loaded), op.further(loaded)));
+    let name = target.as_ref().and_then(|(target, _)| target.name.clone());
+    let mut record = record_of(Op::ACTION, caller, cx, &principal, "", name);
     tracing::trace!(action = %Op::ACTION, principal = %record.principal, resource = record.resource, request = %record.id, "deciding");
-    let further = op.further(&loaded);
-    let authorized = match authorize(open, op, principal, target, further, cx.now) {
-        Ok(authorized) => authorized,
+    let Some((op, (target, further))) = place.take().zip(target) else {
+        return Err((EngineError::Bug { what: "an operation is gone" }, record));
+    };
+    match authorize(cx.open, op, principal, target, further, cx.now) {
+        Ok(authorized) => {
+            record.reason = authorized.reason().to_owned();
+            Ok((authorized, record))
+        }
         Err(refusal) => {
             record.reason = refusal.reason.to_owned();
             record.decision = RecordDecision::Refuse;
-            return Attempt::Ended(Err(fail(open, record, refusal.error, cx.generation).await));
+            Err((refusal.error, record))
         }
-    };
-    record.reason = authorized.reason().to_owned();
-    act_and_record(authorized, loaded, &cx, caller, record).await
+    }
 }
 
 async fn act_and_record<Op: Operation>(
-    authorized: Authorized<Op>,
+    authorized: &Authorized<Op>,
     loaded: Op::Loaded,
     cx: &Context<'_>,
     caller: &Caller<'_>,
     mut record: Box<Record>,
-) -> Attempt<Op> {
-    let ticket = match idempotency::look_up::<Op>(cx, caller, &authorized).await {
-        Ok(idempotency::Found::Answer { answer, first }) => {
-            return answer_again(authorized, answer, first, cx, record).await;
-        }
-        Ok(idempotency::Found::Fresh(ticket)) => ticket,
-        Err(error) => return Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
+) -> Attempt<Op::Answer> {
+    let ticket = match caller.idempotency_key.filter(|_| Op::REPLAY != Replay::Never) {
+        None => None,
+        Some(key) => match Box::pin(idempotency::look_up::<Op>(cx, caller, key, authorized)).await {
+            Ok(idempotency::Found::Answer { answer, first }) => {
+                return Box::pin(answer_again(answer, first, cx, record)).await;
+            }
+            Ok(idempotency::Found::Fresh(ticket)) => Some(ticket),
+            Err(error) => return Attempt::Ended(Err(Box::pin(fail(cx.open, record, error, cx.generation)).await)),
+        },
     };
-    let acted = match Op::act(&authorized, loaded, cx).await {
+    let acted = match Op::act(authorized, loaded, cx).await {
         Ok(acted) => acted,
-        Err(error) => return Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
+        Err(error) => return Attempt::Ended(Err(Box::pin(fail(cx.open, record, error, cx.generation)).await)),
     };
-    record.versions = acted.versions;
-    record.asset = acted.asset;
-    record.items = acted.items;
-    record.failed = acted.failed;
-    record.detail = acted.detail;
-    let Some(mut change) = acted.change else {
-        return match append(cx.open, &record, cx.generation).await {
-            Ok(()) => Attempt::Ended(Ok(acted.answer)),
-            Err(AppendError::Fenced) => Attempt::Fenced(authorized.into_op()),
-            Err(error) => Attempt::Ended(Err(EngineError::AuditUnavailable(error))),
-        };
-    };
+    let (answer, change) = acted.told_in(&mut record);
+    match change {
+        None => append_last(answer, cx, record).await,
+        Some(change) => Box::pin(commit::<Op>(answer, change, ticket, cx, record)).await,
+    }
+}
+
+/// Commits the change with its record.
+async fn commit<Op: Operation>(
+    answer: Op::Answer,
+    mut change: Change,
+    ticket: Option<Box<idempotency::Ticket>>,
+    cx: &Context<'_>,
+    record: Box<Record>,
+) -> Attempt<Op::Answer> {
     if let Some(ticket) = ticket {
-        ticket.remember(&mut change, Op::encode_answer(&acted.answer));
+        ticket.remember(&mut change, Op::encode_answer(&answer));
     }
     match cx.open.commit(change, &record, cx.generation).await {
-        Ok(()) => Attempt::Ended(Ok(acted.answer)),
-        Err(CommitError::Fenced) => Attempt::Fenced(authorized.into_op()),
+        Ok(()) => Attempt::Ended(Ok(answer)),
+        Err(CommitError::Fenced) => Attempt::Fenced,
         Err(CommitError::Failed(error)) => Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),
     }
 }
 
-/// An answer that was given before leaves like any other: with its own record, and under the present state.
-async fn answer_again<Op: Operation>(
-    authorized: Authorized<Op>,
-    answer: Op::Answer,
-    first: RequestId,
-    cx: &Context<'_>,
-    mut record: Box<Record>,
-) -> Attempt<Op> {
-    record.detail = vec![Detail { name: "repeats".to_owned(), value: first.to_string() }];
-    match append(cx.open, &record, cx.generation).await {
+/// Makes the record of an operation without a change durable: the last thing before its answer leaves.
+async fn append_last<A>(answer: A, cx: &Context<'_>, record: Box<Record>) -> Attempt<A> {
+    let written = written(&record);
+    // What is written need not wait for the disk.
+    drop(record);
+    let appended = match written {
+        Ok(written) => append_written(cx.open, written, cx.generation).await,
+        Err(error) => Err(error),
+    };
+    match appended {
         Ok(()) => Attempt::Ended(Ok(answer)),
-        Err(AppendError::Fenced) => Attempt::Fenced(authorized.into_op()),
+        Err(AppendError::Fenced) => Attempt::Fenced,
         Err(error) => Attempt::Ended(Err(EngineError::AuditUnavailable(error))),
     }
+}
+
+/// An answer that was given before leaves like any other: with its own record, and under the present state.
+async fn answer_again<A>(answer: A, first: RequestId, cx: &Context<'_>, mut record: Box<Record>) -> Attempt<A> {
+    record.detail = vec![Detail { name: "repeats".to_owned(), value: first.to_string() }];
+    append_last(answer, cx, record).await
 }
 
 /// Why a change was not committed.
@@ -454,20 +511,37 @@ fn unrecorded(open: &Unsealed, failure: AppendError) -> EngineError {
 
 /// Makes a record durable, on condition that the state is still of `generation`.
 pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) -> Result<(), AppendError> {
-    let body = encode(record)?;
-    let appended = if record.action.keeps_safe() || record.kind == RecordKind::Alarm {
+    append_written(open, written(record)?, generation).await
+}
+
+/// A record as it goes into the log, with what is noted of it.
+struct Written {
+    body: Vec<u8>,
+    noted: Option<Fresh>,
+    must_get_through: bool,
+}
+
+fn written(record: &Record) -> Result<Written, AppendError> {
+    Ok(Written {
+        body: encode(record)?,
+        noted: Fresh::of(record),
+        must_get_through: record.action.keeps_safe() || record.kind == RecordKind::Alarm,
+    })
+}
+
+async fn append_written(open: &Unsealed, written: Written, generation: u64) -> Result<(), AppendError> {
+    let Written { body, noted, must_get_through } = written;
+    let appended = if must_get_through {
         open.log().append_reserved(body, Epoch(generation)).await?
     } else {
         open.log().append(body, Epoch(generation)).await?
     };
-    if let Some(Position { index }) = appended {
-        open.usage().note(index, record);
+    if let Some((Position { index }, noted)) = appended.zip(noted) {
+        open.usage().note(index, noted);
     }
     Ok(())
 }
 
-/// A record that the log would not take is refused here, before the change that it tells of is made: that change would
-/// wait for its record for ever, and all others for it.
 pub(crate) fn encode(record: &Record) -> Result<Vec<u8>, AppendError> {
     let mut body = Vec::with_capacity(RECORD_LEN_USUAL);
     match record.write_json(&mut body) {

@@ -1,7 +1,5 @@
 //! Who calls, from where, and under which request id.
 
-use std::borrow::Cow;
-
 use keyrail_core::id::RequestId;
 use keyrail_core::record::Origin;
 use keyrail_crypto::random;
@@ -26,12 +24,23 @@ pub enum Credential<'a> {
 #[derive(Clone, Copy)]
 pub struct SystemCredential(());
 
+/// Of a caller who says nothing of itself.
+static NOTHING_SAID: Origin = Origin {
+    app: None,
+    component: None,
+    environment: None,
+    build: None,
+    from: None,
+    trace: None,
+    caller_request: None,
+};
+
 /// One call of the engine.
 pub struct Caller<'a> {
     /// What the caller shows.
     pub credential: Credential<'a>,
     /// What it says of itself, and its address.
-    pub origin: Cow<'a, Origin>,
+    pub origin: &'a Origin,
     /// The id of the request and of its record.
     pub request: RequestId,
     /// The key under which a change is made at most once.
@@ -54,7 +63,7 @@ impl<'a> Caller<'a> {
     /// [`EngineError::Crypto`] when the operating system gives no randomness.
     pub fn new(credential: Credential<'a>) -> Result<Self, EngineError> {
         let request = RequestId::from_bytes(random::array()?);
-        Ok(Self { credential, origin: Cow::default(), request, idempotency_key: None, if_match: None })
+        Ok(Self { credential, origin: &NOTHING_SAID, request, idempotency_key: None, if_match: None })
     }
 }
 
@@ -84,7 +93,7 @@ impl KeptCaller {
         };
         Self {
             credential,
-            origin: caller.origin.clone().into_owned(),
+            origin: caller.origin.clone(),
             request: caller.request,
             idempotency_key: caller.idempotency_key.map(str::to_owned),
             if_match: caller.if_match,
@@ -100,7 +109,7 @@ impl KeptCaller {
         };
         Caller {
             credential,
-            origin: Cow::Borrowed(&self.origin),
+            origin: &self.origin,
             request: self.request,
             idempotency_key: self.idempotency_key.as_deref(),
             if_match: self.if_match,

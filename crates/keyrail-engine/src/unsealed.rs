@@ -304,7 +304,7 @@ impl Unsealed {
         if let Some(key) = self.keyrings.get(generation, now, name) {
             return Ok(Some(key));
         }
-        let Some(key) = self.read_key(name).await? else { return Ok(None) };
+        let Some(key) = Box::pin(self.read_key(name)).await? else { return Ok(None) };
         let good_until = now.plus_seconds(key.demands.cache_seconds_max);
         // With a cache time of zero the material leaves memory with the operation.
         if good_until > now {
@@ -355,7 +355,7 @@ impl Unsealed {
         if let Some(material) = key.material_at_hand(&version.kid) {
             return Ok(material);
         }
-        let unwrapped = self.unwrap_data_key(version).await?;
+        let unwrapped = Box::pin(self.unwrap_data_key(version)).await?;
         let material = Arc::new(Material { key_id: *version.key.as_bytes(), version: version.clone(), key: unwrapped });
         Ok(key.keep(material))
     }

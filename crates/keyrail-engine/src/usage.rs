@@ -39,11 +39,7 @@ pub(crate) struct UsageBook {
 
 impl UsageBook {
     /// Notes a record that is durable now, so that it can be counted without reading it.
-    pub(crate) fn note(&self, index: u64, record: &Record) {
-        if record.versions.len() > FRESH_VERSIONS_MAX {
-            return;
-        }
-        let noted = Fresh::of(record);
+    pub(crate) fn note(&self, index: u64, noted: Fresh) {
         let mut fresh = self.fresh.lock();
         if fresh.len() < FRESH_LEN_MAX {
             fresh.insert(index, noted);
@@ -116,7 +112,7 @@ fn count_records(open: &Unsealed, mut index: u64, end: u64) -> Result<BTreeMap<U
 }
 
 /// What is noted of a record. Requests come by the ten thousand: most of these need no memory of their own.
-struct Fresh {
+pub(crate) struct Fresh {
     time: Timestamp,
     principal: Whose,
     action: Action,
@@ -136,8 +132,9 @@ enum Named {
 }
 
 impl Fresh {
-    fn of(record: &Record) -> Self {
-        Self {
+    /// Of a record that names more versions than are noted there is nothing: it is read when it is counted.
+    pub(crate) fn of(record: &Record) -> Option<Self> {
+        (record.versions.len() <= FRESH_VERSIONS_MAX).then(|| Self {
             time: record.time,
             principal: record.session.map_or_else(|| Whose::Other(record.principal.clone()), Whose::Token),
             action: record.action,
@@ -147,7 +144,7 @@ impl Fresh {
             },
             asset: record.asset.is_some(),
             outcome: record.outcome,
-        }
+        })
     }
 
     fn counted(self) -> Counted<'static> {

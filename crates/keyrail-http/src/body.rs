@@ -54,7 +54,10 @@ async fn read<B: HttpBody<Data = Bytes, Error: Into<BoxError>>>(
     if let Some(len) = told.filter(|len| *len > max) {
         return Err(too_large(len));
     }
-    let room = admit(call, service, told.unwrap_or(max)).await?;
+    let room = match told.unwrap_or(max) {
+        ..=STRANGER_BODY_LEN_MAX => None,
+        len => Box::pin(admit(call, service, len)).await.map(Some)?,
+    };
     let reading = Limited::new(body, max).collect();
     let bytes = match call.read_by() {
         Some(deadline) => tokio::time::timeout_at(deadline, reading).await,
@@ -74,17 +77,14 @@ fn kib(len: usize) -> usize {
 }
 
 /// A long body is read only for a caller with a valid token, and while there is room for it.
-async fn admit(call: &Call, service: &Shared, len: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-    if len <= STRANGER_BODY_LEN_MAX {
-        return Ok(None);
-    }
+async fn admit(call: &Call, service: &Shared, len: usize) -> Result<OwnedSemaphorePermit, Problem> {
     if let Err(error) = service.engine().authenticate(&call.unheard()).await {
         // It is counted already.
         call.hear();
         return Err(Problem::of(&error));
     }
     let kib = u32::try_from(kib(len)).unwrap_or(u32::MAX);
-    service.room().0.clone().try_acquire_many_owned(kib).map(Some).map_err(|_| Problem::request(RequestRefusal::Busy))
+    service.room().0.clone().try_acquire_many_owned(kib).map_err(|_| Problem::request(RequestRefusal::Busy))
 }
 
 /// Whether a body may be JSON by what its headers say. Tools that send a body without being told what it is call it a

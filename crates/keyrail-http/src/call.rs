@@ -1,6 +1,5 @@
 //! Who calls: what the headers say.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -97,7 +96,7 @@ impl Call {
         };
         Caller {
             credential,
-            origin: Cow::Borrowed(&self.origin),
+            origin: &self.origin,
             request: self.request,
             idempotency_key: self.idempotency_key.as_deref(),
             if_match: self.if_match,
@@ -192,10 +191,11 @@ impl Unheard {
         Self { arrival: arrival.clone(), authorization: headers.get(header::AUTHORIZATION).cloned() }
     }
 
-    /// Counts the refusal, if the answer is one and nobody has recorded it.
-    pub(crate) async fn count(self, engine: &Engine, status: StatusCode, problem: Option<ProblemCode>) {
-        let unheard = |_: &ProblemCode| !self.arrival.heard.load(Ordering::Acquire);
-        let Some(ProblemCode(code)) = problem.filter(unheard) else { return };
+    /// Counts the refusal, if nobody has recorded it.
+    pub(crate) async fn count(self, engine: &Engine, status: StatusCode, ProblemCode(code): ProblemCode) {
+        if self.arrival.heard.load(Ordering::Acquire) {
+            return;
+        }
         let origin = Origin { from: Some(self.arrival.from.as_ref().to_owned()), ..Origin::default() };
         if status == StatusCode::SERVICE_UNAVAILABLE {
             return engine.note_turned_away(&origin, &code);
@@ -205,7 +205,7 @@ impl Unheard {
         // Without randomness there is neither an answer nor a record.
         let Ok(caller) = Caller::new(credential) else { return };
         // It may have to look a token up, and the refusal waits for it: on a store that hangs it counts as a stranger's.
-        let caller = Caller { origin: Cow::Borrowed(&origin), ..caller };
+        let caller = Caller { origin: &origin, ..caller };
         let noted = tokio::time::timeout(NOTE_WAIT_MAX, engine.note_no_operation(&caller, &code)).await;
         if noted.is_err() {
             engine.note_turned_away(&origin, &code);

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,13 +19,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use keyrail_engine::EngineError;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -260,29 +261,67 @@ struct Shared {
     service: Option<Arc<Service>>,
 }
 
+/// Who is at the other end of a connection.
+struct Peer {
+    /// Its address.
+    from: Arc<str>,
+    /// The timer of its last request, for the next one: a new one is made in the midst of all others. Requests at the same
+    /// time have timers of their own.
+    timer: Mutex<Option<Pin<Box<Sleep>>>>,
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { from: address.to_string().into(), timer: Mutex::default() })
+    }
+
+    /// What `work` gives, if it ends in time.
+    async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let deadline = Instant::now() + limit;
+        let mut timer = match self.timer.lock().take() {
+            Some(mut timer) => {
+                timer.as_mut().reset(deadline);
+                timer
+            }
+            None => Box::pin(sleep_until(deadline)),
+        };
+        let mut work = pin!(work);
+        let done = tokio::select! {
+            biased;
+            done = &mut work => Some(done),
+            () = &mut timer => None,
+        };
+        *self.timer.lock() = Some(timer);
+        done
+    }
+}
+
 /// Gives a request its id, and bounds how many are worked on and how long each may take.
-async fn answer(shared: Arc<Shared>, from: Arc<str>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let id = match new_request_id() {
         Ok(id) => id,
         // Without randomness there is neither an id nor a record.
         Err(error) => return Ok(Problem::of(&error).into_response()),
     };
-    let (parts, body) = request.into_parts();
-    let said = said_request_id(&parts.headers).cloned();
-    let arrival = Arrival::new(id, from, Instant::now() + Duration::from_secs(shared.limits.body_seconds_max));
+    let said = said_request_id(request.headers()).cloned();
+    let arrival =
+        Arrival::new(id, peer.from.clone(), Instant::now() + Duration::from_secs(shared.limits.body_seconds_max));
     let logged = tracing::enabled!(tracing::Level::DEBUG)
-        .then(|| (parts.method.clone(), parts.uri.path().to_owned(), Instant::now()));
-    let unheard = shared.service.as_ref().map(|service| (service, Unheard::of(&parts.headers, &arrival)));
-    let mut response = match refused(&shared.limits, &parts) {
-        Some(problem) => problem.under(id).into_response(),
-        None => match bounded(&shared, parts, body, &arrival).await {
-            Ok(response) => response,
-            Err(problem) => problem.under(id).into_response(),
-        },
+        .then(|| (request.method().clone(), request.uri().path().to_owned(), Instant::now()));
+    let unheard = Unheard::of(request.headers(), &arrival);
+    let mut request = Some(request.into_parts());
+    let mut response = match bounded(&shared, &peer, &mut request, &arrival).await {
+        Ok(response) => response,
+        Err(problem) => problem.under(id).into_response(),
     };
-    if let Some((service, unheard)) = unheard {
-        let problem = response.extensions_mut().remove();
-        unheard.count(service.engine(), response.status(), problem).await;
+    if let Some(service) = &shared.service
+        && let Some(problem) = response.extensions_mut().remove()
+    {
+        Box::pin(unheard.count(service.engine(), response.status(), problem)).await;
     }
     if let Some(said) = said {
         response.headers_mut().insert(REQUEST_ID, said);
@@ -315,32 +354,41 @@ fn keeps_safe(head: &Parts) -> bool {
     }
 }
 
+/// A request where it came in, until somebody takes it: to hand it on as it is costs more than some of its steps.
+type Place = Option<(Parts, Incoming)>;
+
 async fn bounded(
     shared: &Shared,
-    parts: Parts,
-    body: Incoming,
+    peer: &Peer,
+    request: &mut Place,
     arrival: &Arc<Arrival>,
 ) -> Result<Response<Body>, Problem> {
-    let reserved = || if keeps_safe(&parts) { shared.reserved.try_acquire() } else { Err(TryAcquireError::NoPermits) };
+    let head = request.as_ref().map(|(head, _)| head);
+    if let Some(problem) = head.and_then(|head| refused(&shared.limits, head)) {
+        return Err(problem);
+    }
+    let safe = head.is_some_and(keeps_safe);
+    let reserved = || if safe { shared.reserved.try_acquire() } else { Err(TryAcquireError::NoPermits) };
     let Ok(_permit) = shared.requests.try_acquire().or_else(|_| reserved()) else {
         return Err(Problem::request(RequestRefusal::Busy));
     };
     let limit = Duration::from_secs(shared.limits.request_seconds_max);
-    // Pinned where it stands: to move all that a request needs costs more than some of its steps.
-    let routed = pin!(routed(shared, parts, body, arrival));
-    let answered = tokio::time::timeout(limit, routed).await;
-    answered.map_err(|_| Problem::of(&EngineError::Indeterminate))
+    let answered = peer.in_time(limit, routed(shared, request, arrival)).await;
+    answered.ok_or_else(|| Problem::of(&EngineError::Indeterminate))
 }
 
-async fn routed(shared: &Shared, mut parts: Parts, body: Incoming, arrival: &Arc<Arrival>) -> Response<Body> {
-    if let Some(service) = &shared.service
-        && let Some((frequent, key)) = Frequent::of(&parts.method, parts.uri.path())
+async fn routed(shared: &Shared, request: &mut Place, arrival: &Arc<Arrival>) -> Response<Body> {
+    if let (Some(service), Some((head, body))) = (&shared.service, request.as_mut())
+        && let Some((frequent, key)) = Frequent::of(&head.method, head.uri.path())
     {
-        return frequent.answer(key, service, arrival, &parts.headers, body).await;
+        return frequent.answer(key, service, arrival, &head.headers, body).await;
     }
-    parts.extensions.insert(arrival.clone());
+    let Some((mut head, body)) = request.take() else {
+        return Problem::of(&EngineError::Bug { what: "a request is gone" }).into_response();
+    };
+    head.extensions.insert(arrival.clone());
     let router = shared.router.clone();
-    match Box::pin(router.oneshot(Request::from_parts(parts, body))).await {
+    match Box::pin(router.oneshot(Request::from_parts(head, body))).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
@@ -358,8 +406,8 @@ async fn connection(
     let handshake = Duration::from_secs(shared.limits.handshake_seconds_max);
     match shared.tls.clone() {
         None => serve_stream(&shared, watcher, stream, peer).await,
-        Some(tls) => match tokio::time::timeout(handshake, tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve_stream(&shared, watcher, stream, peer).await,
+        Some(tls) => match tokio::time::timeout(handshake, Box::pin(tls.accept(stream))).await {
+            Ok(Ok(stream)) => Box::pin(serve_stream(&shared, watcher, stream, peer)).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
@@ -373,12 +421,12 @@ async fn serve_stream<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: I,
     peer: SocketAddr,
 ) {
-    let from: Arc<str> = peer.to_string().into();
+    let peer = Peer::new(peer);
     let (served, heard) = (shared.clone(), Arc::new(AtomicBool::new(false)));
     let hears = heard.clone();
     let service = hyper::service::service_fn(move |request| {
         hears.store(true, Ordering::Relaxed);
-        answer(served.clone(), from.clone(), request)
+        answer(served.clone(), peer.clone(), request)
     });
     let connection = shared.builder.serve_connection(TokioIo::new(stream), service).into_owned();
     // hyper limits how long a head may take, but not how long it may take to say which version of HTTP it is of.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyrail_core::access::{Action, Role};
+use keyrail_core::record::Origin;
 use keyrail_engine::ops::key::{RotateKey, ShowKey};
 use keyrail_engine::{Access, Caller, Credential, Engine, EngineOptions};
 
@@ -165,10 +166,12 @@ async fn what_was_sealed_by_hand_is_not_opened_because_somebody_tried() {
 }
 
 /// A caller at an address.
-fn caller_at<'a>(address: &str, token: &'a str) -> Caller<'a> {
-    let mut caller = Caller::new(Credential::Token(token)).unwrap();
-    caller.origin.to_mut().from = Some(address.to_owned());
-    caller
+fn caller_at<'a>(origin: &'a Origin, token: &'a str) -> Caller<'a> {
+    Caller { origin, ..Caller::new(Credential::Token(token)).unwrap() }
+}
+
+fn at(address: &str) -> Origin {
+    Origin { from: Some(address.to_owned()), ..Origin::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,15 +184,15 @@ async fn attempts_to_open_are_limited_and_counted_over_all_of_them() {
     let bad = format!("krt_{}", "A".repeat(43));
     let mut codes = Vec::new();
     for port in 1_000..1_007 {
-        let tried = engine.unseal_for(&caller_at(&format!("192.0.2.7:{port}"), &bad)).await;
+        let tried = engine.unseal_for(&caller_at(&at(&format!("192.0.2.7:{port}")), &bad)).await;
         codes.push(tried.unwrap_err().code());
     }
     assert_eq!(codes[..5], ["unauthenticated"; 5]);
     assert_eq!(codes[5..], ["too_many_failures"; 2]);
     // Whoever guesses from there keeps himself out, and nobody else.
-    let there = engine.unseal_for(&caller_at("192.0.2.7:1008", &owner)).await.unwrap_err();
+    let there = engine.unseal_for(&caller_at(&at("192.0.2.7:1008"), &owner)).await.unwrap_err();
     assert_eq!(there.code(), "too_many_failures");
-    engine.unseal_for(&caller_at("192.0.2.8:1000", &owner)).await.unwrap();
+    engine.unseal_for(&caller_at(&at("192.0.2.8:1000"), &owner)).await.unwrap();
     tick(&engine, 1).await;
     assert_eq!(counted(&engine), 0, "not before its time");
     clock.pass(10);
@@ -214,10 +217,10 @@ async fn an_attempt_waits_for_the_one_before_it() {
         .map(|_| {
             let engine = engine.clone();
             let bad = format!("krt_{}", "A".repeat(43));
-            tokio::spawn(async move { engine.unseal_for(&caller_at("192.0.2.7:1", &bad)).await })
+            tokio::spawn(async move { engine.unseal_for(&caller_at(&at("192.0.2.7:1"), &bad)).await })
         })
         .collect();
-    engine.unseal_for(&caller_at("192.0.2.8:1", &owner)).await.unwrap();
+    engine.unseal_for(&caller_at(&at("192.0.2.8:1"), &owner)).await.unwrap();
     assert!(engine.health().await.ready);
     for guess in guesses {
         // Before the right caller they are refused, after it there is nothing left to open.

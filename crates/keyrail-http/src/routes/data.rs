@@ -343,8 +343,14 @@ impl Frequent {
         };
         let bytes = body_bytes(&call, headers, body, service, BODY_LEN_MAX).await;
         match self {
-            Self::Encrypt => encrypt_bytes(service, &call, key, bytes).await,
-            Self::Decrypt => decrypt_bytes(service, &call, key, bytes).await,
+            Self::Encrypt => match encrypt_items(&call, bytes) {
+                Ok(items) => encrypt_all(service, &call, key, items).await,
+                Err(response) => *response,
+            },
+            Self::Decrypt => match ciphertext_items(&call, bytes) {
+                Ok(items) => decrypt_all(service, &call, key, items).await,
+                Err(response) => *response,
+            },
         }
     }
 }
@@ -355,14 +361,13 @@ async fn bytes_of(call: &Call, request: Request, service: &Shared) -> Result<Byt
 }
 
 async fn encrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    encrypt_bytes(&service, &call, key, bytes_of(&call, request, &service).await).await
+    match encrypt_items(&call, bytes_of(&call, request, &service).await) {
+        Ok(items) => encrypt_all(&service, &call, key, items).await,
+        Err(response) => *response,
+    }
 }
 
-async fn encrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
-    let items = match encrypt_items(call, bytes) {
-        Ok(items) => items,
-        Err(response) => return *response,
-    };
+async fn encrypt_all(service: &Shared, call: &Call, key: KeyName, items: Vec<Item<EncryptItem>>) -> Response {
     let answered = run(service, call, Encrypt { key, items }).await;
     answered
         .map(|done| done.map(|items| EncryptAnswer { items: items.into_iter().map(encrypted).collect() }).written())
@@ -370,14 +375,13 @@ async fn encrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Resul
 }
 
 async fn decrypt(State(service): State<Shared>, call: Call, KeyInPath(key): KeyInPath, request: Request) -> Response {
-    decrypt_bytes(&service, &call, key, bytes_of(&call, request, &service).await).await
+    match ciphertext_items(&call, bytes_of(&call, request, &service).await) {
+        Ok(items) => decrypt_all(&service, &call, key, items).await,
+        Err(response) => *response,
+    }
 }
 
-async fn decrypt_bytes(service: &Shared, call: &Call, key: KeyName, bytes: Result<Bytes, Problem>) -> Response {
-    let items = match ciphertext_items(call, bytes) {
-        Ok(items) => items,
-        Err(response) => return *response,
-    };
+async fn decrypt_all(service: &Shared, call: &Call, key: KeyName, items: Vec<Item<CiphertextItem>>) -> Response {
     let answered = run(service, call, Decrypt { key, items }).await;
     answered
         .map(|done| done.map(|items| DecryptAnswer { items: items.into_iter().map(decrypted).collect() }))
