@@ -248,6 +248,12 @@ impl Log {
         Ok(receiver)
     }
 
+    /// Tells that a thread that makes records has nothing to do: what waits is written now, and not when more has come
+    /// together.
+    pub fn rest(&self) {
+        self.0.shared.rest();
+    }
+
     /// From the moment this returns no append under an older epoch is accepted any more, and whatever is
     /// appended afterwards stands behind every record of an older one. What was being written at that moment
     /// still becomes durable, before any later record does.

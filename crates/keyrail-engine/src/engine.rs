@@ -288,6 +288,14 @@ impl Engine {
         }
     }
 
+    /// Tells that a thread that answers requests has nothing to do: what was done is recorded at once, and not together
+    /// with what follows.
+    pub fn rest(&self) {
+        if let Ok(open) = self.unsealed() {
+            open.log().rest();
+        }
+    }
+
     /// Ends when background work is wanted before its turn; never while the store is closed.
     pub async fn woken(&self) {
         match self.unsealed() {

@@ -41,17 +41,16 @@ impl Journal {
         }
     }
 
-    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+    /// A thread that makes records has nothing to do.
+    pub(crate) fn rest(&self) {
         if let Self::Write(log) = self {
-            log.set_epoch(epoch);
+            log.rest();
         }
     }
 
-    /// The durable head; for a reader only its size is known.
-    pub(crate) fn head(&self) -> Head {
-        match self {
-            Self::Write(log) => log.head(),
-            Self::Read(reader, _) => Head { size: reader.size(), root: [0; 32] },
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        if let Self::Write(log) = self {
+            log.set_epoch(epoch);
         }
     }
 

@@ -10,6 +10,7 @@ mod people;
 mod progress;
 mod quickstart;
 mod words;
+mod workers;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -71,7 +72,7 @@ fn misread_as(failure: &Failure) -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     // Before any key is made or read.
     keyrail_crypto::process::harden().map_err(|error| Failure::bug(&error.to_string()))?;
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let built = workers::that_tell(tokio::runtime::Builder::new_multi_thread().enable_all()).build();
     let runtime = built.map_err(|_| Failure::bug("the runtime does not start"))?;
     runtime.block_on(commands::run(cli))
 }

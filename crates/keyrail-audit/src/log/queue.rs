@@ -46,17 +46,16 @@ pub(super) struct Queue {
     publish: VecDeque<(u64, PublishAnswer)>,
     pub(super) epoch: Epoch,
     pub(super) closing: bool,
-    /// How many records were taken together the last time.
-    last_batch: usize,
     /// How many must wait for the writer to be woken.
     wanted: usize,
+    /// Whether threads that make records tell when they have nothing to do. Else nobody knows whether more will come.
+    tells: bool,
+    /// Whether one of them had nothing to do since the last record came.
+    rests: bool,
 }
 
-/// With so many records in one batch, the next one is gathered: fewer callers than that would wait for nobody.
-pub(super) const BUSY_BATCH_LEN: usize = 8;
-
 /// With so many records waiting, more of them would make a sync hardly cheaper for each.
-pub(super) const GATHERED_LEN: usize = 64;
+pub(super) const GATHERED_LEN: usize = 128;
 
 impl Queue {
     pub(super) fn new() -> Self {
@@ -68,15 +67,21 @@ impl Queue {
             publish: VecDeque::new(),
             epoch: Epoch(0),
             closing: false,
-            last_batch: 0,
             wanted: 1,
+            tells: false,
+            rests: false,
         }
     }
 
-    /// Whether more records should come together before they are taken; if so, the writer is not woken before there are
-    /// enough, or by what ends its waiting.
+    /// Whether there is anything to do.
+    pub(super) fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.publish.is_empty() || self.closing
+    }
+
+    /// Whether more records should come together before they are taken: as long as all who make them work. If so, the
+    /// writer is not woken before there are enough, or by what ends its waiting.
     pub(super) fn gathers(&mut self) -> bool {
-        let gathers = self.last_batch >= BUSY_BATCH_LEN && !self.closing && self.publish.is_empty();
+        let gathers = self.tells && !self.rests && !self.closing && self.publish.is_empty();
         self.wanted = if gathers { GATHERED_LEN } else { 1 };
         gathers
     }
@@ -89,6 +94,17 @@ impl Queue {
     /// Whether nothing more should come together. Who wants everything to be published, or the end, waits for nobody.
     pub(super) fn is_enough(&self) -> bool {
         self.waiting.len() >= self.wanted || self.closing || !self.publish.is_empty()
+    }
+
+    /// A thread that makes records has nothing to do: there is time for a sync. Answers whether the writer waits for more
+    /// than there is.
+    pub(super) fn rest(&mut self) -> bool {
+        (self.tells, self.rests) = (true, true);
+        let ends = self.wanted > 1 && !self.waiting.is_empty();
+        if ends {
+            self.wanted = 1;
+        }
+        ends
     }
 
     pub(super) fn len(&self) -> usize {
@@ -114,6 +130,7 @@ impl Queue {
         }
         self.records.push(record, hashes);
         self.waiting.push(waiting);
+        self.rests = false;
         self.pushed += 1;
         Ok(())
     }
@@ -134,7 +151,6 @@ impl Queue {
         }
         if !self.waiting.is_empty() {
             self.taken = self.pushed;
-            self.last_batch = self.waiting.len();
             let next = Records::like(&self.records);
             let records = std::mem::replace(&mut self.records, next);
             return Some(Work::Append { records, waiting: std::mem::take(&mut self.waiting), epoch: self.epoch });
@@ -173,20 +189,19 @@ mod tests {
     }
 
     #[test]
-    fn records_are_gathered_only_when_many_come() {
+    fn records_are_gathered_while_all_work() {
         let mut queue = Queue::new();
-        // Whoever comes alone, or with few others, is not kept waiting.
-        for few in [1, BUSY_BATCH_LEN - 1, 1] {
-            assert!(!queue.gathers() && !queue.is_enough());
-            push(&mut queue, few);
-            assert!(queue.is_enough());
-            assert_eq!(taken(&mut queue), few);
-        }
-        push(&mut queue, BUSY_BATCH_LEN);
-        assert_eq!(taken(&mut queue), BUSY_BATCH_LEN);
-        assert!(queue.gathers());
-        push(&mut queue, GATHERED_LEN - 1);
-        assert!(!queue.is_enough());
+        // Where nobody tells that he rests, nobody knows of more.
+        assert!(!queue.gathers() && !queue.is_enough() && !queue.has_work());
+        push(&mut queue, 1);
+        assert!(queue.is_enough() && queue.has_work());
+        assert_eq!(taken(&mut queue), 1);
+        assert!(!queue.rest() && !queue.gathers());
+        push(&mut queue, 1);
+        assert!(queue.gathers() && !queue.is_enough());
+        assert!(queue.rest() && queue.is_enough() && !queue.gathers());
+        push(&mut queue, GATHERED_LEN - 2);
+        assert!(queue.gathers() && !queue.is_enough());
         push(&mut queue, 1);
         assert!(queue.is_enough());
         // Its time over, the writer takes what there is.

@@ -48,7 +48,11 @@ pub(crate) struct Shared {
 }
 
 pub(super) struct State {
+    /// The tree of what is published at least, and of what somebody asked the head of: most records are hashed into it by
+    /// the publisher alone.
     tree: Edge,
+    /// Records that are durable: so many from the first one on.
+    durable: u64,
     /// Records that are durable and not published, as they became durable; of the first some may be published already.
     unpublished: VecDeque<Arc<Unpublished>>,
     /// No more is published in the background.
@@ -67,7 +71,16 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn unpublished_len(&self) -> usize {
-        usize::try_from(self.tree.size().saturating_sub(self.published.size)).unwrap_or(usize::MAX)
+        usize::try_from(self.durable.saturating_sub(self.published.size)).unwrap_or(usize::MAX)
+    }
+
+    /// Hashes what is durable into the tree.
+    fn catch_up(&mut self) {
+        let (first, tree) = (self.tree.size(), &mut self.tree);
+        let later = self.unpublished.iter().filter(|unpublished| unpublished.end() > first);
+        later.flat_map(|unpublished| unpublished.records_from(first)).for_each(|logged| {
+            tree.push(logged.hashes.leaf);
+        });
     }
 }
 
@@ -104,6 +117,7 @@ impl Shared {
             due: Condvar::new(),
             state: Mutex::new(State {
                 tree: edge.tree().clone(),
+                durable: edge.size(),
                 unpublished: VecDeque::new(),
                 ended: false,
                 published,
@@ -131,7 +145,8 @@ impl Shared {
     }
 
     pub(super) fn head(&self) -> Head {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.catch_up();
         Head { size: state.tree.size(), root: state.tree.root() }
     }
 
@@ -180,6 +195,13 @@ impl Shared {
         Ok(())
     }
 
+    /// A thread that makes records has nothing to do.
+    pub(super) fn rest(&self) {
+        if self.queue.lock().rest() {
+            self.work.notify_one();
+        }
+    }
+
     pub(super) fn push_publish(&self, answer: PublishAnswer) -> Result<(), LogError> {
         self.queue.lock().push_publish(answer)?;
         self.work.notify_one();
@@ -191,8 +213,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work. Under load it lets records come together first: a sync costs as much for one as for many, and
-    /// takes its time from the requests.
+    /// Waits for work. While all who make records work, it lets records come together: a sync costs as much for one as for
+    /// many, and takes its time from the requests.
     pub(crate) fn take_work(&self) -> Work {
         self.take_work_gathered(GATHER_MAX)
     }
@@ -200,6 +222,9 @@ impl Shared {
     /// [`Self::take_work`], with how long records come together at most.
     fn take_work_gathered(&self, gather_max: Duration) -> Work {
         let mut queue = self.queue.lock();
+        while !queue.has_work() {
+            self.work.wait(&mut queue);
+        }
         if queue.gathers() {
             let deadline = Instant::now() + gather_max;
             while !queue.is_enough() && !self.work.wait_until(&mut queue, deadline).timed_out() {}
@@ -229,12 +254,10 @@ impl Shared {
     /// Takes durable records in.
     pub(crate) fn durable(&self, records: Records) {
         let mut state = self.state.lock();
-        let (first, before) = (state.tree.size(), state.unpublished_len());
-        for logged in records.iter() {
-            state.tree.push(logged.hashes.leaf);
-        }
+        let (first, before) = (state.durable, state.unpublished_len());
+        state.durable += records.len() as u64;
         state.unpublished.push_back(Arc::new(Unpublished { first, records }));
-        self.size.store(state.tree.size(), Ordering::Release);
+        self.size.store(state.durable, Ordering::Release);
         // The publisher waits for the first record, and then for enough of them.
         if before == 0 || (before < PUBLISH_RECORDS && state.unpublished_len() >= PUBLISH_RECORDS) {
             self.due.notify_one();
@@ -276,11 +299,15 @@ impl Shared {
     pub(crate) fn unpublished(&self, size: u64) -> (Vec<Arc<Unpublished>>, u64) {
         let state = self.state.lock();
         let later = state.unpublished.iter().filter(|unpublished| unpublished.end() > size).cloned();
-        (later.collect(), state.tree.size())
+        (later.collect(), state.durable)
     }
 
-    pub(crate) fn published(&self, head: Head) {
+    /// Takes in what is published: its head, and the tree that it is the head of.
+    pub(crate) fn published(&self, head: Head, tree: &Edge) {
         let mut state = self.state.lock();
+        if state.tree.size() < tree.size() {
+            state.tree.clone_from(tree);
+        }
         while state.unpublished.front().is_some_and(|unpublished| unpublished.end() <= head.size) {
             state.unpublished.pop_front();
         }
@@ -321,8 +348,8 @@ fn told(error: &LogError) -> String {
     format!("{error}{cause}")
 }
 
-/// How long the writer lets records come together when many come.
-const GATHER_MAX: Duration = Duration::from_micros(250);
+/// How long the writer lets records come together when many come and all who make them work.
+const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// After this time without an answer of the disk the log is not healthy.
 const STUCK_AFTER: Duration = Duration::from_secs(5);

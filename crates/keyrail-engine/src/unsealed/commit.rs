@@ -82,7 +82,7 @@ impl Unsealed {
         if self.generation() != generation {
             return Err(CommitError::Fenced);
         }
-        let log_index_min = self.log.head().size;
+        let log_index_min = self.log.size();
         let written = self.write(change, record, log_index_min).await;
         match &written {
             Ok(_) => self.fence(),
@@ -110,7 +110,7 @@ impl Unsealed {
             let _order = open.order.lock().await;
             open.ready().await.map_err(CommitError::Failed)?;
             open.settle().await.map_err(CommitError::Failed)?;
-            let log_index_min = open.log.head().size;
+            let log_index_min = open.log.size();
             let written = open.write(change, &record, log_index_min).await?;
             open.hand_over(written).await
         });

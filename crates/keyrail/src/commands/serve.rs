@@ -14,6 +14,7 @@ use crate::clock::SystemClock;
 use crate::connect::data_dir;
 use crate::failure::Failure;
 use crate::output::{Output, line, note};
+use crate::workers;
 
 /// Ends at the first SIGINT or SIGTERM.
 ///
@@ -72,6 +73,7 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
         note("hint: raise the limit for locked memory to 16 MiB (ulimit -l, LimitMEMLOCK)");
     }
     let service = Service::new(engine, true);
+    workers::tell(&service);
     let listener = Listener::bind(args.listen, tls.as_ref()).await?.for_service(&service);
     let url = listener.url();
     let signalled = signal();

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::log::queue::{BUSY_BATCH_LEN, GATHERED_LEN};
+use crate::log::queue::GATHERED_LEN;
 
 /// So long that nothing but what is tried ends it.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -60,20 +60,21 @@ fn waits(shared: &Shared, given: &Receiver<Work>) {
     }
 }
 
-/// A log whose writer has just taken many records together.
+/// A log whose threads tell when they rest, and all work.
 fn busy() -> Arc<Shared> {
     let shared = shared();
-    push(&shared, BUSY_BATCH_LEN);
-    assert_eq!(records(taken(&writer(&shared, LONG))), BUSY_BATCH_LEN);
+    shared.rest();
+    push(&shared, 1);
+    assert_eq!(records(taken(&writer(&shared, Duration::ZERO))), 1);
     shared
 }
 
 #[test]
-fn who_comes_with_few_others_is_not_kept_waiting() {
+fn where_nobody_tells_that_he_rests_nobody_is_kept_waiting() {
     let shared = shared();
-    for few in [1, BUSY_BATCH_LEN - 1, 1] {
-        push(&shared, few);
-        assert_eq!(records(taken(&writer(&shared, LONG))), few);
+    for count in [1, GATHERED_LEN - 1, 1] {
+        push(&shared, count);
+        assert_eq!(records(taken(&writer(&shared, LONG))), count);
         // Nor if the writer waited already.
         let given = writer(&shared, LONG);
         waits(&shared, &given);
@@ -83,18 +84,42 @@ fn who_comes_with_few_others_is_not_kept_waiting() {
 }
 
 #[test]
-fn after_many_records_the_next_come_together_until_there_are_enough() {
+fn while_all_work_records_come_together_until_there_are_enough() {
     let shared = busy();
-    // As many again, and again: each time the batch before was long.
-    for _ in 0..3 {
+    for waits_before in [false, true, true] {
+        let mut given = waits_before.then(|| writer(&shared, LONG));
+        if let Some(given) = &given {
+            waits(&shared, given);
+        }
         push(&shared, 1);
-        let given = writer(&shared, LONG);
+        let given = given.take().unwrap_or_else(|| writer(&shared, LONG));
         waits(&shared, &given);
         push(&shared, GATHERED_LEN - 2);
         waits(&shared, &given);
         push(&shared, 1);
         assert_eq!(records(taken(&given)), GATHERED_LEN);
     }
+}
+
+#[test]
+fn when_somebody_rests_the_writer_takes_what_there_is() {
+    let shared = busy();
+    // While it waits for more, or before it comes.
+    push(&shared, 2);
+    let given = writer(&shared, LONG);
+    waits(&shared, &given);
+    shared.rest();
+    assert_eq!(records(taken(&given)), 2);
+    push(&shared, 3);
+    shared.rest();
+    assert_eq!(records(taken(&writer(&shared, LONG))), 3);
+    // Who rested before the record came works again.
+    shared.rest();
+    push(&shared, 1);
+    let given = writer(&shared, LONG);
+    waits(&shared, &given);
+    shared.rest();
+    assert_eq!(records(taken(&given)), 1);
 }
 
 #[test]
@@ -138,8 +163,6 @@ fn when_its_time_is_over_the_writer_takes_what_there_is() {
         let shared = busy();
         let given = writer(&shared, Duration::ZERO);
         waits(&shared, &given);
-        // It is not on its way from the last waking any more.
-        (0..1_000).for_each(|_| std::thread::yield_now());
         push(&shared, 1);
         assert_eq!(records(taken(&given)), 1);
     }
