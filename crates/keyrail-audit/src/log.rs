@@ -261,12 +261,7 @@ impl Log {
         self.0.shared.set_epoch(epoch);
     }
 
-    /// The durable head: everything acknowledged is in it.
-    pub fn head(&self) -> Head {
-        self.0.shared.head()
-    }
-
-    /// The durable size, without computing the root.
+    /// The durable size: everything acknowledged is in it.
     pub fn size(&self) -> u64 {
         self.0.shared.size()
     }

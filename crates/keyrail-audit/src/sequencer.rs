@@ -272,7 +272,7 @@ impl Publishing {
         self.publisher.add(records.take(usize::try_from(until - size).unwrap_or(usize::MAX)))?;
         self.publisher.checkpoint(&self.seed, &self.key)?;
         let head = Head { size: self.publisher.edge().size(), root: self.publisher.edge().root() };
-        shared.published(head, self.publisher.edge().tree());
+        shared.published(head);
         Ok(head)
     }
 }

@@ -14,7 +14,6 @@ use crate::body::{Hashes, Logged, Record, Records};
 use crate::error::{AppendError, LogError};
 use crate::publish::RightEdge;
 use crate::sequencer::PUBLISH_RECORDS;
-use crate::tree::Edge;
 
 /// Which room of the queue a record takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,9 +47,6 @@ pub(crate) struct Shared {
 }
 
 pub(super) struct State {
-    /// The tree of what is published at least, and of what somebody asked the head of: most records are hashed into it by
-    /// the publisher alone.
-    tree: Edge,
     /// Records that are durable: so many from the first one on.
     durable: u64,
     /// Records that are durable and not published, as they became durable; of the first some may be published already.
@@ -72,15 +68,6 @@ pub(super) struct State {
 impl State {
     pub(super) fn unpublished_len(&self) -> usize {
         usize::try_from(self.durable.saturating_sub(self.published.size)).unwrap_or(usize::MAX)
-    }
-
-    /// Hashes what is durable into the tree.
-    fn catch_up(&mut self) {
-        let (first, tree) = (self.tree.size(), &mut self.tree);
-        let later = self.unpublished.iter().filter(|unpublished| unpublished.end() > first);
-        later.flat_map(|unpublished| unpublished.records_from(first)).for_each(|logged| {
-            tree.push(logged.hashes.leaf);
-        });
     }
 }
 
@@ -116,7 +103,6 @@ impl Shared {
             work: Condvar::new(),
             due: Condvar::new(),
             state: Mutex::new(State {
-                tree: edge.tree().clone(),
                 durable: edge.size(),
                 unpublished: VecDeque::new(),
                 ended: false,
@@ -142,12 +128,6 @@ impl Shared {
 
     pub(super) fn set_epoch(&self, epoch: Epoch) {
         self.queue.lock().epoch = epoch;
-    }
-
-    pub(super) fn head(&self) -> Head {
-        let mut state = self.state.lock();
-        state.catch_up();
-        Head { size: state.tree.size(), root: state.tree.root() }
     }
 
     pub(super) fn published_head(&self) -> Head {
@@ -302,12 +282,8 @@ impl Shared {
         (later.collect(), state.durable)
     }
 
-    /// Takes in what is published: its head, and the tree that it is the head of.
-    pub(crate) fn published(&self, head: Head, tree: &Edge) {
+    pub(crate) fn published(&self, head: Head) {
         let mut state = self.state.lock();
-        if state.tree.size() < tree.size() {
-            state.tree.clone_from(tree);
-        }
         while state.unpublished.front().is_some_and(|unpublished| unpublished.end() <= head.size) {
             state.unpublished.pop_front();
         }
