@@ -208,6 +208,15 @@ impl Log {
         self.durable(body, epoch, Place::Usual).await
     }
 
+    /// [`Log::append`] without waiting for records that could come together with this one: for who calls from a thread that
+    /// does not tell when it rests.
+    ///
+    /// # Errors
+    /// Those of [`Log::append`].
+    pub async fn append_at_once(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
+        self.durable(body, epoch, Place::AtOnce).await
+    }
+
     /// [`Log::append`] into room that is kept: for records of what must not be held up by a flood of others, such as a
     /// revocation or an alarm.
     ///
@@ -228,7 +237,7 @@ impl Log {
     /// # Errors
     /// Those of [`Log::append`].
     pub fn append_blocking(&self, body: Vec<u8>, epoch: Epoch) -> Result<Position, AppendError> {
-        self.enqueue(body, epoch, Place::Usual)?.blocking_recv().unwrap_or(Err(AppendError::Indeterminate))
+        self.enqueue(body, epoch, Place::AtOnce)?.blocking_recv().unwrap_or(Err(AppendError::Indeterminate))
     }
 
     fn enqueue(

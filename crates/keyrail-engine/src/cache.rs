@@ -15,7 +15,8 @@ pub(crate) struct GenerationCache<K, V> {
 
 struct Entries<K, V> {
     generation: u64,
-    /// Its hash need not withstand a caller who chooses keys: what is in here came from the store.
+    /// Its hash, seeded at random, withstands chosen keys less than the usual one: there are few entries, and only who
+    /// holds a token can choose any.
     map: HashMap<K, Entry<V>, foldhash::fast::RandomState>,
 }
 

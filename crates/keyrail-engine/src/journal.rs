@@ -33,6 +33,14 @@ impl Journal {
         }
     }
 
+    /// The same from a thread that does not tell when it rests: the record waits for no others.
+    pub(crate) async fn append_at_once(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
+        match self {
+            Self::Write(log) => log.append_at_once(body, epoch).await.map(Some),
+            Self::Read(..) => Ok(None),
+        }
+    }
+
     /// The same for a record that must get through: there is room for it when the queue is full for others.
     pub(crate) async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// From how many items on a batch is spread.
-const SPREAD_ITEMS_MIN: usize = 128;
+pub(crate) const SPREAD_ITEMS_MIN: usize = 128;
 
 /// The threads that help with batches: as many at a time as there are cores, for all batches together.
 static HELPERS: LazyLock<Helpers> =

@@ -16,6 +16,7 @@ use crate::authorize::{Authorized, authorize};
 use crate::error::{EngineError, Fault};
 use crate::idempotency;
 use crate::kept::Kept;
+use crate::parallel::SPREAD_ITEMS_MIN;
 use crate::request::Caller;
 use crate::unsealed::Unsealed;
 use crate::usage::Fresh;
@@ -514,11 +515,18 @@ pub(crate) async fn append(open: &Unsealed, record: &Record, generation: u64) ->
     append_written(open, written(record)?, generation).await
 }
 
+/// [`append`] from a thread that does not tell the log when it rests.
+pub(crate) async fn append_at_once(open: &Unsealed, record: &Record, generation: u64) -> Result<(), AppendError> {
+    append_written(open, Written { at_once: true, ..written(record)? }, generation).await
+}
+
 /// A record as it goes into the log, with what is noted of it.
 struct Written {
     body: Vec<u8>,
     noted: Option<Fresh>,
     must_get_through: bool,
+    /// Whether it waits for no others: a long batch ends on a thread that is none of those that tell when they rest.
+    at_once: bool,
 }
 
 fn written(record: &Record) -> Result<Written, AppendError> {
@@ -526,13 +534,16 @@ fn written(record: &Record) -> Result<Written, AppendError> {
         body: encode(record)?,
         noted: Fresh::of(record),
         must_get_through: record.action.keeps_safe() || record.kind == RecordKind::Alarm,
+        at_once: record.items.is_some_and(|items| items >= SPREAD_ITEMS_MIN as u64),
     })
 }
 
 async fn append_written(open: &Unsealed, written: Written, generation: u64) -> Result<(), AppendError> {
-    let Written { body, noted, must_get_through } = written;
+    let Written { body, noted, must_get_through, at_once } = written;
     let appended = if must_get_through {
         open.log().append_reserved(body, Epoch(generation)).await?
+    } else if at_once {
+        open.log().append_at_once(body, Epoch(generation)).await?
     } else {
         open.log().append(body, Epoch(generation)).await?
     };
@@ -542,6 +553,8 @@ async fn append_written(open: &Unsealed, written: Written, generation: u64) -> R
     Ok(())
 }
 
+/// A record that the log would not take is refused here, before the change that it tells of is made: that change would
+/// wait for its record for ever, and all others for it.
 pub(crate) fn encode(record: &Record) -> Result<Vec<u8>, AppendError> {
     let mut body = Vec::with_capacity(RECORD_LEN_USUAL);
     match record.write_json(&mut body) {

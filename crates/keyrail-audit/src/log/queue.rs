@@ -78,8 +78,8 @@ impl Queue {
         !self.waiting.is_empty() || !self.publish.is_empty() || self.closing
     }
 
-    /// Whether more records should come together before they are taken: as long as all who make them work. If so, the
-    /// writer is not woken before there are enough, or by what ends its waiting.
+    /// Whether more records should come together before they are taken: as long as nobody who makes them has come to rest
+    /// since the last one. If so, the writer is not woken before there are enough, or by what ends its waiting.
     pub(super) fn gathers(&mut self) -> bool {
         let gathers = self.tells && !self.rests && !self.closing && self.publish.is_empty();
         self.wanted = if gathers { GATHERED_LEN } else { 1 };
@@ -99,7 +99,13 @@ impl Queue {
     /// A thread that makes records has nothing to do: there is time for a sync. Answers whether the writer waits for more
     /// than there is.
     pub(super) fn rest(&mut self) -> bool {
-        (self.tells, self.rests) = (true, true);
+        self.tells = true;
+        self.hurry()
+    }
+
+    /// What waits, waits for no more. Answers as [`Self::rest`].
+    pub(super) fn hurry(&mut self) -> bool {
+        self.rests = true;
         let ends = self.wanted > 1 && !self.waiting.is_empty();
         if ends {
             self.wanted = 1;

@@ -20,6 +20,8 @@ use crate::sequencer::PUBLISH_RECORDS;
 pub(super) enum Place {
     /// What all share.
     Usual,
+    /// The same, for a record that waits for no others.
+    AtOnce,
     /// What is kept beyond it.
     Reserved,
 }
@@ -161,11 +163,14 @@ impl Shared {
 
     pub(super) fn push(&self, record: (&Record, Hashes), waiting: Waiting, place: Place) -> Result<(), AppendError> {
         let (len, bytes) = match place {
-            Place::Usual => (0, 0),
+            Place::Usual | Place::AtOnce => (0, 0),
             Place::Reserved => (RESERVED_LEN, RESERVED_BYTES),
         };
         let mut queue = self.queue.lock();
         queue.push(record, waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
+        if place == Place::AtOnce {
+            queue.hurry();
+        }
         // A writer that gathers is woken when there is enough, and not for each record on the way.
         let enough = queue.is_enough();
         drop(queue);

@@ -11,7 +11,7 @@ use keyrail_store::{Change, Recorded, StoreError};
 
 use crate::error::EngineError;
 use crate::outbox::requests_since;
-use crate::pipeline::{CommitError, append, encode};
+use crate::pipeline::{CommitError, append_at_once, encode};
 use crate::unsealed::late::InTime;
 use crate::unsealed::{FENCES_MAX, Unsealed};
 
@@ -267,7 +267,7 @@ impl Unsealed {
     /// # Errors
     /// [`EngineError::Contended`] if the state changed, [`EngineError::AuditUnavailable`].
     pub async fn append_record(&self, record: &Record, generation: u64) -> Result<(), EngineError> {
-        append(self, record, generation).await.map_err(|error| match error {
+        append_at_once(self, record, generation).await.map_err(|error| match error {
             AppendError::Fenced => EngineError::Contended,
             other => EngineError::AuditUnavailable(other),
         })

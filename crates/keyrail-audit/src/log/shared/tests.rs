@@ -20,10 +20,14 @@ fn shared() -> Arc<Shared> {
 }
 
 fn push(shared: &Shared, count: usize) {
+    push_to(shared, count, Place::Usual);
+}
+
+fn push_to(shared: &Shared, count: usize, place: Place) {
     let record = Record { salt: [0; 16], body: b"x".to_vec() };
     for _ in 0..count {
         let waiting = Waiting { epoch: Epoch(0), answer: oneshot::channel().0 };
-        shared.push((&record, Hashes::of(&record)), waiting, Place::Usual).unwrap();
+        shared.push((&record, Hashes::of(&record)), waiting, place).unwrap();
     }
 }
 
@@ -72,6 +76,8 @@ fn busy() -> Arc<Shared> {
 #[test]
 fn where_nobody_tells_that_he_rests_nobody_is_kept_waiting() {
     let shared = shared();
+    push_to(&shared, 1, Place::AtOnce);
+    assert_eq!(records(taken(&writer(&shared, LONG))), 1);
     for count in [1, GATHERED_LEN - 1, 1] {
         push(&shared, count);
         assert_eq!(records(taken(&writer(&shared, LONG))), count);
@@ -113,6 +119,12 @@ fn when_somebody_rests_the_writer_takes_what_there_is() {
     push(&shared, 3);
     shared.rest();
     assert_eq!(records(taken(&writer(&shared, LONG))), 3);
+    // A record that waits for no others takes those along that do.
+    push(&shared, 1);
+    let given = writer(&shared, LONG);
+    waits(&shared, &given);
+    push_to(&shared, 1, Place::AtOnce);
+    assert_eq!(records(taken(&given)), 2);
     // Who rested before the record came works again.
     shared.rest();
     push(&shared, 1);
