@@ -232,7 +232,7 @@ impl Log {
         answer.ok().and_then(Result::ok).unwrap_or(Err(AppendError::Indeterminate))
     }
 
-    /// [`Log::append`] for threads outside the async runtime.
+    /// [`Log::append_at_once`] for threads outside the async runtime.
     ///
     /// # Errors
     /// Those of [`Log::append`].

@@ -289,7 +289,7 @@ impl Peer {
         let done = tokio::select! {
             biased;
             done = &mut work => Some(done),
-            // Work that never waits does not keep the timer from being asked.
+            // Work that used up the task's budget does not keep the timer from being asked.
             () = unconstrained(timer.as_mut()) => None,
         };
         *self.timer.lock() = Some(timer);

@@ -1,4 +1,4 @@
-//! What the threads that answer requests do, for the log: as long as all of them work, more records come.
+//! What the threads that answer requests do, for the log: as long as none of them comes to rest, more records come.
 
 use std::sync::{Arc, OnceLock, Weak};
 

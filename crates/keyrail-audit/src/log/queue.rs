@@ -52,6 +52,8 @@ pub(super) struct Queue {
     tells: bool,
     /// Whether one of them had nothing to do since the last record came.
     rests: bool,
+    /// Whether a record waits that waits for no others.
+    at_once: bool,
 }
 
 /// With so many records waiting, more of them would make a sync hardly cheaper for each.
@@ -70,6 +72,7 @@ impl Queue {
             wanted: 1,
             tells: false,
             rests: false,
+            at_once: false,
         }
     }
 
@@ -81,7 +84,7 @@ impl Queue {
     /// Whether more records should come together before they are taken: as long as nobody who makes them has come to rest
     /// since the last one. If so, the writer is not woken before there are enough, or by what ends its waiting.
     pub(super) fn gathers(&mut self) -> bool {
-        let gathers = self.tells && !self.rests && !self.closing && self.publish.is_empty();
+        let gathers = self.tells && !self.rests && !self.at_once && !self.closing && self.publish.is_empty();
         self.wanted = if gathers { GATHERED_LEN } else { 1 };
         gathers
     }
@@ -99,13 +102,17 @@ impl Queue {
     /// A thread that makes records has nothing to do: there is time for a sync. Answers whether the writer waits for more
     /// than there is.
     pub(super) fn rest(&mut self) -> bool {
-        self.tells = true;
-        self.hurry()
+        (self.tells, self.rests) = (true, true);
+        self.ends_waiting()
     }
 
-    /// What waits, waits for no more. Answers as [`Self::rest`].
-    pub(super) fn hurry(&mut self) -> bool {
-        self.rests = true;
+    /// What waits, waits for no others.
+    pub(super) fn hurry(&mut self) {
+        self.at_once = true;
+        self.ends_waiting();
+    }
+
+    fn ends_waiting(&mut self) -> bool {
         let ends = self.wanted > 1 && !self.waiting.is_empty();
         if ends {
             self.wanted = 1;
@@ -157,6 +164,7 @@ impl Queue {
         }
         if !self.waiting.is_empty() {
             self.taken = self.pushed;
+            self.at_once = false;
             let next = Records::like(&self.records);
             let records = std::mem::replace(&mut self.records, next);
             return Some(Work::Append { records, waiting: std::mem::take(&mut self.waiting), epoch: self.epoch });

@@ -22,7 +22,7 @@ pub(super) enum Place {
     Usual,
     /// The same, for a record that waits for no others.
     AtOnce,
-    /// What is kept beyond it.
+    /// What is kept beyond it; such a record waits for no others either.
     Reserved,
 }
 
@@ -168,7 +168,7 @@ impl Shared {
         };
         let mut queue = self.queue.lock();
         queue.push(record, waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
-        if place == Place::AtOnce {
+        if place != Place::Usual {
             queue.hurry();
         }
         // A writer that gathers is woken when there is enough, and not for each record on the way.
@@ -198,7 +198,7 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work. While all who make records work, it lets records come together: a sync costs as much for one as for
+    /// Waits for work. While nobody who makes records comes to rest, it lets records come together: a sync costs as much for one as for
     /// many, and takes its time from the requests.
     pub(crate) fn take_work(&self) -> Work {
         self.take_work_gathered(GATHER_MAX)
@@ -287,6 +287,7 @@ impl Shared {
         (later.collect(), state.durable)
     }
 
+    /// Takes in what is published.
     pub(crate) fn published(&self, head: Head) {
         let mut state = self.state.lock();
         while state.unpublished.front().is_some_and(|unpublished| unpublished.end() <= head.size) {
@@ -329,7 +330,7 @@ fn told(error: &LogError) -> String {
     format!("{error}{cause}")
 }
 
-/// How long the writer lets records come together when many come and all who make them work.
+/// How long the writer lets records come together at most, while nobody who makes them comes to rest.
 const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// After this time without an answer of the disk the log is not healthy.

@@ -125,6 +125,12 @@ fn when_somebody_rests_the_writer_takes_what_there_is() {
     waits(&shared, &given);
     push_to(&shared, 1, Place::AtOnce);
     assert_eq!(records(taken(&given)), 2);
+    // So it does if more come before the writer looks.
+    for place in [Place::AtOnce, Place::Reserved] {
+        push_to(&shared, 1, place);
+        push(&shared, 1);
+        assert_eq!(records(taken(&writer(&shared, LONG))), 2);
+    }
     // Who rested before the record came works again.
     shared.rest();
     push(&shared, 1);
