@@ -41,7 +41,8 @@ impl Journal {
         }
     }
 
-    /// [`Journal::append`] at once for a record that must get through: there is room for it when the queue is full for others.
+    /// [`Journal::append`] at once for a record that must get through: there is room for it when the queue is full for
+    /// others.
     pub(crate) async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {
             Self::Write(log) => log.append_reserved(body, epoch).await.map(Some),

@@ -198,8 +198,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for work. While nobody who makes records comes to rest, it lets records come together: a sync costs as much for one as for
-    /// many, and takes its time from the requests.
+    /// Waits for work. While nobody who makes records comes to rest, it lets records come together: a sync costs as much
+    /// for one as for many, and takes its time from the requests.
     pub(crate) fn take_work(&self) -> Work {
         self.take_work_gathered(GATHER_MAX)
     }
