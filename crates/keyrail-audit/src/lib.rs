@@ -26,7 +26,7 @@ mod verify;
 pub use body::{BODY_LEN_MAX, Record, parse_bodies, parse_entries};
 pub use error::{AppendError, LogError, VerifyFailure, VerifyProblem};
 pub use journal::parse_frame;
-pub use log::{Epoch, Head, Keys, Log, LogHealth, LogOptions, Position, Recovered};
+pub use log::{Head, Keys, Log, LogHealth, LogOptions, Position, Recovered};
 pub use note::{Checkpoint, NoteError, VerifierKey};
 pub use reader::Reader;
 pub use site::{Site, clear, site};

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyrail_core::fence::Epoch;
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::SigningSeed;
@@ -75,10 +76,6 @@ pub struct Keys {
     /// Guards the journal.
     pub journal: MacKey,
 }
-
-/// The state under which an operation was decided; see [`Log::set_epoch`].
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Epoch(pub u64);
 
 /// Where a record stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use keyrail_core::fence::{Epoch, may_append};
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::SigningSeed;
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{FRAME_LEN_MAX, JournalFile};
 use crate::log::queue::{Waiting, Work};
-use crate::log::{Epoch, Head, Position, Shared};
+use crate::log::{Head, Position, Shared};
 use crate::note::VerifierKey;
 use crate::publish::Publisher;
 use crate::tree::TILE_WIDTH;
@@ -105,7 +106,7 @@ impl Sequencer {
     }
 
     fn commit(&mut self, mut records: Records, mut waiting: Vec<Waiting>, epoch: Epoch) {
-        let is_fresh = |waiting: &Waiting| waiting.epoch >= epoch;
+        let is_fresh = |waiting: &Waiting| may_append(waiting.epoch, epoch);
         if !waiting.iter().all(is_fresh) {
             records = records.filter(|index| waiting.get(index).is_some_and(is_fresh));
             let (fresh, fenced): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_fresh);

@@ -73,6 +73,8 @@ ids! {
     MasterKeyId,
     /// A version of a master key.
     MasterVersionId,
+    /// A process of the service among others over one store.
+    NodeId,
     /// One request; also the id of its audit record.
     RequestId,
     /// A token.

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod asset;
 pub mod campaign;
+pub mod fence;
 pub mod id;
 pub mod key;
 pub mod label;

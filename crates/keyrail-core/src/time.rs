@@ -85,6 +85,28 @@ pub trait Clock: Send + Sync {
 
     /// What can be observed at this moment: the wall clock, and a clock of the machine that nobody can set.
     fn observe(&self) -> Observation;
+
+    /// The machine's own clock, which leases count on.
+    fn boot_now(&self) -> BootTime {
+        let Observation { boot, uptime_millis, .. } = self.observe();
+        BootTime { boot, millis: uptime_millis }
+    }
+}
+
+/// A moment on a machine's own clock, which nobody can set and which suspended time counts on (CLOCK_BOOTTIME).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct BootTime {
+    /// Which start of the machine this is; moments of different starts cannot be compared.
+    pub boot: BootId,
+    /// Milliseconds since that start.
+    pub millis: u64,
+}
+
+impl BootTime {
+    /// Milliseconds since `earlier`; `None` if that is later, or of another start.
+    pub fn millis_since(self, earlier: Self) -> Option<u64> {
+        (self.boot == earlier.boot).then(|| self.millis.checked_sub(earlier.millis)).flatten()
+    }
 }
 
 /// One look at both clocks of the machine.

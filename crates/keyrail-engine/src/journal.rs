@@ -1,6 +1,7 @@
 //! The log as the engine sees it: written by the one process that holds the data directory, read by others.
 
-use keyrail_audit::{AppendError, Epoch, Head, Log, LogError, LogHealth, Position, Reader, Record};
+use keyrail_audit::{AppendError, Head, Log, LogError, LogHealth, Position, Reader, Record};
+use keyrail_core::fence::Epoch;
 use keyrail_crypto::mac::MacKey;
 
 /// How many records the log keeps in one file.

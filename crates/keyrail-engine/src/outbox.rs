@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keyrail_audit::Epoch;
+use keyrail_core::fence::Epoch;
 use keyrail_core::id::RequestId;
 use keyrail_core::record::Record;
 

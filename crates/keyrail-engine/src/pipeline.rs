@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use keyrail_audit::{AppendError, BODY_LEN_MAX, Epoch, Position};
+use keyrail_audit::{AppendError, BODY_LEN_MAX, Position};
 use keyrail_core::access::{Action, Principal};
+use keyrail_core::fence::Epoch;
 use keyrail_core::id::RequestId;
 use keyrail_core::name::AppPath;
 use keyrail_core::record::{Detail, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind, VersionUse};

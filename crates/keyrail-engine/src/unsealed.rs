@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use keyrail_audit::{Checkpoint, Epoch, VerifierKey};
+use keyrail_audit::{Checkpoint, VerifierKey};
 use keyrail_core::access::Decision;
+use keyrail_core::fence::Epoch;
 use keyrail_core::id::{MasterVersionId, RequestId};
 use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Fence, Keyring};
 use keyrail_core::label::Demands;

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use keyrail_core::fence::{Epoch, may_append};
 use tokio::sync::oneshot;
 
-use super::{Epoch, Head, Position};
+use super::{Head, Position};
 use crate::body::{Hashes, Record, Records};
 use crate::error::{AppendError, LogError};
 
@@ -134,7 +135,7 @@ impl Queue {
         if self.closing {
             return Err(AppendError::Unavailable);
         }
-        if waiting.epoch < self.epoch {
+        if !may_append(waiting.epoch, self.epoch) {
             return Err(AppendError::Fenced);
         }
         let bytes = self.records.bytes().len() + record.encoded_len();

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use keyrail_core::fence::Epoch;
 use parking_lot::{Condvar, Mutex};
 
 use super::queue::{PublishAnswer, Queue, Waiting, Work};
-use super::{Epoch, Head, LogHealth, LogOptions};
+use super::{Head, LogHealth, LogOptions};
 use crate::body::{Hashes, Logged, Record, Records};
 use crate::error::{AppendError, LogError};
 use crate::publish::RightEdge;

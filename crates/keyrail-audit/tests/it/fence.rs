@@ -1,6 +1,7 @@
 //! The fence: after `set_epoch` returned, nothing of an older epoch gets into the log behind what came later.
 
-use keyrail_audit::{AppendError, Epoch, Log};
+use keyrail_audit::{AppendError, Log};
+use keyrail_core::fence::Epoch;
 use proptest::prelude::*;
 
 use crate::support::TestLog;

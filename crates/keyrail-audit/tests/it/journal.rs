@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use keyrail_audit::{Epoch, LogError};
+use keyrail_audit::LogError;
+use keyrail_core::fence::Epoch;
 
 use crate::support::{TestLog, append, body};
 

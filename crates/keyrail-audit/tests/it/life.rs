@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use keyrail_audit::{AppendError, Epoch, Head, LogError, Reader};
+use keyrail_audit::{AppendError, Head, LogError, Reader};
+use keyrail_core::fence::Epoch;
 
 use crate::support::{TestLog, append, body};
 

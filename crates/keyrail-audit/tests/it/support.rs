@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyrail_audit::{Epoch, Keys, Log, LogError, LogOptions, Recovered, Report, VerifierKey, VerifyFailure, verify};
+use keyrail_audit::{Keys, Log, LogError, LogOptions, Recovered, Report, VerifierKey, VerifyFailure, verify};
+use keyrail_core::fence::Epoch;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey, Wraps};
 use keyrail_crypto::wrap::{WrapContext, WrappedKey};
 use tempfile::TempDir;

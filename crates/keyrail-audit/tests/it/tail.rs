@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use keyrail_audit::{Epoch, JournalPlace, Remembered, Report, Tail, VerifyFailure, VerifyProblem, verify_with_journal};
+use keyrail_audit::{JournalPlace, Remembered, Report, Tail, VerifyFailure, VerifyProblem, verify_with_journal};
+use keyrail_core::fence::Epoch;
 use keyrail_testkit::{scale, seeded};
 use rand::RngExt;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use keyrail_audit::{AppendError, Epoch};
+use keyrail_audit::AppendError;
+use keyrail_core::fence::{Epoch, may_append};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::system::{LogHeadRow, OutboxEntry};
@@ -79,7 +80,7 @@ impl Unsealed {
         let _order = self.order.lock().await;
         self.ready().await.map_err(CommitError::Failed)?;
         self.settle().await.map_err(CommitError::Failed)?;
-        if self.generation() != generation {
+        if !may_append(Epoch(generation), Epoch(self.generation())) {
             return Err(CommitError::Fenced);
         }
         let log_index_min = self.log.size();
@@ -131,10 +132,10 @@ impl Unsealed {
     }
 
     fn begin_generation(&self) {
-        let next = self.generation() + 1;
-        self.generation.store(next, Ordering::Release);
-        self.log.set_epoch(Epoch(next));
-        self.forget_before(next);
+        let next = Epoch(self.generation()).next();
+        self.generation.store(next.0, Ordering::Release);
+        self.log.set_epoch(next);
+        self.forget_before(next.0);
     }
 
     /// Commits the rows with the record in the outbox; what comes back is to be handed over to the log.
