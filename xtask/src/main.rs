@@ -34,6 +34,8 @@ enum Task {
         /// Run only these steps.
         steps: Vec<String>,
     },
+    /// Install what the tests need, for `cargo test` on a single crate.
+    Tools,
     /// Measure the release build against floors of the same run, and write docs/benchmarks.md.
     Bench {
         /// Print one JSON object on standard output.
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.task {
         Task::Bench { json } => bench::run(&Workspace::open(Scale::Full)?, *json),
+        Task::Tools => steps::install_tools(&Workspace::open(Scale::Ordinary)?),
         Task::Test { list: true, .. } => Ok(steps::list()),
         Task::Test { full, steps, .. } => steps::run(&Workspace::open(Scale::of(*full))?, steps),
     }

@@ -50,6 +50,17 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> anyhow::Result<Exi
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Installs what the tests need and says where it is.
+///
+/// # Errors
+/// A tool is absent and cannot be installed.
+pub(crate) fn install_tools(workspace: &Workspace) -> anyhow::Result<ExitCode> {
+    for (name, place) in cargo::test_tools(workspace)? {
+        println!("{name}={}", place.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Step>> {
     if let Some(unknown) = names.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
         bail!("there is no step `{unknown}`; `cargo xtask test --list` lists them");

@@ -1,11 +1,14 @@
 //! Tools that the tests need: taken from the path where they are there, else installed, else named as missing.
 
+mod postgres;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
 use crate::command::Cmd;
 use crate::workspace::Workspace;
+pub(crate) use postgres::postgres;
 
 /// A program that comes as a crate, at a fixed version so that its findings do not change by themselves.
 pub(crate) struct CargoTool {

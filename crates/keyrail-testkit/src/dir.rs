@@ -19,9 +19,13 @@ impl TempDir {
     /// # Errors
     /// The directory could not be made.
     pub fn new() -> anyhow::Result<Self> {
-        let parent = parent_dir();
-        std::fs::create_dir_all(&parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
-        let dir = tempfile::Builder::new().prefix("keyrail-").tempdir_in(&parent)?;
+        Self::new_in(&parent_dir())
+    }
+
+    /// Makes an empty directory in another one.
+    pub(crate) fn new_in(parent: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
+        let dir = tempfile::Builder::new().prefix("keyrail-").tempdir_in(parent)?;
         Ok(Self(dir))
     }
 
@@ -95,7 +99,7 @@ pub fn free_port() -> anyhow::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn parent_dir() -> PathBuf {
+pub(crate) fn parent_dir() -> PathBuf {
     target_dir().map_or_else(std::env::temp_dir, |target| target.join("tmp"))
 }
 

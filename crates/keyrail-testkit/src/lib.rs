@@ -1,4 +1,4 @@
-//! What integration tests share: places on the disk, child processes, a ledger for concurrent writers, the search
+//! What integration tests share: places on the disk, child processes, PostgreSQL servers, a ledger for concurrent writers, the search
 //! for secrets, and the scale and seed of a run.
 //!
 //! Nothing in here waits by sleeping: a child is waited for through its pipe or its process descriptor, always with
@@ -7,6 +7,7 @@
 mod child;
 mod dir;
 mod ledger;
+pub mod postgres;
 mod run;
 mod search;
 

@@ -1,5 +1,7 @@
 //! The steps that are one command of cargo.
 
+use std::path::PathBuf;
+
 use crate::command::Cmd;
 use crate::report::Tally;
 use crate::tools::{self, CargoTool};
@@ -20,18 +22,26 @@ pub(super) fn clippy(workspace: &Workspace) -> anyhow::Result<Tally> {
 
 /// Unit, integration and documentation tests. All run, also after one has failed.
 pub(super) fn test(workspace: &Workspace) -> anyhow::Result<Tally> {
-    let python = tools::python(workspace)?;
-    for (program, package) in TEST_PROGRAMS {
-        tools::ensure_program(program, package)?;
-    }
+    let tools = test_tools(workspace)?;
     let command = workspace.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let command = command.env("KEYRAIL_TEST_SCALE", workspace.scale.as_str()).env("KEYRAIL_PYTHON", python);
+    let command = command.env("KEYRAIL_TEST_SCALE", workspace.scale.as_str());
+    let command = tools.into_iter().fold(command, |command, (name, place)| command.env(name, place));
     let mut tally = Tally::default();
     let status = binary_under_test(workspace, command)?.follow(|line| tally.read_harness_line(line))?;
     if !status.success() && tally.failed() == 0 {
         anyhow::bail!("`cargo test` failed ({status}) without a failed test: see its messages above");
     }
     Ok(tally)
+}
+
+/// What the tests need: installed where it is absent. Each with the variable that tells the tests where it is.
+pub(super) fn test_tools(workspace: &Workspace) -> anyhow::Result<Vec<(&'static str, PathBuf)>> {
+    for (program, package) in TEST_PROGRAMS {
+        tools::ensure_program(program, package)?;
+    }
+    let mut found = tools::postgres(workspace)?;
+    found.push(("KEYRAIL_PYTHON", tools::python(workspace)?));
+    Ok(found)
 }
 
 /// At full scale the tests that start a server start the release build; otherwise the one built beside them.

@@ -11,4 +11,5 @@
 
 mod child;
 mod dir;
+mod postgres;
 mod search;
