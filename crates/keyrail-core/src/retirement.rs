@@ -2,6 +2,7 @@
 
 use crate::access::Action;
 use crate::campaign::CampaignState;
+use crate::fence::Drift;
 use crate::id::CampaignId;
 use crate::key::DataKeyVersion;
 use crate::lifecycle::VersionState;
@@ -164,25 +165,87 @@ pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageC
         .collect()
 }
 
-/// How long the write window of a version that was fenced at `fenced_at` stays open, in seconds: within it a caller may still store a
-/// ciphertext that was handed out before the fence.
-///
-/// `clock_set_at` is when somebody was last seen to set the wall clock: how long ago an earlier fence was is not
-/// known then, and its window counts from there.
-pub fn window_left_seconds(
-    fenced_at: Timestamp,
-    write_window_seconds: u64,
-    now: Timestamp,
-    clock_set_at: Option<Timestamp>,
-) -> u64 {
-    let counts_from = match clock_set_at {
-        // A fence that seems to lie ahead was made before the clock was set back.
-        Some(set_at) if fenced_at < set_at || fenced_at > now => set_at,
-        _ => fenced_at,
-    };
-    let closes = counts_from.plus_seconds(write_window_seconds);
-    let left_millis = closes.as_millis().saturating_sub(now.as_millis()).max(0);
-    u64::try_from(left_millis).unwrap_or(0).div_ceil(1000).min(write_window_seconds)
+/// The time in which a caller may still store a ciphertext that it asked for before its version was fenced.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct WriteWindow {
+    /// When the version was fenced: it encrypts nothing since.
+    pub fenced_at: Timestamp,
+    /// How long callers were told that they have, in seconds.
+    pub seconds: u64,
+}
+
+impl WriteWindow {
+    /// Whether a caller may still store a ciphertext so long after it sent its request, on its own clock. Counted from
+    /// the answer it would come too late: an answer may be under way for any time.
+    pub const fn may_store(seconds: u64, passed_millis: u64) -> bool {
+        passed_millis < seconds.saturating_mul(1000)
+    }
+
+    /// How long it stays open, in milliseconds: until the last caller that may store has done so, however slow its clock is.
+    ///
+    /// `clock_set_at` is when somebody was last seen to set the wall clock: how long ago an earlier fence was is not
+    /// known then, and its window counts from there.
+    pub fn left_millis(self, now: Timestamp, clock_set_at: Option<Timestamp>, drift: Drift) -> u64 {
+        let counts_from = match clock_set_at {
+            // A fence that seems to lie ahead was made before the clock was set back.
+            Some(set_at) if self.fenced_at < set_at || self.fenced_at > now => set_at,
+            _ => self.fenced_at,
+        };
+        let waits = drift.waited_millis(self.seconds.saturating_mul(1000));
+        let passed = now.as_millis().saturating_sub(counts_from.as_millis()).max(0);
+        waits.saturating_sub(u64::try_from(passed).unwrap_or(0))
+    }
+}
+
+/// How far a retirement is.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Progress {
+    /// Nothing was counted.
+    #[default]
+    Begun,
+    /// Nothing was in the way while the write window was open. That proves nothing, and spares a wait that would end in a
+    /// refusal.
+    Looked,
+    /// Nothing was in the way when the window was closed.
+    Counted,
+}
+
+/// What comes next in a retirement.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Step {
+    /// Look what is in the way; what is refused now need not be waited for.
+    Look,
+    /// Wait until the window is closed.
+    Wait {
+        /// Until then, in milliseconds.
+        millis_left: u64,
+    },
+    /// Count what the retirement rests on.
+    Count,
+    /// Retire.
+    Retire,
+}
+
+impl Progress {
+    /// What comes next, with a write window that stays open for so many milliseconds.
+    pub const fn next(self, window_left_millis: u64) -> Step {
+        match (self, window_left_millis) {
+            (Self::Counted, _) => Step::Retire,
+            (Self::Begun | Self::Looked, 0) => Step::Count,
+            (Self::Begun, _) => Step::Look,
+            (Self::Looked, millis_left) => Step::Wait { millis_left },
+        }
+    }
+
+    /// How far it is after a step that found nothing in the way.
+    #[must_use]
+    pub const fn after(self, step: Step) -> Self {
+        match step {
+            Step::Look => Self::Looked,
+            Step::Count => Self::Counted,
+            Step::Wait { .. } | Step::Retire => self,
+        }
+    }
 }
 
 fn asset_obstacle(evidence: &AssetEvidence) -> Option<Obstacle> {

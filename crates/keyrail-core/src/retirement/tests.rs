@@ -159,20 +159,54 @@ fn only_use_that_no_asset_accounts_for_is_outside() {
 #[test]
 fn the_write_window_counts_from_the_fence_and_anew_when_the_clock_was_set() {
     let rows = [
-        ("right after the fence", 100_000, None, 60),
-        ("half of it", 130_000, None, 30),
-        ("a started second counts", 159_001, None, 1),
-        ("over", 160_000, None, 0),
+        ("right after the fence", 100_000, None, 60_600),
+        ("half of it", 130_000, None, 30_600),
+        ("what is left is for slow clocks", 160_000, None, 600),
+        ("to the millisecond", 160_599, None, 1),
+        ("over", 160_600, None, 0),
         ("long over", 999_000_000, None, 0),
-        ("the clock went back", 50_000, None, 60),
-        ("set forward over the end", 500_000, Some(500_000), 60),
-        ("and a while later", 560_000, Some(500_000), 0),
-        ("set back before the fence", 41_000, Some(40_000), 59),
-        ("a fence after the clock was set", 130_000, Some(90_000), 30),
+        ("the clock went back", 50_000, None, 60_600),
+        ("set forward over the end", 500_000, Some(500_000), 60_600),
+        ("and a while later", 560_600, Some(500_000), 0),
+        ("set back before the fence", 41_000, Some(40_000), 59_600),
+        ("a fence after the clock was set", 130_000, Some(90_000), 30_600),
     ];
-    let fenced_at = Timestamp::from_millis(100_000);
+    let window = WriteWindow { fenced_at: Timestamp::from_millis(100_000), seconds: 60 };
     for (name, now, set_at, want) in rows {
         let set_at = set_at.map(Timestamp::from_millis);
-        assert_eq!(window_left_seconds(fenced_at, 60, Timestamp::from_millis(now), set_at), want, "{name}");
+        assert_eq!(window.left_millis(Timestamp::from_millis(now), set_at, Drift::STATED), want, "{name}");
+    }
+}
+
+#[test]
+fn nobody_may_store_later_than_the_window_is_waited_out() {
+    let window = WriteWindow { fenced_at: Timestamp::from_millis(0), seconds: 60 };
+    assert!(WriteWindow::may_store(60, 59_999) && !WriteWindow::may_store(60, 60_000));
+    // The caller's clock shows the least that it can: it goes slower by all of the drift.
+    let closes = window.left_millis(Timestamp::from_millis(0), None, Drift::STATED);
+    let shown = closes * 1000 / (1000 + Drift::STATED.per_mille);
+    assert!(!WriteWindow::may_store(60, shown));
+    assert!(!WriteWindow::may_store(0, 0));
+}
+
+/// Whenever the window closes: what a retirement rests on is counted after that, and once.
+#[test]
+fn the_steps_of_a_retirement() {
+    let wait = Step::Wait { millis_left: 5 };
+    let rows: [(&str, &[u64], &[Step]); 4] = [
+        ("a closed window", &[0, 0], &[Step::Count, Step::Retire]),
+        ("an open one", &[5, 5, 5, 0, 0], &[Step::Look, wait, wait, Step::Count, Step::Retire]),
+        ("it closes during the look", &[5, 0, 0], &[Step::Look, Step::Count, Step::Retire]),
+        ("it began anew during the count", &[0, 5], &[Step::Count, Step::Retire]),
+    ];
+    for (name, left, want) in rows {
+        let mut progress = Progress::default();
+        let mut steps = Vec::new();
+        for left in left {
+            let step = progress.next(*left);
+            progress = progress.after(step);
+            steps.push(step);
+        }
+        assert_eq!(steps, want, "{name}");
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyrail_core::access::Action;
+use keyrail_core::fence::Drift;
 use keyrail_core::key::{DataKey, DataKeyVersion, DestroyWait, KeyChange};
 use keyrail_core::lifecycle::{VersionEvent, VersionState, transition};
 use keyrail_core::name::{KeyVersionName, Name};
 use keyrail_core::retirement::{
-    ACKNOWLEDGED_LEN_MAX, ACKNOWLEDGED_MAX, AssetEvidence, Obstacle, OutsideUse, destroy_obstacles, obstacles,
-    outside_use, window_left_seconds,
+    ACKNOWLEDGED_LEN_MAX, ACKNOWLEDGED_MAX, AssetEvidence, Obstacle, OutsideUse, Progress, Step, WriteWindow,
+    destroy_obstacles, obstacles, outside_use,
 };
 use keyrail_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -122,7 +123,7 @@ async fn gather<Op>(
     let outside = outside_use(usage.iter().map(|row| (&row.key, &row.count)));
     let assets = match open.assets() {
         Some(port) => {
-            let about = About::of(open, key, version, window_left(version, key, open) == 0).await?;
+            let about = About::of(open, key, version, window_left_millis(version, key, open) == 0).await?;
             let patience = patience(authorized.principal(), cx.kept.began, open.count_wait);
             let wanted = Wanted { about: about.clone(), purpose, patience, now: open.now() };
             cx.once((about, purpose), open.counts.evidence(port, key, wanted)).await?
@@ -218,7 +219,7 @@ impl Operation for ShowEvidence {
         let key = require(found, &name.key)?;
         let version = key.keyring.version(name.version)?;
         let found = gather(authorized, cx, &key, version, Purpose::Look).await?;
-        let left = window_left(version, &key, cx.open);
+        let left = window_left_millis(version, &key, cx.open).div_ceil(1000);
         let in_the_way = obstacles(version, &found.assets, &found.outside, &[]);
         Ok(Acted::new(Evidence::of(&found.assets, &found.outside, &in_the_way, left)))
     }
@@ -270,18 +271,7 @@ impl Operation for RetireVersion {
         cx.check_match(key.keyring.key.generation)?;
         check_acknowledged(acknowledged)?;
         let version = key.keyring.version(name.version)?;
-        let blocked = |found: &Found| obstacles(version, &found.assets, &found.outside, acknowledged);
-        // With a window that is closed already, this is the count that the retirement rests on.
-        let closed = window_left(version, &key, cx.open) == 0;
-        let purpose = if closed { Purpose::LastStep } else { Purpose::Look };
-        refuse_if_blocked(blocked(&gather(authorized, cx, &key, version, purpose).await?))?;
-        // The version stopped encrypting when it was deactivated: that was the fence. What was handed out
-        // before may still be stored until the window closes, by who writes to a table without asking Keyrail. So what
-        // was counted while it was open proves nothing, and only spares a wait that would end in a refusal: it is counted
-        // again. With a window that was closed, the state is the same, and so is the count.
-        wait_out_window(authorized, cx, &key, version).await?;
-        let found = gather(authorized, cx, &key, version, Purpose::LastStep).await?;
-        refuse_if_blocked(blocked(&found))?;
+        let found = last_count(authorized, cx, &key, version, acknowledged).await?;
         let rows = key.keyring.retire(name.version, cx.open.now())?;
         let evidence = Evidence::of(&found.assets, &found.outside, &[], 0);
         let acted = with_evidence(changed(&key, &rows), &found, acknowledged);
@@ -289,40 +279,65 @@ impl Operation for RetireVersion {
     }
 }
 
+/// The count that the retirement of a version rests on, with nothing in the way of it.
+///
+/// The version stopped encrypting when it was deactivated: that was the fence. What was handed out before may still be
+/// stored until the window closes, by who writes to a table without asking Keyrail. So what is counted while it is open
+/// is counted again.
+async fn last_count(
+    authorized: &Authorized<RetireVersion>,
+    cx: &Context<'_>,
+    key: &OpenKey,
+    version: &DataKeyVersion,
+    acknowledged: &[String],
+) -> Result<Found, EngineError> {
+    let (mut progress, mut last) = (Progress::Begun, None);
+    loop {
+        let step = progress.next(window_left_millis(version, key, cx.open));
+        let purpose = match step {
+            Step::Look => Purpose::Look,
+            Step::Count => Purpose::LastStep,
+            Step::Wait { millis_left } => {
+                wait_for_window(authorized, cx, millis_left).await?;
+                continue;
+            }
+            Step::Retire => return last.ok_or(EngineError::Bug { what: "a retirement without a count" }),
+        };
+        let found = gather(authorized, cx, key, version, purpose).await?;
+        refuse_if_blocked(obstacles(version, &found.assets, &found.outside, acknowledged))?;
+        (progress, last) = (progress.after(step), Some(found));
+    }
+}
+
 fn refuse_if_blocked(obstacles: Vec<Obstacle>) -> Result<(), EngineError> {
     if obstacles.is_empty() { Ok(()) } else { Err(EngineError::RetireBlocked { obstacles }) }
 }
 
-fn window_left(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 {
+/// How long the write window of a version stays open, in milliseconds.
+fn window_left_millis(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 {
     let set_at = open.clock_set_at();
     // What was answered between the decision to rotate and its fence was still answered under this version.
     let fenced_at = open.fenced_at(version.fenced_at.unwrap_or(version.state_changed_at));
     // Callers were told the window of then; a longer one of now does no harm.
     let promised_seconds = version.fenced_window_seconds.unwrap_or_default();
-    window_left_seconds(fenced_at, promised_seconds.max(key.demands.write_window_seconds), open.now(), set_at)
+    let window = WriteWindow { fenced_at, seconds: promised_seconds.max(key.demands.write_window_seconds) };
+    window.left_millis(open.now(), set_at, Drift::STATED)
 }
 
-/// Waits until the write window is closed, or refuses at once: a window that stays open for longer than the request may
-/// take is told within its time, with a record. What a count took before is gone from that time.
-async fn wait_out_window<Op>(
+/// Waits for a look at the clock, or refuses at once: a window that stays open for longer than the request may take is
+/// told within its time, with a record. What a count took before is gone from that time.
+async fn wait_for_window<Op>(
     authorized: &Authorized<Op>,
     cx: &Context<'_>,
-    key: &OpenKey,
-    version: &DataKeyVersion,
+    millis_left: u64,
 ) -> Result<(), EngineError> {
-    let open = cx.open;
-    loop {
-        let seconds_left = window_left(version, key, open);
-        if seconds_left == 0 {
-            return Ok(());
-        }
-        let left = Duration::from_secs(seconds_left);
-        let patience = patience(authorized.principal(), cx.kept.began, open.count_wait);
-        if seconds_left > WINDOW_WAIT_SECONDS_MAX || patience.is_some_and(|patience| left > patience) {
-            return Err(EngineError::WriteWindowOpen { seconds_left });
-        }
-        open.time_passes(left.min(WINDOW_STEP)).await;
+    let (left, seconds_left) = (Duration::from_millis(millis_left), millis_left.div_ceil(1000));
+    let patience = patience(authorized.principal(), cx.kept.began, cx.open.count_wait);
+    if seconds_left > WINDOW_WAIT_SECONDS_MAX || patience.is_some_and(|patience| left > patience) {
+        return Err(EngineError::WriteWindowOpen { seconds_left });
     }
+    cx.open.time_passes(left.min(WINDOW_STEP)).await;
+    Ok(())
 }
 
 /// How long one look at the clock is believed.
