@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use keyrail_core::fence::Epoch;
 use keyrail_crypto::CryptoError;
 
 use crate::note::NoteError;
@@ -73,6 +74,73 @@ pub enum LogError {
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
+    /// The database of the log does not do its part.
+    #[error("cannot {action} the log in its database")]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// What became of it.
+        #[source]
+        source: LogStoreError,
+    },
+    /// The database knows of no epoch as new as the one that something was decided under: it was taken back.
+    #[error("the database is of epoch {}, and was of {} before", .found.0, .known.0)]
+    EpochOlder {
+        /// The epoch in the database.
+        found: Epoch,
+        /// The newest that is known.
+        known: Epoch,
+    },
+    /// The database did not answer in time.
+    #[error("the database of the log has not answered for {seconds} seconds")]
+    NoAnswer {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The head row is none that a writer of this log left.
+    #[error("the head of the log was altered")]
+    HeadAltered,
+    /// Records are not what a writer of this log wrote.
+    #[error("of the log's records, {count} from {first} on were altered")]
+    RecordsAltered {
+        /// The first of them.
+        first: u64,
+        /// How many were written together.
+        count: u64,
+    },
+    /// A record is not there, and later ones are, or the head says so.
+    #[error("record {first} of the log is missing")]
+    RecordsMissing {
+        /// Its index.
+        first: u64,
+    },
+}
+
+impl LogError {
+    pub(crate) fn database(action: &'static str) -> impl FnOnce(LogStoreError) -> Self {
+        move |source| Self::Database { action, source }
+    }
+}
+
+/// What a database of the log fails with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogStoreError {
+    /// Nothing was done.
+    #[error("the database failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It may be done, or become so later: the answer was lost.
+    #[error("it is not known whether the database did it")]
+    Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A row holds what cannot be there.
+    #[error("a row of the log has no readable `{column}`")]
+    Malformed {
+        /// The column.
+        column: &'static str,
+    },
+    /// There is no log.
+    #[error("there is no log in the database")]
+    NoLog,
 }
 
 /// A record was not accepted, or it is not known whether it is durable.
@@ -82,7 +150,7 @@ pub enum AppendError {
     /// The state changed since the operation was decided; nothing was recorded.
     #[error("the operation was decided under an older state")]
     Fenced,
-    /// It is not known whether the record is durable: a write failed half-way, or the disk did not answer in time.
+    /// It is not known whether the record is durable: a write failed half-way, or no answer came in time.
     #[error("it is not known whether the record is durable")]
     Indeterminate,
     /// Too many records wait already; nothing was recorded.
@@ -94,7 +162,7 @@ pub enum AppendError {
         /// The limit in bytes.
         max: usize,
     },
-    /// The disk takes no records; nothing was recorded.
+    /// The disk or the database takes no records; nothing was recorded.
     #[error("the log cannot be written")]
     Unavailable,
 }

@@ -7,6 +7,8 @@
 extern crate self as keyrail_audit;
 
 mod body;
+mod committer;
+mod database;
 mod error;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -15,19 +17,24 @@ pub mod fuzz;
 mod journal;
 mod log;
 mod note;
+mod peaks;
 mod publish;
 mod reader;
 mod sequencer;
 mod site;
+mod steward;
 mod tile;
 mod tree;
 mod verify;
 
 pub use body::{BODY_LEN_MAX, Record, parse_bodies, parse_entries};
-pub use error::{AppendError, LogError, VerifyFailure, VerifyProblem};
+pub use database::{Appended, Batch, LogStore, StoredHead, Turn};
+pub use error::{AppendError, LogError, LogStoreError, VerifyFailure, VerifyProblem};
 pub use journal::parse_frame;
-pub use log::{Head, Keys, Log, LogHealth, LogOptions, Position, Recovered};
+pub use log::rows::RowsOptions;
+pub use log::{Head, Keys, Limits, Log, LogHealth, LogOptions, Position, Recovered};
 pub use note::{Checkpoint, NoteError, VerifierKey};
+pub use peaks::Peaks;
 pub use reader::Reader;
 pub use site::{Site, clear, site};
 pub use tree::Hash;

@@ -2,10 +2,12 @@
 
 pub(crate) mod queue;
 pub(crate) mod replay;
+pub(crate) mod rows;
 mod shared;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use keyrail_core::fence::Epoch;
@@ -27,6 +29,7 @@ use crate::note::VerifierKey;
 use crate::publish::{Publisher, RightEdge};
 use crate::reader::Reader;
 use crate::sequencer::{Publishing, Sequencer};
+use crate::steward::Ask;
 use crate::tree::Hash;
 
 /// Where the log lies and how it behaves.
@@ -38,18 +41,37 @@ pub struct LogOptions {
     pub journal_dir: PathBuf,
     /// The log's name; stands in every checkpoint.
     pub origin: String,
+    /// What may wait, and how long.
+    pub limits: Limits,
+    /// A journal file is followed by a new one when it has grown by so many bytes beyond the edge that it begins with.
+    pub journal_len_max: u64,
+    /// The head that the store remembers: a log that is older or another one is not opened, and left as it is.
+    pub remembered: Option<Head>,
+}
+
+/// What may wait in the log, and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
     /// How many records may wait to become durable.
     pub queue_len_max: usize,
     /// How many bytes of records may wait to become durable.
     pub queue_bytes_max: usize,
     /// How long a durable record may wait to be published.
     pub publish_interval: Duration,
-    /// How long an appender waits for the disk. After that the record's fate is open.
+    /// How long an appender waits for the disk or the database. After that the record's fate is open.
     pub append_wait_max: Duration,
-    /// A journal file is followed by a new one when it has grown by so many bytes beyond the edge that it begins with.
-    pub journal_len_max: u64,
-    /// The head that the store remembers: a log that is older or another one is not opened, and left as it is.
-    pub remembered: Option<Head>,
+}
+
+impl Default for Limits {
+    /// The usual ones.
+    fn default() -> Self {
+        Self {
+            queue_len_max: 65_536,
+            queue_bytes_max: 64 * 1024 * 1024,
+            publish_interval: Duration::from_millis(250),
+            append_wait_max: Duration::from_secs(30),
+        }
+    }
 }
 
 impl LogOptions {
@@ -59,10 +81,7 @@ impl LogOptions {
             audit_dir,
             journal_dir,
             origin,
-            queue_len_max: 65_536,
-            queue_bytes_max: 64 * 1024 * 1024,
-            publish_interval: Duration::from_millis(250),
-            append_wait_max: Duration::from_secs(30),
+            limits: Limits::default(),
             journal_len_max: JOURNAL_LEN_MAX,
             remembered: None,
         }
@@ -123,6 +142,15 @@ struct Handle {
     shared: Arc<Shared>,
     key: VerifierKey,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    evidence: Evidence,
+}
+
+/// Where records are read from.
+enum Evidence {
+    /// The files in this directory, as far as they are published.
+    Files(PathBuf),
+    /// A database, by way of who is asked here.
+    Rows(Sender<Ask>),
 }
 
 impl Log {
@@ -173,7 +201,8 @@ impl Log {
         }
         journal::forget_begun(&options.journal_dir);
         let journal = JournalFile::resume(&replay.path, &replay.last)?;
-        let shared = Arc::new(Shared::new(&options, publisher.edge()));
+        let published = Head { size: publisher.edge().size(), root: publisher.edge().root() };
+        let shared = Arc::new(Shared::new(options.limits, published));
         let publishing = Publishing { publisher, seed: keys.seed, key: key.clone() };
         let sequencer = Sequencer {
             shared: shared.clone(),
@@ -182,14 +211,17 @@ impl Log {
             journal: Some(journal),
             former: std::mem::take(&mut replay.former),
             sequence: replay.sequence,
-            publish_interval: options.publish_interval,
+            audit_dir: options.audit_dir.clone(),
+            journal_dir: options.journal_dir.clone(),
+            publish_interval: options.limits.publish_interval,
             journal_len_max: options.journal_len_max,
             file_system,
             lost_writes: false,
         };
         let spawned = std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || sequencer.run());
         let thread = Mutex::new(Some(spawned.map_err(failed("start the writer of", &options.journal_dir))?));
-        Ok((Self(Arc::new(Handle { shared, key, thread })), recovered))
+        let evidence = Evidence::Files(options.audit_dir);
+        Ok((Self(Arc::new(Handle { shared, key, thread, evidence })), recovered))
     }
 
     /// The log's public key.
@@ -264,7 +296,26 @@ impl Log {
     /// appended afterwards stands behind every record of an older one. What was being written at that moment
     /// still becomes durable, before any later record does.
     pub fn set_epoch(&self, epoch: Epoch) {
-        self.0.shared.set_epoch(epoch);
+        self.0.shared.raise_epoch(epoch);
+    }
+
+    /// The newest epoch that is known. In a log that several nodes keep another one may have raised it.
+    pub fn epoch(&self) -> Epoch {
+        self.0.shared.epoch()
+    }
+
+    /// The signed head that is published.
+    ///
+    /// # Errors
+    /// [`LogError::File`]; [`LogError::Database`], [`LogError::NoAnswer`].
+    pub fn checkpoint(&self) -> Result<String, LogError> {
+        match &self.0.evidence {
+            Evidence::Files(dir) => {
+                let path = dir.join("checkpoint");
+                std::fs::read_to_string(&path).map_err(failed("read", &path))
+            }
+            Evidence::Rows(asks) => rows::ask(asks, self.0.shared.append_wait_max(), Ask::Checkpoint),
+        }
     }
 
     /// The durable size: everything acknowledged is in it.
@@ -288,15 +339,24 @@ impl Log {
         answer.ok().and_then(Result::ok).and_then(Result::ok).ok_or(LogError::Closed)
     }
 
-    /// Records from `first` on, at most `count`, published or not.
+    /// Records from `first` on, at most `count`, published or not; from a database fewer come if they are long. Waits for the
+    /// disk or the database on the thread that asks.
     ///
     /// # Errors
-    /// [`LogError::File`].
+    /// [`LogError::File`]; [`LogError::Database`], [`LogError::NoAnswer`], [`LogError::RecordsAltered`],
+    /// [`LogError::RecordsMissing`].
     pub fn read(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
+        let audit_dir = match &self.0.evidence {
+            Evidence::Files(dir) => dir,
+            Evidence::Rows(asks) => {
+                let limit = self.0.shared.append_wait_max();
+                return rows::ask(asks, limit, |answer| Ask::Read(first, count, answer));
+            }
+        };
         let (published, recent) = self.0.shared.recent(first, count);
         let mut records = Vec::new();
         if first < published {
-            let reader = Reader::at(self.0.shared.audit_dir(), published);
+            let reader = Reader::at(audit_dir, published);
             records = reader.read(first, count.min(usize::try_from(published - first).unwrap_or(count)))?;
         }
         records.extend(recent.into_iter().take(count.saturating_sub(records.len())));

@@ -1,5 +1,6 @@
 //! The one writer of the log: takes what waits, makes it durable together, and publishes when there is time.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,13 +31,15 @@ const BUNDLES_WITHOUT_REST: usize = 4;
 
 pub(crate) struct Sequencer {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) audit_dir: PathBuf,
+    pub(crate) journal_dir: PathBuf,
     pub(crate) mac: MacKey,
     /// What writes the evidence: this thread when it must, else the one beside it.
     pub(crate) publishing: Arc<Mutex<Publishing>>,
     /// `None` after an error: the file is closed for good, and the next append begins another.
     pub(crate) journal: Option<JournalFile>,
     /// Journal files that are needed until everything published from them is durable.
-    pub(crate) former: Vec<std::path::PathBuf>,
+    pub(crate) former: Vec<PathBuf>,
     pub(crate) sequence: u64,
     pub(crate) publish_interval: Duration,
     pub(crate) journal_len_max: u64,
@@ -99,7 +102,7 @@ impl Sequencer {
         let spawned = std::thread::Builder::new().name("audit-publish".to_owned()).spawn(work);
         spawned
             .inspect_err(|source| {
-                let error = failed("start the publisher of", self.shared.audit_dir())(source.kind().into());
+                let error = failed("start the publisher of", &self.audit_dir)(source.kind().into());
                 self.shared.note_publish(Err(&error));
             })
             .ok()
@@ -160,7 +163,7 @@ impl Sequencer {
     fn begin_journal(&mut self) -> Result<(), LogError> {
         self.publish()?;
         self.sequence += 1;
-        let dir = self.shared.journal_dir();
+        let dir = &self.journal_dir;
         let edge = self.publishing.lock().publisher.edge().clone();
         match JournalFile::create(dir, self.sequence, &edge, &self.mac) {
             Ok(journal) => self.journal = Some(journal),
@@ -191,7 +194,7 @@ impl Sequencer {
     }
 
     fn sync_evidence(&mut self) -> Result<(), LogError> {
-        let lost = LogError::LostWrites { path: self.shared.audit_dir().to_owned() };
+        let lost = LogError::LostWrites { path: self.audit_dir.clone() };
         if self.lost_writes {
             return Err(lost);
         }

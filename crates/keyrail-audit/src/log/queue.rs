@@ -22,7 +22,7 @@ impl Waiting {
     }
 }
 
-pub(super) type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
+pub(crate) type PublishAnswer = oneshot::Sender<Result<Head, ()>>;
 
 /// What the sequencer does next.
 pub(crate) enum Work {
@@ -47,6 +47,8 @@ pub(super) struct Queue {
     publish: VecDeque<(u64, PublishAnswer)>,
     pub(super) epoch: Epoch,
     pub(super) closing: bool,
+    /// Whether nothing is taken in for now.
+    pub(super) refuses: bool,
     /// How many must wait for the writer to be woken.
     wanted: usize,
     /// Whether threads that make records tell when they have nothing to do. Else nobody knows whether more will come.
@@ -70,6 +72,7 @@ impl Queue {
             publish: VecDeque::new(),
             epoch: Epoch(0),
             closing: false,
+            refuses: false,
             wanted: 1,
             tells: false,
             rests: false,
@@ -132,7 +135,7 @@ impl Queue {
         len_max: usize,
         bytes_max: usize,
     ) -> Result<(), AppendError> {
-        if self.closing {
+        if self.closing || self.refuses {
             return Err(AppendError::Unavailable);
         }
         if !may_append(waiting.epoch, self.epoch) {
@@ -150,7 +153,7 @@ impl Queue {
     }
 
     pub(super) fn push_publish(&mut self, answer: PublishAnswer) -> Result<(), LogError> {
-        if self.closing {
+        if self.closing || self.refuses {
             return Err(LogError::Closed);
         }
         self.publish.push_back((self.pushed, answer));
@@ -173,9 +176,21 @@ impl Queue {
         self.closing.then_some(Work::Close)
     }
 
-    /// Nothing more is taken in; gives what waited.
+    /// Nothing more is taken in; gives who waited.
     pub(super) fn end(&mut self) -> (Vec<Waiting>, VecDeque<(u64, PublishAnswer)>) {
         self.closing = true;
+        self.clear()
+    }
+
+    /// Nothing is taken in until further notice; gives who waited.
+    pub(super) fn refuse(&mut self) -> (Vec<Waiting>, VecDeque<(u64, PublishAnswer)>) {
+        self.refuses = true;
+        self.clear()
+    }
+
+    fn clear(&mut self) -> (Vec<Waiting>, VecDeque<(u64, PublishAnswer)>) {
+        self.records = Records::default();
+        self.taken = self.pushed;
         (std::mem::take(&mut self.waiting), std::mem::take(&mut self.publish))
     }
 }

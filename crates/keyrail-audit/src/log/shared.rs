@@ -1,7 +1,6 @@
 //! What the log's handles, its writer and its publisher share.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,10 +9,9 @@ use keyrail_core::fence::Epoch;
 use parking_lot::{Condvar, Mutex};
 
 use super::queue::{PublishAnswer, Queue, Waiting, Work};
-use super::{Head, LogHealth, LogOptions};
+use super::{Head, Limits, LogHealth};
 use crate::body::{Hashes, Logged, Record, Records};
 use crate::error::{AppendError, LogError};
-use crate::publish::RightEdge;
 use crate::sequencer::PUBLISH_RECORDS;
 
 /// Which room of the queue a record takes.
@@ -35,11 +33,7 @@ const RESERVED_BYTES: usize = 16 * 1024 * 1024;
 
 /// What handles and sequencer share. Lock order: queue before state.
 pub(crate) struct Shared {
-    audit_dir: PathBuf,
-    journal_dir: PathBuf,
-    queue_len_max: usize,
-    queue_bytes_max: usize,
-    append_wait_max: Duration,
+    limits: Limits,
     queue: Mutex<Queue>,
     /// Signalled when there is work and the sequencer waits for it.
     work: Condvar,
@@ -94,19 +88,15 @@ impl Unpublished {
 }
 
 impl Shared {
-    pub(super) fn new(options: &LogOptions, edge: &RightEdge) -> Self {
-        let published = Head { size: edge.size(), root: edge.root() };
+    /// For a log of which everything up to this head is published.
+    pub(super) fn new(limits: Limits, published: Head) -> Self {
         Self {
-            audit_dir: options.audit_dir.clone(),
-            journal_dir: options.journal_dir.clone(),
-            queue_len_max: options.queue_len_max,
-            queue_bytes_max: options.queue_bytes_max,
-            append_wait_max: options.append_wait_max,
+            limits,
             queue: Mutex::new(Queue::new()),
             work: Condvar::new(),
             due: Condvar::new(),
             state: Mutex::new(State {
-                durable: edge.size(),
+                durable: published.size,
                 unpublished: VecDeque::new(),
                 ended: false,
                 published,
@@ -116,12 +106,12 @@ impl Shared {
                 committing_since: None,
                 closed: None,
             }),
-            size: AtomicU64::new(edge.size()),
+            size: AtomicU64::new(published.size),
         }
     }
 
-    pub(super) fn append_wait_max(&self) -> Duration {
-        self.append_wait_max
+    pub(crate) fn append_wait_max(&self) -> Duration {
+        self.limits.append_wait_max
     }
 
     #[cfg(test)]
@@ -129,8 +119,14 @@ impl Shared {
         self.queue.lock().len()
     }
 
-    pub(super) fn set_epoch(&self, epoch: Epoch) {
-        self.queue.lock().epoch = epoch;
+    /// An epoch is never taken back: it may be raised from several sides.
+    pub(crate) fn raise_epoch(&self, epoch: Epoch) {
+        let mut queue = self.queue.lock();
+        queue.epoch = queue.epoch.max(epoch);
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.queue.lock().epoch
     }
 
     pub(super) fn published_head(&self) -> Head {
@@ -150,14 +146,6 @@ impl Shared {
         self.state.lock().closed.take().unwrap_or(Err(LogError::Closed))
     }
 
-    pub(crate) fn audit_dir(&self) -> &Path {
-        &self.audit_dir
-    }
-
-    pub(crate) fn journal_dir(&self) -> &Path {
-        &self.journal_dir
-    }
-
     pub(crate) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }
@@ -168,7 +156,7 @@ impl Shared {
             Place::Reserved => (RESERVED_LEN, RESERVED_BYTES),
         };
         let mut queue = self.queue.lock();
-        queue.push(record, waiting, self.queue_len_max + len, self.queue_bytes_max + bytes)?;
+        queue.push(record, waiting, self.limits.queue_len_max + len, self.limits.queue_bytes_max + bytes)?;
         if place != Place::Usual {
             queue.hurry();
         }
@@ -232,6 +220,22 @@ impl Shared {
         waiting.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));
     }
 
+    /// Refuses whoever waits and whoever comes, until [`Self::admit`]: what is not written soon should not wait.
+    pub(crate) fn refuse(&self) {
+        let (waiting, publish) = self.queue.lock().refuse();
+        drop(publish);
+        waiting.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));
+    }
+
+    /// Takes records in again.
+    pub(crate) fn admit(&self) {
+        self.queue.lock().refuses = false;
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.queue.lock().closing
+    }
+
     /// Notes that the disk is asked to make records durable, or has answered.
     pub(crate) fn committing(&self, since: Option<Instant>) {
         self.state.lock().committing_since = since;
@@ -248,6 +252,16 @@ impl Shared {
         if before == 0 || (before < PUBLISH_RECORDS && state.unpublished_len() >= PUBLISH_RECORDS) {
             self.due.notify_one();
         }
+    }
+
+    /// Takes in how many records are durable in a log that others write, too; whether the first of them now waits to be
+    /// published.
+    pub(crate) fn grown_to(&self, size: u64) -> bool {
+        let mut state = self.state.lock();
+        let before = state.unpublished_len();
+        state.durable = state.durable.max(size);
+        self.size.store(state.durable, Ordering::Release);
+        before == 0 && state.unpublished_len() > 0
     }
 
     /// Waits until enough records wait to be published, or one of them long enough; `false` when it is over.
@@ -294,7 +308,9 @@ impl Shared {
         while state.unpublished.front().is_some_and(|unpublished| unpublished.end() <= head.size) {
             state.unpublished.pop_front();
         }
-        state.published = head;
+        if head.size >= state.published.size {
+            state.published = head;
+        }
     }
 
     pub(super) fn recent(&self, first: u64, count: usize) -> (u64, Vec<Record>) {

@@ -32,7 +32,8 @@ const STEPS: [Step; 9] = [
 const RECORDS: usize = 40;
 
 fn options(test: &TestLog) -> LogOptions {
-    LogOptions { journal_len_max: 1_500, publish_interval: Duration::from_millis(1), ..test.options() }
+    let limits = Limits { publish_interval: Duration::from_millis(1), ..test.options().limits };
+    LogOptions { journal_len_max: 1_500, limits, ..test.options() }
 }
 
 /// The log has what was acknowledged, each at its place, in the order of the appends and nothing twice.
@@ -287,7 +288,8 @@ fn a_directory_that_is_gone_refuses_and_comes_back() {
 #[test]
 fn an_appender_is_not_left_waiting_for_the_disk() {
     let test = TestLog::create();
-    let (log, _) = test.open_with(LogOptions { append_wait_max: Duration::from_millis(1), ..test.options() }).unwrap();
+    let limits = Limits { append_wait_max: Duration::from_millis(1), ..test.options().limits };
+    let (log, _) = test.open_with(LogOptions { limits, ..test.options() }).unwrap();
     // The writer cannot report while somebody holds what it reports to.
     let held = log.0.shared.state.lock();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -299,8 +301,7 @@ fn an_appender_is_not_left_waiting_for_the_disk() {
 /// Who waits when the writer ends is told so, and who comes later is refused.
 #[test]
 fn nobody_waits_for_a_writer_that_is_gone() {
-    let test = TestLog::create();
-    let shared = Shared::new(&test.options(), &RightEdge::default());
+    let shared = Shared::new(Limits::default(), Head { size: 0, root: [0; 32] });
     let (answer, receiver) = oneshot::channel();
     let record = Record { salt: [0; 16], body: body(0) };
     let logged = (&record, Hashes::of(&record));

@@ -74,11 +74,11 @@ fn leftovers_of_a_crash_are_settled_by_the_next_start() {
 fn the_queue_has_a_limit_in_records_and_bytes_and_a_record_in_bytes() {
     let test = TestLog::create();
     let mut options = test.options();
-    (options.queue_len_max, options.queue_bytes_max) = (0, 1 << 20);
+    (options.limits.queue_len_max, options.limits.queue_bytes_max) = (0, 1 << 20);
     let (log, _) = test.open_with(options.clone()).unwrap();
     assert_eq!(log.append_blocking(body(0), Epoch(0)), Err(AppendError::QueueFull));
     drop(log);
-    (options.queue_len_max, options.queue_bytes_max) = (10, 1 << 20);
+    (options.limits.queue_len_max, options.limits.queue_bytes_max) = (10, 1 << 20);
     let (log, _) = test.open_with(options).unwrap();
     assert_eq!(log.append_blocking(vec![0; 1 << 20], Epoch(0)), Err(AppendError::QueueFull));
     let longer = vec![0; (1 << 20) + 1];
@@ -94,7 +94,7 @@ fn the_queue_has_a_limit_in_records_and_bytes_and_a_record_in_bytes() {
 async fn room_is_kept_for_records_that_must_get_through() {
     let test = TestLog::create();
     let mut options = test.options();
-    options.queue_len_max = 0;
+    options.limits.queue_len_max = 0;
     let (log, _) = test.open_with(options).unwrap();
     assert_eq!(log.append(body(0), Epoch(0)).await, Err(AppendError::QueueFull));
     assert_eq!(log.append_reserved(body(0), Epoch(0)).await.unwrap().index, 0);

@@ -12,6 +12,9 @@
 mod fence;
 mod journal;
 mod life;
+mod memory;
+mod rows;
+mod suite;
 mod support;
 mod tail;
 mod tamper;

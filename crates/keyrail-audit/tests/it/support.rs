@@ -11,7 +11,7 @@ use keyrail_crypto::wrap::{WrapContext, WrappedKey};
 use tempfile::TempDir;
 
 /// Keys that can be had again: they are kept wrapped, as the store keeps them.
-struct KeptKeys {
+pub(crate) struct KeptKeys {
     root: RootKey,
     seed: WrappedKey,
     store: WrappedKey,
@@ -25,12 +25,23 @@ pub(crate) struct TestLog {
 
 const CONTEXT: WrapContext<'_> = WrapContext { table: "test", id: &[0; 16], version: 1, generation: 1 };
 
-impl TestLog {
-    pub(crate) fn create() -> Self {
+impl KeptKeys {
+    pub(crate) fn generate() -> Self {
         let root = RootKey::generate().unwrap();
         let seed = root.wrap(&SigningSeed::generate().unwrap(), &CONTEXT).unwrap();
         let store = root.wrap(&StoreKey::generate().unwrap(), &CONTEXT).unwrap();
-        let kept = Arc::new(KeptKeys { root, seed, store });
+        Self { root, seed, store }
+    }
+
+    pub(crate) fn keys(&self) -> Keys {
+        let store: StoreKey = self.root.unwrap_key(&self.store, &CONTEXT).unwrap();
+        Keys { seed: self.root.unwrap_key(&self.seed, &CONTEXT).unwrap(), journal: store.mac_key("journal").unwrap() }
+    }
+}
+
+impl TestLog {
+    pub(crate) fn create() -> Self {
+        let kept = Arc::new(KeptKeys::generate());
         let dir = place();
         let mut log = Self { dir, kept, key: VerifierKey::new("placeholder", [0; 32]).unwrap() };
         log.key = Log::create(&log.options(), &log.keys()).unwrap();
@@ -88,14 +99,12 @@ impl TestLog {
 
     pub(crate) fn options(&self) -> LogOptions {
         let mut options = LogOptions::new(self.audit(), self.journal(), "keyrail.test/log".to_owned());
-        options.publish_interval = Duration::from_secs(3600);
+        options.limits.publish_interval = Duration::from_secs(3600);
         options
     }
 
     pub(crate) fn keys(&self) -> Keys {
-        let kept = &self.kept;
-        let store: StoreKey = kept.root.unwrap_key(&kept.store, &CONTEXT).unwrap();
-        Keys { seed: kept.root.unwrap_key(&kept.seed, &CONTEXT).unwrap(), journal: store.mac_key("journal").unwrap() }
+        self.kept.keys()
     }
 
     pub(crate) fn open(&self) -> (Log, Recovered) {

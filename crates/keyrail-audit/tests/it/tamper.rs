@@ -240,7 +240,7 @@ fn an_older_and_a_forked_log_are_told_by_a_remembered_head() {
 fn a_log_that_grows_meanwhile_verifies() {
     let log = TestLog::of(600);
     let mut options = log.options();
-    options.publish_interval = Duration::from_millis(1);
+    options.limits.publish_interval = Duration::from_millis(1);
     let (writer, _) = log.open_with(options).unwrap();
     let (more, until) = std::sync::mpsc::channel::<()>();
     let appending = std::thread::spawn(move || {

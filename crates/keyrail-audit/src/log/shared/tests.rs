@@ -14,9 +14,7 @@ const LONG: Duration = Duration::from_secs(3_600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn shared() -> Arc<Shared> {
-    let nowhere = Path::new("nowhere").to_owned();
-    let options = LogOptions::new(nowhere.clone(), nowhere, "test".to_owned());
-    Arc::new(Shared::new(&options, &RightEdge::default()))
+    Arc::new(Shared::new(Limits::default(), Head { size: 0, root: [0; 32] }))
 }
 
 fn push(shared: &Shared, count: usize) {
