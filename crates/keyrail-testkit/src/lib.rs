@@ -10,6 +10,7 @@ mod ledger;
 pub mod postgres;
 mod run;
 mod search;
+pub mod softhsm;
 
 pub use child::{Child, Exit, READY_LIMIT, Server, keyrail_bin};
 pub use dir::{TempDir, TempHome, free_port};

@@ -72,5 +72,12 @@ const CARGO_DENY: CargoTool =
     CargoTool { name: "cargo-deny", version: "0.20.2", install_args: &["--no-default-features"] };
 
 /// Programs that tests call, each with the Debian package that holds it: a core of a running process is forced with
-/// `gcore`, system calls are traced with `strace`.
-const TEST_PROGRAMS: &[(&str, &str)] = &[("gcore", "gdb"), ("strace", "strace")];
+/// `gcore`, system calls are traced with `strace`, an HSM is played by SoftHSM2, also behind `p11-kit server`.
+const TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("cc", "gcc"),
+    ("gcore", "gdb"),
+    ("p11-kit", "p11-kit"),
+    ("pkcs11-tool", "opensc"),
+    ("softhsm2-util", "softhsm2"),
+    ("strace", "strace"),
+];

@@ -137,5 +137,11 @@ fn tail(lines: &[String]) -> String {
 const SHOWN_LINES_MAX: usize = 40;
 
 /// Programs that a reader has and the pages use, each with the Debian package that holds it.
-const PROGRAMS: &[(&str, &str)] =
-    &[("bash", "bash"), ("curl", "curl"), ("jq", "jq"), ("openssl", "openssl"), ("sqlite3", "sqlite3")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("bash", "bash"),
+    ("curl", "curl"),
+    ("jq", "jq"),
+    ("openssl", "openssl"),
+    ("softhsm2-util", "softhsm2"),
+    ("sqlite3", "sqlite3"),
+];
