@@ -3,7 +3,7 @@
 use keyrail_crypto::passphrase::Argon2Params;
 use keyrail_crypto::secret::{RootKey, SlotKey, Wraps as _};
 use keyrail_crypto::wrap::{WrapContext, WrappedKey};
-use keyrail_seal::{KeyFile, RootSlot, RootSpec, SlotParameters, parse_key_file};
+use keyrail_seal::{KeyFile, RootSlot, RootSpec, SlotParameters, TokenKey, parse_key_file};
 
 /// One of each.
 pub fn seeds() -> Vec<Vec<u8>> {
@@ -11,12 +11,17 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let slot = |parameters| RootSlot { id: [4; 16], parameters, wrapped: wrapped.clone() }.to_bytes();
     let file = slot(SlotParameters::KeyFile { fingerprint: [5; 16] });
     let passphrase = slot(SlotParameters::Passphrase { params: Argon2Params::DEFAULT, salt: [6; 16] });
-    let chosen: [(u8, &[u8]); 6] = [
+    let [serial, token, object] = ["0123456789abcdef", "keyrail", "keyrail-root"].map(str::to_owned);
+    let key = TokenKey { serial, token, object, key_id: vec![8; 16], fingerprint: [9; 16] };
+    let token = slot(SlotParameters::Pkcs11(key));
+    let chosen: [(u8, &[u8]); 8] = [
         (0, wrapped.as_bytes()),
         (1, &file),
         (1, &passphrase),
+        (1, &token),
         (2, b"keyfile:/etc/keyrail/root.key"),
         (2, b"passphrase-file:pass"),
+        (2, b"pkcs11:/usr/lib/softhsm/libsofthsm2.so?token=keyrail&object=a%20b&pin-file=/etc/keyrail/pin"),
         (3, &key_file()),
     ];
     chosen.iter().map(|(choice, bytes)| [&[*choice], *bytes].concat()).collect()
@@ -36,7 +41,10 @@ pub fn check(data: &[u8]) -> bool {
         }),
         2 => std::str::from_utf8(bytes).ok().and_then(|text| Some((text, text.parse::<RootSpec>().ok()?))).is_some_and(
             |(text, spec)| {
-                assert_eq!(spec.to_string(), text);
+                // A key on a token has many spellings, and one of ours.
+                let ours = spec.to_string();
+                assert!(ours == text || text.starts_with("pkcs11:"));
+                assert_eq!(ours.parse::<RootSpec>().as_ref(), Ok(&spec));
                 true
             },
         ),

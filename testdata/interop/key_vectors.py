@@ -3,6 +3,7 @@
 import hashlib
 import struct
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -124,6 +125,26 @@ def passphrase_slot(vector_id, passphrase, memory_kib, passes, lanes):
     return slot(vector_id, b"\x02", stored, stretch.derive(passphrase.encode()), **inputs, salt=salt)
 
 
+def pkcs11_digest(label, data):
+    return hashlib.sha256(b"keyrail/pkcs11/" + label + b"/v1" + data).digest()
+
+
+def computed(token_key, block_pair):
+    encryptor = Cipher(algorithms.AES(token_key), modes.ECB()).encryptor()
+    return encryptor.update(block_pair) + encryptor.finalize()
+
+
+def pkcs11_slot(vector_id):
+    key, slot_id = fixed(vector_id + " token key", 32), fixed(vector_id + " slot", 16)
+    names = {"serial": "df6dbca511551a94", "token": "keyrail", "object": "keyrail-root", "key_id": fixed(vector_id + " key id", 16)}
+    check = computed(key, pkcs11_digest(b"key-check", b""))
+    fingerprint = pkcs11_digest(b"fingerprint", check)[:16]
+    raw = [name if isinstance(name, bytes) else name.encode() for name in names.values()]
+    parameters = b"".join(bytes([len(name)]) + name for name in raw) + fingerprint
+    slot_key = computed(key, pkcs11_digest(b"slot-key", b"\x01" + slot_id + b"\x03" + parameters))
+    return slot(vector_id, b"\x03", parameters, slot_key, kind="pkcs11", token_key=key, **names, fingerprint=fingerprint)
+
+
 def with_parameters(stored, memory_kib, passes, lanes):
     return stored[:18] + struct.pack(">III", memory_kib, passes, lanes) + stored[30:]
 
@@ -131,13 +152,14 @@ def with_parameters(stored, memory_kib, passes, lanes):
 def root_slots():
     by_file, other_file = key_file_slot("worked-example"), key_file_slot("other-key-file")
     by_words = passphrase_slot("passphrase", "correct horse battery staple", 8192, 1, 1)
-    valid = [by_file, by_words, passphrase_slot("passphrase-default", "Καλημέρα κόσμε", 65536, 3, 4)]
+    by_token = pkcs11_slot("pkcs11")
+    valid = [by_file, by_words, passphrase_slot("passphrase-default", "Καλημέρα κόσμε", 65536, 3, 4), by_token]
     whole, words, content = by_file["slot"], by_words["slot"], by_file["key_file"]
     damaged = {
         "format-0": b"\x00" + whole[1:],
         "format-2": b"\x02" + whole[1:],
         "kind-0": whole[:17] + b"\x00" + whole[18:],
-        "kind-3": whole[:17] + b"\x03" + whole[18:],
+        "kind-9": whole[:17] + b"\x09" + whole[18:],
         "altered-id": flipped(whole, 1),
         "altered-wrap-salt": flipped(whole, 40),
         "altered-tag": flipped(whole, -1),
@@ -153,6 +175,18 @@ def root_slots():
         "lanes-17": (65536, 3, 17),
         "lanes-0": (65536, 3, 0),
     }
+    token = by_token["slot"]
+    end = len(token) - 81
+    by_token_damaged = {
+        "pkcs11-altered-serial": flipped(token, 19),
+        "pkcs11-altered-key-id": flipped(token, end - 17),
+        "pkcs11-altered-wrap-salt": flipped(token, end + 1),
+        "pkcs11-altered-tag": flipped(token, -1),
+        "pkcs11-name-65": token[:18] + b"\x41" + b"x" * 65 + token[35:],
+        "pkcs11-name-control": token[:19] + b"\x0a" + token[20:],
+        "pkcs11-name-not-utf8": token[:19] + b"\xff" + token[20:],
+        "pkcs11-truncated": token[:-1],
+    }
     files = {
         "key-file-header": content.replace(b"v1", b"v2"),
         "key-file-altered": flipped(content, 25),
@@ -164,12 +198,16 @@ def root_slots():
     failing = (
         [by_file | {"id": name, "failure": "slot-damaged", "slot": stored} for name, stored in damaged.items()]
         + [by_words | {"id": name, "failure": "slot-damaged", "slot": with_parameters(words, *numbers)} for name, numbers in hostile.items()]
+        + [by_token | {"id": name, "failure": "slot-damaged", "slot": stored} for name, stored in by_token_damaged.items()]
         + [by_file | {"id": name, "failure": "malformed", "key_file": changed} for name, changed in files.items()]
         + [
             by_file | {"id": "wrong-key-file", "failure": "wrong-secret", "key_file": other_file["key_file"]},
             by_file | {"id": "altered-fingerprint", "failure": "wrong-secret", "slot": flipped(whole, 18)},
             by_words | {"id": "wrong-passphrase", "failure": "wrong-secret", "passphrase": "correct horse battery stapl"},
             by_words | {"id": "altered-passphrase-salt", "failure": "wrong-secret", "slot": flipped(words, 30)},
+            by_token | {"id": "pkcs11-other-key", "failure": "other-key", "token_key": fixed("another token key", 32)},
+            by_token | {"id": "pkcs11-altered-fingerprint", "failure": "other-key", "slot": flipped(token, end - 1)},
+            by_token | {"id": "pkcs11-for-key-file", "failure": "other-kind", "slot": whole},
             by_words | {"id": "passphrase-for-key-file", "failure": "other-kind", "slot": whole},
             by_file | {"id": "key-file-for-passphrase", "failure": "other-kind", "slot": words},
         ]

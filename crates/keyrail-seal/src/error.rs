@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use keyrail_crypto::CryptoError;
 
+use crate::TokenError;
+
 /// What keeps a root of trust from opening the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -55,6 +57,9 @@ pub enum SealError {
     /// The secret is right and the slot does not open: it was altered.
     #[error("the root slot in the store is damaged")]
     SlotDamaged,
+    /// The token of an HSM cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The secret is not the one that the slot was made with.
     #[error("this is not the secret that protects the store")]
     WrongSecret,
@@ -68,12 +73,30 @@ impl SealError {
             Self::File { .. } => Some("check that the file is there and that this user may read it"),
             Self::Malformed { .. } => Some("name the file that `keyrail init` made or used"),
             Self::OtherKind { .. } => {
-                Some("name the root that the store was made with: --root keyfile:F or --root passphrase-file:F")
+                Some("name the root that the store was made with: `keyrail root status` tells its kind")
             }
             Self::Permissions { .. } => Some("take the rights of others away: chmod 600"),
             Self::SlotDamaged => Some("restore the store from a backup; the secret itself is right"),
+            Self::Token(error) => Some(error.hint()),
             Self::WrongSecret => Some("name the key file or passphrase that the store was made with"),
             Self::Crypto(_) => None,
+        }
+    }
+}
+
+impl SealError {
+    /// The word for programs: why the root does not open the store.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Crypto(_) => "crypto",
+            Self::Exists { .. } => "exists",
+            Self::File { .. } => "file",
+            Self::Malformed { .. } => "malformed",
+            Self::OtherKind { .. } => "other-kind",
+            Self::Permissions { .. } => "permissions",
+            Self::SlotDamaged => "slot-damaged",
+            Self::Token(error) => error.word(),
+            Self::WrongSecret => "wrong-secret",
         }
     }
 }

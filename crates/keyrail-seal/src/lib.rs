@@ -1,12 +1,13 @@
 //! Roots of trust: what protects the root key.
 //!
-//! A root of trust turns something outside the store (a key file, a passphrase, later an HSM or shares of
+//! A root of trust turns something outside the store (a key file, a passphrase, a key on an HSM, later shares of
 //! several people) into a slot key, which wraps the root key in a [`RootSlot`]. It never sees the keys of the
 //! domain.
 
 mod error;
 mod key_file;
 mod passphrase;
+mod pkcs11;
 mod private;
 mod slot;
 mod spec;
@@ -15,6 +16,7 @@ mod state;
 pub use error::SealError;
 pub use key_file::{KeyFile, parse_key_file};
 pub use passphrase::Passphrase;
+pub use pkcs11::{OPERATION_SECONDS_MAX, Pkcs11Root, Pkcs11Spec, TokenError, TokenKey};
 pub use slot::{RootKind, RootSlot, SlotParameters};
 pub use spec::{RootSpec, RootSpecError};
 pub use state::SealState;

@@ -3,7 +3,7 @@
 use keyrail_crypto::passphrase::{Argon2Params, SALT_LEN};
 use keyrail_crypto::wrap::{WRAPPED_LEN, WrapContext, WrappedKey};
 
-use crate::SealError;
+use crate::{SealError, TokenKey};
 
 /// The kinds of roots of trust.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,6 +13,8 @@ pub enum RootKind {
     KeyFile,
     /// A passphrase.
     Passphrase,
+    /// A key on a token of an HSM.
+    Pkcs11,
 }
 
 impl RootKind {
@@ -21,12 +23,13 @@ impl RootKind {
         match self {
             Self::KeyFile => "keyfile",
             Self::Passphrase => "passphrase",
+            Self::Pkcs11 => "pkcs11",
         }
     }
 }
 
 /// What a root needs besides its secret. None of it is secret.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SlotParameters {
     /// The fingerprint of the key file: tells a wrong file from a damaged slot.
@@ -41,6 +44,8 @@ pub enum SlotParameters {
         /// Salt.
         salt: [u8; SALT_LEN],
     },
+    /// Which key on which token.
+    Pkcs11(TokenKey),
 }
 
 /// The root key, wrapped by one root of trust.
@@ -57,6 +62,7 @@ pub struct RootSlot {
 const FORMAT: u8 = 1;
 const TAG_KEY_FILE: u8 = 1;
 const TAG_PASSPHRASE: u8 = 2;
+const TAG_PKCS11: u8 = 3;
 
 impl RootSlot {
     /// The kind of root that made it.
@@ -64,26 +70,13 @@ impl RootSlot {
         match self.parameters {
             SlotParameters::KeyFile { .. } => RootKind::KeyFile,
             SlotParameters::Passphrase { .. } => RootKind::Passphrase,
+            SlotParameters::Pkcs11(_) => RootKind::Pkcs11,
         }
     }
 
     /// The stored form: format, id, kind, parameters, wrapped key.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
-        out.extend_from_slice(&self.id);
-        match &self.parameters {
-            SlotParameters::KeyFile { fingerprint } => {
-                out.push(TAG_KEY_FILE);
-                out.extend_from_slice(fingerprint);
-            }
-            SlotParameters::Passphrase { params, salt } => {
-                out.push(TAG_PASSPHRASE);
-                for number in [params.memory_kib, params.passes, params.lanes] {
-                    out.extend_from_slice(&number.to_be_bytes());
-                }
-                out.extend_from_slice(salt);
-            }
-        }
+        let mut out = head(&self.id, &self.parameters);
         out.extend_from_slice(self.wrapped.as_bytes());
         out
     }
@@ -118,11 +111,39 @@ impl RootSlot {
                 }
                 (SlotParameters::Passphrase { params, salt: *salt }, wrapped)
             }
+            TAG_PKCS11 => {
+                let (key, wrapped) = TokenKey::read(rest)?;
+                (SlotParameters::Pkcs11(key), wrapped)
+            }
             _ => return None,
         };
         let wrapped = WrappedKey::from_bytes(wrapped).ok().filter(|wrapped| wrapped.as_bytes().len() == WRAPPED_LEN)?;
         Some(Self { id: *id, parameters, wrapped })
     }
+}
+
+/// The stored form up to the wrapped key.
+pub(crate) fn head(id: &[u8; 16], parameters: &SlotParameters) -> Vec<u8> {
+    let mut out = vec![FORMAT];
+    out.extend_from_slice(id);
+    match parameters {
+        SlotParameters::KeyFile { fingerprint } => {
+            out.push(TAG_KEY_FILE);
+            out.extend_from_slice(fingerprint);
+        }
+        SlotParameters::Passphrase { params, salt } => {
+            out.push(TAG_PASSPHRASE);
+            for number in [params.memory_kib, params.passes, params.lanes] {
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            out.extend_from_slice(salt);
+        }
+        SlotParameters::Pkcs11(key) => {
+            out.push(TAG_PKCS11);
+            key.write(&mut out);
+        }
+    }
+    out
 }
 
 /// What the root key's wrapping is bound to: the slot.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{SealError, TokenError};
+
 /// Whether the store is open, and if not, why.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SealState {
@@ -17,9 +19,25 @@ pub enum SealState {
     WrongSecret,
     /// Closed: the root cannot be used at the moment.
     RootUnavailable,
+    /// Closed: the root takes no secret any more until somebody unlocks it.
+    RootLocked,
 }
 
 impl SealState {
+    /// The state after a root of trust failed to open the store.
+    pub const fn after(error: &SealError) -> Self {
+        match error {
+            SealError::WrongSecret | SealError::OtherKind { .. } => Self::WrongSecret,
+            SealError::File { .. } | SealError::Malformed { .. } | SealError::Permissions { .. } => {
+                Self::RootUnavailable
+            }
+            SealError::Token(TokenError::OtherKey { .. } | TokenError::PinRefused { .. }) => Self::WrongSecret,
+            SealError::Token(TokenError::PinLocked | TokenError::PinLastTry) => Self::RootLocked,
+            SealError::Token(_) => Self::RootUnavailable,
+            SealError::Crypto(_) | SealError::Exists { .. } | SealError::SlotDamaged => Self::Sealed,
+        }
+    }
+
     /// The word for programs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -29,6 +47,7 @@ impl SealState {
             Self::Unsealed => "unsealed",
             Self::WrongSecret => "wrong-secret",
             Self::RootUnavailable => "root-unavailable",
+            Self::RootLocked => "root-locked",
         }
     }
 
@@ -43,6 +62,7 @@ impl SealState {
                 "the store is sealed: its root of trust holds another secret than the store was made with"
             }
             Self::RootUnavailable => "the store is sealed: its root of trust cannot be used at the moment",
+            Self::RootLocked => "the store is sealed: its root of trust is locked",
         }
     }
 
@@ -55,6 +75,7 @@ impl SealState {
             Self::Unsealed => "nothing is needed",
             Self::WrongSecret => "name the key file or passphrase that the store was made with",
             Self::RootUnavailable => "check that the root of trust is there and readable; it is tried again by itself",
+            Self::RootLocked => "let the HSM's security officer unlock the token; it is tried again by itself",
         }
     }
 }

@@ -51,10 +51,13 @@ fn the_examples_are_the_vectors() {
     let wrapped = example(&text("spec/wrapped-key.md"));
     require_fields(&wrapped, &rows(&vectors("wrapped-key"), "valid")[0], &["id"]);
     let slots = example(&text("spec/root-slot.md"));
-    let (by_file, by_words) = slots.split_at(slots.iter().position(|(name, _)| name == "passphrase").unwrap());
+    let place = |first: &str| slots.iter().position(|(name, _)| name == first).unwrap();
+    let (before, by_token) = slots.split_at(place("token_key"));
+    let (by_file, by_words) = before.split_at(place("passphrase"));
     let vectors = vectors("root-slot");
     require_fields(by_file, &rows(&vectors, "valid")[0], &["id", "kind", "hierarchy"]);
     require_fields(by_words, &rows(&vectors, "valid")[1], &["id", "kind", "hierarchy"]);
+    require_fields(by_token, &rows(&vectors, "valid")[3], &["id", "kind", "hierarchy"]);
 }
 
 /// The list items of a page that say MUST, each with the vectors it names.

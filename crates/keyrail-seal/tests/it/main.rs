@@ -9,6 +9,7 @@
 
 mod key_file;
 mod passphrase;
+mod pkcs11;
 mod place;
 mod slot;
 mod state;

@@ -32,15 +32,7 @@ pub(crate) fn set_mode(path: &std::path::Path, mode: u32) {
 
 /// The word of an error, as the vectors have it.
 pub(crate) fn word(error: &SealError) -> &'static str {
-    match error {
-        SealError::File { .. } => "file",
-        SealError::Malformed { .. } => "malformed",
-        SealError::OtherKind { .. } => "other-kind",
-        SealError::Permissions { .. } => "permissions",
-        SealError::SlotDamaged => "slot-damaged",
-        SealError::WrongSecret => "wrong-secret",
-        other => panic!("{other:?}"),
-    }
+    error.word()
 }
 
 /// Protects a new root key, stores the slot, and gives what opening it leads to.

@@ -15,7 +15,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_bytes_are_a_slot_or_damage(start in prop::sample::select(vec![0_u8, 1, 2]), kind in 0..4_u8, rest in prop::collection::vec(any::<u8>(), 0..140)) {
+    fn any_bytes_are_a_slot_or_damage(start in prop::sample::select(vec![0_u8, 1, 2]), kind in 0..5_u8, rest in prop::collection::vec(any::<u8>(), 0..140)) {
         let bytes = [&[start][..], &rest[..rest.len().min(16)], &[kind], &rest[rest.len().min(16)..]].concat();
         match RootSlot::from_bytes(&bytes) {
             Ok(slot) => prop_assert_eq!(slot.to_bytes(), bytes),
@@ -24,7 +24,7 @@ proptest! {
     }
 
     #[test]
-    fn a_root_of_trust_is_named_in_two_ways_only(text in "(keyfile:|passphrase-file:|file:|)[a-z/:. ]{0,12}") {
+    fn a_file_as_root_of_trust_is_named_in_two_ways_only(text in "(keyfile:|passphrase-file:|file:|)[a-z/:. ]{0,12}") {
         match text.parse::<RootSpec>() {
             Ok(spec) => prop_assert_eq!(spec.to_string(), text),
             Err(error) => {

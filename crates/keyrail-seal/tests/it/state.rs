@@ -11,9 +11,12 @@ fn every_state_has_a_word_a_sentence_and_advice_of_its_own() {
         SealState::Unsealed,
         SealState::WrongSecret,
         SealState::RootUnavailable,
+        SealState::RootLocked,
     ];
     let words: Vec<_> = states.iter().map(|state| state.as_str()).collect();
-    assert_eq!(words, ["uninitialized", "sealed", "unsealing", "unsealed", "wrong-secret", "root-unavailable"]);
+    let expected =
+        ["uninitialized", "sealed", "unsealing", "unsealed", "wrong-secret", "root-unavailable", "root-locked"];
+    assert_eq!(words, expected);
     let hints: std::collections::BTreeSet<_> = states.iter().map(|state| state.hint()).collect();
     assert_eq!(hints.len(), states.len());
     for state in states {
