@@ -16,7 +16,7 @@ use keyrail_core::time::Clock;
 use keyrail_core::token::TOKEN_TTL_SECONDS_MAX;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
-use keyrail_seal::{KeyFile, RootKind, RootOfTrust, RootSlot, RootSpec, SealError};
+use keyrail_seal::{KeyFile, Pkcs11Root, Pkcs11Spec, RootKind, RootOfTrust, RootSlot, RootSpec, SealError};
 use keyrail_store::{Change, OpenMode, RowSealer, SqliteStore, State, Store, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
@@ -102,7 +102,7 @@ pub(crate) async fn init(
     let root_beside_data = root.is_none();
     let spec = root.unwrap_or_else(|| RootSpec::KeyFile(paths.default_root_key()));
     let spec = absolute(spec)?;
-    let provider = make_root(&spec)?;
+    let provider = blocking(|| make_root(&spec))?;
     write_file(&paths.root_spec(), format!("{spec}\n").as_bytes())?;
 
     let root_key = RootKey::generate()?;
@@ -180,18 +180,23 @@ fn absolute(spec: RootSpec) -> Result<RootSpec, EngineError> {
     Ok(match spec {
         RootSpec::KeyFile(path) => RootSpec::KeyFile(absolute(path)?),
         RootSpec::PassphraseFile(path) => RootSpec::PassphraseFile(absolute(path)?),
+        RootSpec::Pkcs11(spec) => {
+            RootSpec::Pkcs11(Pkcs11Spec { module: absolute(spec.module)?, pin_file: absolute(spec.pin_file)?, ..spec })
+        }
         other => other,
     })
 }
 
-/// The root of trust; a key file that is not there is made.
+/// The root of trust; a key file or a key on a token that is not there is made.
 fn make_root(spec: &RootSpec) -> Result<Box<dyn RootOfTrust>, EngineError> {
-    if let RootSpec::KeyFile(path) = spec {
-        match KeyFile::create(path) {
+    match spec {
+        RootSpec::KeyFile(path) => match KeyFile::create(path) {
             // A key file that was there before is used as it is.
             Ok(_) | Err(SealError::Exists { .. }) => {}
             Err(error) => return Err(error.into()),
-        }
+        },
+        RootSpec::Pkcs11(spec) => Pkcs11Root::new(spec.clone()).make_key_if_absent()?,
+        _ => {}
     }
     Ok(spec.resolve()?)
 }

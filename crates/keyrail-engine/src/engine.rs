@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyrail_core::access::Action;
 use keyrail_core::record::{Origin, RecordDecision};
 use keyrail_core::time::Clock;
-use keyrail_seal::{RootOfTrust, RootSpec, SealError, SealState};
+use keyrail_seal::{RootOfTrust, RootSpec, SealState};
 use parking_lot::{Mutex, RwLock};
 
 use crate::attempts::Attempts;
@@ -24,6 +24,7 @@ use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
 use crate::refusals::{AggregateWait, Refusals};
 use crate::request::{Caller, Credential, KeptCaller};
+use crate::retry::{Retry, SealCause};
 use crate::scheduler;
 use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
@@ -64,6 +65,7 @@ struct Inner {
     /// Outlives the opened store, so that neither limit nor count begins anew with each attempt to open it.
     refusals: Arc<Refusals>,
     attempts: Attempts,
+    retry: Retry,
     /// A commit of the store that was closed last, if it went on. Changed under `turning`.
     late: Mutex<Option<Late>>,
     _lock: Option<DirLock>,
@@ -123,6 +125,7 @@ impl Engine {
             metrics: Arc::default(),
             refusals: Arc::default(),
             attempts: Attempts::default(),
+            retry: Retry::default(),
             late: Mutex::default(),
             _lock: lock,
         };
@@ -137,6 +140,14 @@ impl Engine {
     /// Whether the store is open, and if not, why.
     pub fn seal_state(&self) -> SealState {
         self.inner.seal_state()
+    }
+
+    /// What keeps the root of trust from opening the store, in more words than the state has.
+    pub fn seal_cause(&self) -> Option<SealCause> {
+        let phase = self.inner.phase.read();
+        let closed_by_root =
+            matches!(phase.state, SealState::WrongSecret | SealState::RootUnavailable | SealState::RootLocked);
+        closed_by_root.then(|| self.inner.retry.cause()).flatten()
     }
 
     /// The root of trust that `init` wrote down.
@@ -283,7 +294,7 @@ impl Engine {
     pub async fn tick(&self) -> Result<(), EngineError> {
         match self.seal_state() {
             SealState::Unsealed => scheduler::tick(&self.unsealed()?).await,
-            SealState::RootUnavailable => self.inner.retry().await,
+            _ if self.inner.retry.is_due(self.inner.uptime_millis()) => self.inner.retry().await,
             _ => Ok(()),
         }
     }
@@ -306,7 +317,9 @@ impl Engine {
 
     /// How the service is.
     pub async fn health(&self) -> Health {
-        let Ok(open) = self.unsealed() else { return Health::new(self.seal_state(), Vec::new()) };
+        let Ok(open) = self.unsealed() else {
+            return Health::new(self.seal_state(), self.seal_cause(), Vec::new());
+        };
         let store = match open.stuck() {
             Some(stuck) => Some(stuck.to_string()),
             None => open.state().store().health().await.err().map(|error| error.to_string()),
@@ -314,7 +327,7 @@ impl Engine {
         let waits = || open.has_pending().then(|| "a change waits for its record".to_owned());
         let audit = open.log().health().failure.or_else(waits);
         let checks = vec![HealthCheck::of("store", store), HealthCheck::of("audit", audit)];
-        Health::new(SealState::Unsealed, checks)
+        Health::new(SealState::Unsealed, None, checks)
     }
 
     /// The counters.
@@ -361,7 +374,12 @@ impl Inner {
         *self.phase.write() = Phase { state, open };
     }
 
+    fn uptime_millis(&self) -> u64 {
+        self.options.clock.observe().uptime_millis
+    }
+
     fn publish(&self, open: Arc<Unsealed>) {
+        self.retry.forget();
         if let Some(make) = &self.options.assets {
             open.set_assets(make(&open));
         }
@@ -396,7 +414,7 @@ impl Inner {
     /// Tries a root that was not available again: until it is, the store shows why it is closed, and not each attempt.
     async fn retry(&self) -> Result<(), EngineError> {
         let _turn = self.turning.lock().await;
-        if self.seal_state() != SealState::RootUnavailable {
+        if !self.retry.is_due(self.uptime_millis()) {
             return Ok(());
         }
         self.former_has_ended()?;
@@ -409,7 +427,10 @@ impl Inner {
     }
 
     async fn open_and_publish(&self) -> Result<(), EngineError> {
-        let open = self.open_by_root().await.inspect_err(|error| self.set_phase(state_after(error), None))?;
+        let open = self.open_by_root().await.inspect_err(|error| {
+            self.retry.failed(error, self.uptime_millis());
+            self.set_phase(state_after(error), None);
+        })?;
         self.publish(open);
         Ok(())
     }
@@ -440,6 +461,7 @@ impl Inner {
     /// From here on nothing new begins; when it returns, the log has ended and nothing of the former store is written,
     /// or what still is keeps it closed.
     async fn close(&self, open: Arc<Unsealed>) -> Result<(), EngineError> {
+        self.retry.forget();
         self.set_phase(SealState::Sealed, None);
         self.finish(&open, AggregateWait::None).await
     }
@@ -466,10 +488,7 @@ impl Engine {
 
 fn state_after(error: &EngineError) -> SealState {
     match error {
-        EngineError::Root(SealError::WrongSecret | SealError::OtherKind { .. }) => SealState::WrongSecret,
-        EngineError::Root(SealError::File { .. } | SealError::Malformed { .. } | SealError::Permissions { .. }) => {
-            SealState::RootUnavailable
-        }
+        EngineError::Root(error) => SealState::after(error),
         EngineError::NotInitialized => SealState::Uninitialized,
         _ => SealState::Sealed,
     }

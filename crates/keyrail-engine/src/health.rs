@@ -3,6 +3,8 @@
 use keyrail_seal::SealState;
 use serde::Serialize;
 
+use crate::retry::SealCause;
+
 /// One thing that must be well.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct HealthCheck {
@@ -22,6 +24,9 @@ pub struct Health {
     pub ready: bool,
     /// Whether the store is open, and if not, why.
     pub seal: &'static str,
+    /// What keeps the root of trust from opening the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<&'static str>,
@@ -30,10 +35,11 @@ pub struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(seal: SealState, checks: Vec<HealthCheck>) -> Self {
+    pub(crate) fn new(seal: SealState, cause: Option<SealCause>, checks: Vec<HealthCheck>) -> Self {
         let open = seal == SealState::Unsealed;
         let ready = open && checks.iter().all(|check| check.ok);
-        Self { ready, seal: seal.as_str(), hint: (!open).then(|| seal.hint()), checks }
+        let hint = (!open).then(|| cause.and_then(|cause| cause.hint).unwrap_or(seal.hint()));
+        Self { ready, seal: seal.as_str(), cause: cause.map(|cause| cause.word), hint, checks }
     }
 }
 

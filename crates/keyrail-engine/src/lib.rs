@@ -27,6 +27,7 @@ mod pipeline;
 pub mod ports;
 mod refusals;
 mod request;
+mod retry;
 mod scheduler;
 #[cfg(test)]
 mod testing;
@@ -42,4 +43,5 @@ pub use journal::Journal;
 pub use metrics::MetricsSnapshot;
 pub use pipeline::{Acted, Context, Further, Operation, Replay, Scope, Target};
 pub use request::{Caller, Credential};
+pub use retry::SealCause;
 pub use unsealed::{Cached, Material, OpenKey, Unsealed};

@@ -19,6 +19,10 @@ pub(crate) async fn render(engine: &Engine) -> Result<String, std::fmt::Error> {
     let unsealed: Gauge = Gauge::default();
     unsealed.set(i64::from(engine.seal_state() == SealState::Unsealed));
     registry.register("unsealed", "1 while the store is open", unsealed);
+    let state = Family::<Labels, Gauge>::default();
+    let cause = engine.seal_cause().map_or("", |cause| cause.word);
+    state.get_or_create(&vec![("state", engine.seal_state().as_str()), ("cause", cause)]).set(1);
+    registry.register("seal_state", "1 for whether the store is open, and what keeps its root from opening it", state);
     if let Ok(open) = engine.unsealed() {
         opened(&mut registry, engine, &open).await;
     }

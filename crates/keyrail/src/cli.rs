@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Quickstart(Quickstart),
     /// Make a store.
     Init {
-        /// The root of trust: keyfile:FILE or passphrase-file:FILE.
+        /// The root of trust: keyfile:FILE, passphrase-file:FILE or pkcs11:MODULE?token=T&object=O&pin-file=F.
         #[arg(long, value_name = "ROOT")]
         root: Option<String>,
     },

@@ -6,7 +6,7 @@ use axum::routing::{get, post, put};
 use http::{StatusCode, header};
 use keyrail_core::access::Action;
 use keyrail_engine::ops::system::{RootView, SetLocalOperator, ShowRoot, StoreReport, VerifyStore};
-use keyrail_engine::{EngineError, Health, HealthCheck};
+use keyrail_engine::{Engine, EngineError, Health, HealthCheck};
 use keyrail_seal::SealState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -69,23 +69,29 @@ async fn ready(State(service): State<Shared>, call: Call) -> Answer<Health> {
 /// Whether the store is open.
 #[derive(Serialize, ToSchema)]
 struct SealView {
-    /// `unsealed`, `sealed`, `unsealing`, `wrong-secret`, `root-unavailable` or `uninitialized`.
+    /// `unsealed`, `sealed`, `unsealing`, `wrong-secret`, `root-unavailable`, `root-locked` or `uninitialized`.
     seal: &'static str,
+    /// What keeps the root of trust from opening the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'static str>,
 }
 
 impl SealView {
-    fn of(state: SealState) -> Self {
-        Self { seal: state.as_str(), hint: (state != SealState::Unsealed).then(|| state.hint()) }
+    fn of(engine: &Engine) -> Self {
+        let (state, cause) = (engine.seal_state(), engine.seal_cause());
+        let hint = cause.and_then(|cause| cause.hint).unwrap_or(state.hint());
+        let cause = cause.map(|cause| cause.word);
+        Self { seal: state.as_str(), cause, hint: (state != SealState::Unsealed).then_some(hint) }
     }
 }
 
 async fn seal_health(State(service): State<Shared>, call: Call) -> Answer<SealView> {
     let state = service.engine().seal_state();
     let status = if state == SealState::Unsealed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Answer { status, ..answer(&call, SealView::of(state)) }
+    Answer { status, ..answer(&call, SealView::of(service.engine())) }
 }
 
 async fn audit_health(State(service): State<Shared>, call: Call) -> Result<Answer<HealthCheck>, Failure> {
@@ -143,12 +149,12 @@ async fn root(State(service): State<Shared>, call: Call) -> Answered<RootStatus>
 
 async fn seal(State(service): State<Shared>, call: Call) -> Answered<SealView> {
     service.engine().seal_for(&call.caller()).await.map_err(|error| call.fail(error))?;
-    Ok(answer(&call, SealView::of(service.engine().seal_state())))
+    Ok(answer(&call, SealView::of(service.engine())))
 }
 
 async fn unseal(State(service): State<Shared>, call: Call) -> Answered<SealView> {
     service.engine().unseal_for(&call.caller()).await.map_err(|error| call.fail(error))?;
-    Ok(answer(&call, SealView::of(service.engine().seal_state())))
+    Ok(answer(&call, SealView::of(service.engine())))
 }
 
 async fn verify(State(service): State<Shared>, call: Call) -> Answered<StoreReport> {

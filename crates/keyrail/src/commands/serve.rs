@@ -62,7 +62,7 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
     // A root that cannot be used does not keep the server from starting: it says so, and health shows it.
     if let Err(error) = engine.unseal().await {
         match engine.seal_state() {
-            SealState::WrongSecret | SealState::RootUnavailable => {
+            SealState::WrongSecret | SealState::RootUnavailable | SealState::RootLocked => {
                 note(&format!("warning: the store is {}: {error}", engine.seal_state()))
             }
             _ => return Err(error.into()),

@@ -47,7 +47,11 @@ async fn local_status(global: &Global) -> Result<(), Failure> {
         let state = engine.seal_state();
         let root = engine.configured_root().ok().map(|root| root.to_string());
         // That it does not open counts more than that this cannot be shown.
-        let _unshown = output.print(&json!({ "seal": state.as_str(), "root": root, "hint": state.hint() }));
+        let cause = engine.seal_cause();
+        let hint = cause.and_then(|cause| cause.hint).unwrap_or(state.hint());
+        let shown =
+            json!({ "seal": state.as_str(), "cause": cause.map(|cause| cause.word), "root": root, "hint": hint });
+        let _unshown = output.print(&shown);
         return Err(error.into());
     }
     drop(engine);

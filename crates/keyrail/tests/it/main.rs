@@ -16,6 +16,7 @@ mod campaign;
 mod cli;
 mod client;
 mod help;
+mod hsm;
 mod init;
 mod interop;
 mod kills;

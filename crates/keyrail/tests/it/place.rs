@@ -71,7 +71,7 @@ impl Place {
         Self::finish(command, stdin)
     }
 
-    fn finish(mut command: Command, stdin: &[u8]) -> Ran {
+    pub(crate) fn finish(mut command: Command, stdin: &[u8]) -> Ran {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         let bytes = stdin.to_vec();
