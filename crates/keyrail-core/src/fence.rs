@@ -1,4 +1,6 @@
 //! Fences: after a change of state returned, nothing that was decided before it takes effect any more.
+//!
+//! The protocol is in `spec/retirement.md`. What the engine and the log call here, its model calls, too.
 
 use crate::id::NodeId;
 use crate::time::BootTime;
@@ -53,9 +55,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// What a renewal that was sent at `sent_at` brought back.
-    pub const fn granted(row: &LeaseRow, sent_at: BootTime) -> Self {
-        Self { epoch: row.epoch, sent_at, millis: row.millis }
+    /// What a renewal that was sent at `sent_at` brought back: the epoch that the store was of when it granted it.
+    pub const fn granted(epoch: Epoch, row: &LeaseRow, sent_at: BootTime) -> Self {
+        Self { epoch, sent_at, millis: row.millis }
     }
 
     /// The epoch that may be decided under at `now`; none once the lease is over, or on a machine that was started anew.
@@ -75,12 +77,25 @@ impl Lease {
     }
 }
 
+/// What a node asks for. It has one renewal under way at most: the answer to one that it gave up is never taken.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Renewal {
+    /// Who asks; a process that was started anew is another node.
+    pub node: NodeId,
+    /// The epoch that it works under until the answer arrives, whatever that says.
+    pub held: Option<Epoch>,
+    /// The generation that its row had when it asked; 0 if there was none.
+    pub generation: u64,
+    /// How long a lease it asks for, in milliseconds.
+    pub millis: u64,
+}
+
 /// What the store knows of a node's lease. It holds no time: no two clocks would agree on it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LeaseRow {
     /// Who holds it.
     pub node: NodeId,
-    /// The epoch of the state when it was granted.
+    /// The earliest epoch that the node may work under.
     pub epoch: Epoch,
     /// How long it is, in milliseconds, from before the renewal was sent.
     pub millis: u64,
@@ -89,19 +104,38 @@ pub struct LeaseRow {
 }
 
 impl LeaseRow {
-    /// The row after a renewal, in the transaction that read `epoch` as the state's. A node that asks under a former
-    /// epoch gets the present one, and with it the news that its caches are void.
-    #[must_use]
-    pub fn renewed(former: Option<&Self>, node: NodeId, epoch: Epoch, millis: u64) -> Self {
-        Self { node, epoch, millis, generation: former.map_or(1, |row| row.generation.saturating_add(1)) }
+    /// The row after a renewal, in the transaction that read `former` as the node's row, and `epoch` as the state's, which
+    /// it grants. With the grant the node learns that what it has of a former epoch is void; that it has learnt it, its
+    /// next renewal says.
+    ///
+    /// # Errors
+    /// [`RenewalSuperseded`] if the node was granted another one since it asked: a renewal that was given up must not say
+    /// what its node works under.
+    pub fn renewed(former: Option<&Self>, asked: &Renewal, epoch: Epoch) -> Result<Self, RenewalSuperseded> {
+        let generation = former.map_or(0, |row| row.generation);
+        if generation != asked.generation {
+            return Err(RenewalSuperseded { asked: asked.generation, found: generation });
+        }
+        let epoch = asked.held.map_or(epoch, |held| held.min(epoch));
+        Ok(Self { node: asked.node, epoch, millis: asked.millis, generation: generation.saturating_add(1) })
     }
+}
+
+/// A renewal comes after another one that was sent later.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the lease is of generation {found}, and a renewal was asked for when it was of {asked}")]
+pub struct RenewalSuperseded {
+    /// The generation that the node knew.
+    pub asked: u64,
+    /// The one that the row has.
+    pub found: u64,
 }
 
 /// How much longer whoever raised the state to `epoch` has to wait until no node decides under a former one, in
 /// milliseconds.
 ///
 /// `leases` are all of them as the store has them at or after the change, and `waited_millis` is what went by since on
-/// the clock of whoever waits. A node that has the new epoch has dropped the former one: nobody waits for it.
+/// the clock of whoever waits. A node that asked under the new epoch has dropped the former one: nobody waits for it.
 pub fn revoker_wait_millis(leases: &[LeaseRow], epoch: Epoch, waited_millis: u64, drift: Drift) -> u64 {
     let former = leases.iter().filter(|row| row.epoch < epoch);
     former.map(|row| drift.waited_millis(row.millis).saturating_sub(waited_millis)).max().unwrap_or(0)
@@ -124,8 +158,12 @@ mod tests {
         BootTime { boot: BootId([1; 16]), millis }
     }
 
+    fn asked(node: u8, held: Option<u64>, generation: u64) -> Renewal {
+        Renewal { node: NodeId::from_bytes([node; 16]), held: held.map(Epoch), generation, millis: 5_000 }
+    }
+
     fn row(node: u8, epoch: u64) -> LeaseRow {
-        LeaseRow::renewed(None, NodeId::from_bytes([node; 16]), Epoch(epoch), 5_000)
+        LeaseRow::renewed(None, &asked(node, None, 0), Epoch(epoch)).unwrap()
     }
 
     #[test]
@@ -138,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_lease_counts_from_before_it_was_asked_for() {
-        let lease = Lease::granted(&row(1, 4), at(10_000));
+        let lease = Lease::granted(Epoch(4), &row(1, 4), at(10_000));
         let rows = [
             (10_000, Some(4), false),
             (11_666, Some(4), true),
@@ -154,11 +192,16 @@ mod tests {
         assert_eq!(lease.epoch_at(restarted), None);
     }
 
+    /// Between the grant and its arrival the node works under what it has: only its next renewal says otherwise.
     #[test]
-    fn a_renewal_brings_the_present_epoch() {
+    fn a_row_says_what_its_node_works_under() {
         let former = row(1, 4);
-        let next = LeaseRow::renewed(Some(&former), former.node, Epoch(6), 5_000);
-        assert_eq!((next.epoch, next.generation), (Epoch(6), 2));
+        let renew = |held, generation| LeaseRow::renewed(Some(&former), &asked(1, held, generation), Epoch(6));
+        assert_eq!(renew(Some(4), 1), Ok(LeaseRow { generation: 2, ..former }));
+        assert_eq!(renew(Some(6), 1).unwrap().epoch, Epoch(6));
+        assert_eq!(renew(None, 1).unwrap().epoch, Epoch(6), "a node that works under nothing gets what it is granted");
+        assert_eq!(renew(Some(9), 1).unwrap().epoch, Epoch(6), "no node is ahead of the store");
+        assert_eq!(renew(None, 0), Err(RenewalSuperseded { asked: 0, found: 1 }));
     }
 
     #[test]
@@ -180,7 +223,7 @@ mod tests {
         fn no_lease_outlives_the_wait(millis in 1_u64..100_000, per_mille in 0_u64..1_000, later in 0_u64..1_000) {
             let drift = Drift { per_mille };
             let lease_row = LeaseRow { millis, ..row(1, 1) };
-            let lease = Lease::granted(&lease_row, at(0));
+            let lease = Lease::granted(Epoch(1), &lease_row, at(0));
             let waited = revoker_wait_millis(&[lease_row], Epoch(2), 0, drift) + later;
             prop_assert_eq!(revoker_wait_millis(&[lease_row], Epoch(2), waited, drift), 0);
             // The least that a clock shows which goes slower by all of the drift.
