@@ -343,3 +343,6 @@ impl Unsealed {
         self.settled.lock().extend(requests);
     }
 }
+
+#[cfg(test)]
+mod tests;
