@@ -91,6 +91,7 @@ fn spec(json: bool) -> AssetSpec {
     AssetSpec {
         asset: AssetId::from_bytes([1; 16]),
         url: "sqlite:x".to_owned(),
+        schema: None,
         table: "people".to_owned(),
         identity: IdentityKind::PrimaryKey,
         identity_columns: Vec::new(),

@@ -103,6 +103,7 @@ impl Ours {
         ours.execute(AddAsset {
             name: "people".parse()?,
             url: format!("sqlite:{}", database.display()),
+            schema: None,
             table: "people".to_owned(),
             identity: IdentityChoice::PrimaryKey,
             columns: vec![column("email"), column("note")],

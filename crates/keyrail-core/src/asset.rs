@@ -39,6 +39,8 @@ pub struct Asset {
     pub name: Name,
     /// Where it lives, like `sqlite:/srv/crm/app.sqlite`. Never with a password in it.
     pub url: String,
+    /// The schema with the table, in a database that has schemas.
+    pub schema: Option<String>,
     /// The table.
     pub table: String,
     /// What tells its rows apart.

@@ -5,6 +5,7 @@ use keyrail_core::asset::{Asset, AssetColumn, IdentityKind};
 use keyrail_core::id::{AssetId, ColumnId};
 use keyrail_engine::EngineError;
 
+use crate::cells::Goal;
 use crate::error::AssetError;
 use crate::json::JsonPath;
 use crate::value::{RowIdentity, Sql};
@@ -16,6 +17,8 @@ pub struct AssetSpec {
     pub asset: AssetId,
     /// Where the database is.
     pub url: String,
+    /// The schema with the table, where the database has schemas and it is known.
+    pub schema: Option<String>,
     /// The table.
     pub table: String,
     /// What a row is told by.
@@ -50,6 +53,7 @@ impl AssetSpec {
         Ok(Self {
             asset: asset.id,
             url: asset.url.clone(),
+            schema: asset.schema.clone(),
             table: asset.table.clone(),
             identity: asset.identity,
             identity_columns: asset.identity_columns.clone(),
@@ -139,6 +143,8 @@ pub struct Misfit {
 /// What an adapter found out about a table.
 #[derive(Clone, Debug)]
 pub struct Fit {
+    /// The schema in which the table was found, where the database has schemas.
+    pub schema: Option<String>,
     /// The columns of the row identity, as declared or found.
     pub identity_columns: Vec<String>,
     /// Rows in the table.
@@ -171,12 +177,13 @@ pub trait AssetAdapter: Send {
     /// [`AssetError::Changed`] when the table is another one now, and what the database fails with.
     fn page(&mut self, after: Option<&[Sql]>, limit: usize) -> Result<Page, AssetError>;
 
-    /// From here on keeps what is written in memory until it is committed, for a connection whose writes are taken back:
-    /// neither the database's files nor temporary ones ever hold it. Takes memory for all pages that a transaction changes.
+    /// Tells that from here on whatever is written towards the goal is taken back before it is committed. Plaintext that
+    /// was protected reaches no file of the database even so: it is kept in memory or, where the database writes at once,
+    /// not written at all, but the old values in its place.
     ///
     /// # Errors
     /// What the database fails with.
-    fn hold_back(&mut self) -> Result<(), AssetError>;
+    fn hold_back(&mut self, goal: Goal<'_>) -> Result<(), AssetError>;
 
     /// Writes updates in one transaction; tells for each whether its old values were still there.
     ///
@@ -201,6 +208,8 @@ pub fn open(spec: &AssetSpec) -> Result<Box<dyn AssetAdapter>, AssetError> {
         Some(("sqlite", path)) if !path.is_empty() => {
             Ok(Box::new(crate::sqlite::SqliteAsset::open(path.as_ref(), spec)?))
         }
-        _ => Err(AssetError::Url { url: spec.url.clone() }),
+        Some(("postgres" | "postgresql", _)) => Ok(Box::new(crate::postgres::PgAsset::open(spec)?)),
+        // Of what is no URL of ours nothing is repeated but its beginning: a password may follow.
+        other => Err(AssetError::Url { url: other.map_or(String::new(), |(scheme, _)| format!("{scheme}:")) }),
     }
 }

@@ -1,6 +1,6 @@
 //! A campaign's place in a table, as bytes for the store.
 
-use crate::value::Sql;
+use crate::value::{Kind, Sql};
 
 /// The key of the last row that is done.
 pub(crate) fn encode(key: &[Sql]) -> Vec<u8> {
@@ -12,6 +12,7 @@ pub(crate) fn encode(key: &[Sql]) -> Vec<u8> {
             Sql::Real(number) => (b'r', number.to_bits().to_be_bytes().to_vec()),
             Sql::Text(bytes) => (b't', bytes.clone()),
             Sql::Blob(bytes) => (b'b', bytes.clone()),
+            Sql::Typed(kind, text) => (kind.letter() as u8, text.clone().into_bytes()),
         };
         out.push(tag);
         out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
@@ -33,7 +34,10 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<Vec<Sql>> {
             b'r' => Sql::Real(f64::from_bits(u64::from_be_bytes(content.try_into().ok()?))),
             b't' => Sql::Text(content.to_vec()),
             b'b' => Sql::Blob(content.to_vec()),
-            _ => return None,
+            _ => {
+                let kind = Kind::ALL.into_iter().find(|kind| kind.letter() as u8 == *tag)?;
+                Sql::Typed(kind, String::from_utf8(content.to_vec()).ok()?)
+            }
         });
     }
     Some(key)
@@ -52,6 +56,7 @@ mod tests {
             (-1e300..1e300).prop_map(Sql::Real),
             proptest::collection::vec(any::<u8>(), 0..40).prop_map(Sql::Text),
             proptest::collection::vec(any::<u8>(), 0..40).prop_map(Sql::Blob),
+            (0..Kind::ALL.len(), "[a-z0-9.-]{0,40}").prop_map(|(kind, text)| Sql::Typed(Kind::ALL[kind], text)),
         ];
         proptest::collection::vec(value, 0..4)
     }

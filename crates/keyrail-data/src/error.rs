@@ -7,6 +7,12 @@ use keyrail_engine::error::{EngineError, Fault};
 #[error(transparent)]
 pub struct DriverError(Box<dyn std::error::Error + Send + Sync>);
 
+impl DriverError {
+    pub(crate) fn of(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
 impl From<rusqlite::Error> for DriverError {
     fn from(error: rusqlite::Error) -> Self {
         Self(Box::new(error))
@@ -23,9 +29,29 @@ pub enum AssetError {
         /// What was given.
         url: String,
     },
+    /// The URL is not well formed, or holds what it may not. Nothing of it is repeated.
+    #[error("the URL cannot be taken: {problem}")]
+    BadUrl {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
     /// The database cannot be opened.
     #[error("the database cannot be opened")]
     Open(#[source] DriverError),
+    /// The server does not answer, or ended the connection.
+    #[error("the database server cannot be reached")]
+    Unreachable(#[source] DriverError),
+    /// The server does not let us in.
+    #[error("the database server refuses the connection")]
+    Login(#[source] DriverError),
+    /// The role may not do what the work needs.
+    #[error("the role may not read or write the table")]
+    Denied(#[source] DriverError),
+    /// Another transaction was in the way of ours, which was taken back.
+    #[error("another transaction was in the way")]
+    Collided(#[source] DriverError),
     /// There is no such file.
     #[error("there is no file `{path}`")]
     NoFile {
@@ -54,8 +80,8 @@ pub enum AssetError {
         /// What is different.
         problem: String,
     },
-    /// The schema changed between reading and writing, in a way that may not matter: the rows are read again.
-    #[error("the schema of the database was changed while a page was being written")]
+    /// The schema changed, or the server went away, between reading and writing: the rows are read again.
+    #[error("the schema of the database was changed, or its server went away, while a page was being written")]
     Moved,
     /// A trigger or the like changed what had just been written; nothing was kept.
     #[error("the database changed the value of row {row} right after it was written")]
@@ -146,14 +172,17 @@ impl AssetError {
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Url { .. } => "asset_url",
+            Self::Url { .. } | Self::BadUrl { .. } => "asset_url",
             Self::Open(_) => "asset_open",
+            Self::Unreachable(_) => "asset_unreachable",
+            Self::Login(_) => "asset_login",
+            Self::Denied(_) => "asset_denied",
             Self::NoFile { .. } => "asset_file_absent",
             Self::Absent { .. } => "asset_absent",
             Self::Unfit { .. } => "asset_unfit",
             Self::Changed { .. } | Self::Moved => "asset_changed",
             Self::Altered { .. } => "asset_altered",
-            Self::Busy(_) => "asset_busy",
+            Self::Busy(_) | Self::Collided(_) => "asset_busy",
             Self::Full(_) => "asset_full",
             Self::ReadOnly(_) => "asset_read_only",
             Self::Unfinished(_) => "asset_unfinished",
@@ -172,7 +201,11 @@ impl AssetError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Url { .. } | Self::JsonPath { .. } | Self::TooLong { .. } | Self::Unfit { .. } => Fault::Caller,
+            Self::Url { .. }
+            | Self::BadUrl { .. }
+            | Self::JsonPath { .. }
+            | Self::TooLong { .. }
+            | Self::Unfit { .. } => Fault::Caller,
             Self::Absent { .. } | Self::NoFile { .. } => Fault::Absent,
             Self::Damaged(_) | Self::Unopened { .. } => Fault::StoredData,
             Self::NotVerified { .. } => Fault::Bug,
@@ -184,10 +217,16 @@ impl AssetError {
     /// What to do about it.
     pub fn hint(&self) -> String {
         let hint = match self {
-            Self::Unfit { hint, .. } => return hint.clone(),
+            Self::Unfit { hint, .. } | Self::BadUrl { hint, .. } => return hint.clone(),
             Self::Before(error) => return error.hint().unwrap_or_default(),
-            Self::Url { .. } => "write it like sqlite:/srv/app/data.sqlite",
+            Self::Url { .. } => "write it like sqlite:/srv/app/data.sqlite or postgres://user@host/database",
             Self::Open(_) => "check that the file is a SQLite database, and may be read and written",
+            Self::Unreachable(_) => {
+                "check that the server runs and can be reached, and its certificate if it has one, then resume the campaign"
+            }
+            Self::Login(_) => "check the database, the user and its password file, and the server's pg_hba.conf",
+            Self::Denied(_) => "GRANT SELECT and UPDATE on the table to the role, or let its owner's role do the work",
+            Self::Collided(_) => "resume the campaign: nothing was written",
             Self::NoFile { .. } => "check the path, and that the disk with it is there",
             Self::Absent { .. } => "check the name; `keyrail asset update` follows a renamed table or column",
             Self::Changed { .. } => {
@@ -197,7 +236,9 @@ impl AssetError {
             Self::Altered { .. } => "look at the triggers of the table: none may change a protected column",
             Self::Busy(_) => "end the long transaction of the other connection, then resume the campaign",
             Self::Full(_) => "make room, then resume the campaign: a page is written whole or not at all",
-            Self::ReadOnly(_) => "check the rights of the file and its directory, then resume the campaign",
+            Self::ReadOnly(_) => {
+                "check the rights of the file and its directory, or that the server is no standby, then resume the campaign"
+            }
             Self::Unfinished(_) => {
                 "open the database once with the right to write, with its application or with `sqlite3`, and try again"
             }
@@ -252,11 +293,11 @@ pub struct StoppedBy {
 /// gets no more than the code, and is to learn from it as much as who was there. A code that is not known here is a
 /// dependency's fault, and the server's log names it.
 pub fn stopped_by(code: &str) -> Option<StoppedBy> {
-    of_database(code).or_else(|| of_value(code)).or_else(|| of_engine(code)).map(|(title, fault, hint)| StoppedBy {
-        title,
-        fault,
-        hint,
-    })
+    of_database(code)
+        .or_else(|| of_server(code))
+        .or_else(|| of_value(code))
+        .or_else(|| of_engine(code))
+        .map(|(title, fault, hint)| StoppedBy { title, fault, hint })
 }
 
 /// Title, fault and hint.
@@ -305,6 +346,28 @@ fn of_value(code: &str) -> Option<Words> {
             "a value did not open again after it was sealed; nothing of its page was written",
             Fault::Bug,
             "please report it",
+        ),
+        _ => return None,
+    })
+}
+
+/// What a code of [`AssetError`] says of a database server.
+fn of_server(code: &str) -> Option<Words> {
+    Some(match code {
+        "asset_unreachable" => (
+            "the database server cannot be reached",
+            Fault::Dependency,
+            "check that the server runs and can be reached, and its certificate if it has one",
+        ),
+        "asset_login" => (
+            "the database server refuses the connection",
+            Fault::Dependency,
+            "check the database, the user and its password file, and the server's pg_hba.conf",
+        ),
+        "asset_denied" => (
+            "the role may not read or write the table",
+            Fault::Dependency,
+            "GRANT SELECT and UPDATE on the table to the role, or let its owner's role do the work",
         ),
         _ => return None,
     })
@@ -382,6 +445,11 @@ mod tests {
         let (row, problem) = (String::new, String::new);
         for error in [
             AssetError::Url { url: row() },
+            AssetError::BadUrl { problem: problem(), hint: row() },
+            AssetError::Unreachable(driver()),
+            AssetError::Login(driver()),
+            AssetError::Denied(driver()),
+            AssetError::Collided(driver()),
             AssetError::Open(driver()),
             AssetError::NoFile { path: row() },
             AssetError::Absent { what: "table", name: row() },

@@ -46,6 +46,15 @@ impl FromStr for JsonPath {
 }
 
 impl JsonPath {
+    /// The steps as PostgreSQL writes an array of texts.
+    pub(crate) fn elements(&self) -> String {
+        let element = |step: &Step| match step {
+            Step::Name(name) => format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")),
+            Step::Index(index) => index.to_string(),
+        };
+        format!("{{{}}}", self.steps.iter().map(element).collect::<Vec<_>>().join(","))
+    }
+
     /// Whether one of the two is the other or lies within it.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.steps.iter().zip(&other.steps).all(|(one, other)| one == other)

@@ -15,6 +15,7 @@ pub mod mover;
 pub mod ops;
 mod parallel;
 mod port;
+mod postgres;
 pub mod sqlite;
 pub mod value;
 

@@ -121,7 +121,7 @@ pub fn rehearse(
     if updates.is_empty() {
         return Ok(rehearsed);
     }
-    adapter.hold_back()?;
+    adapter.hold_back(goal)?;
     match adapter.write(&updates, &mut |_| Err(EngineError::Contended)) {
         Ok(_) => Err(AssetError::Before(Box::new(EngineError::Bug { what: "a rehearsal was committed" }))),
         Err(AssetError::Before(error)) if matches!(*error, EngineError::Contended) => Ok(rehearsed),

@@ -18,6 +18,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, Transaction, TransactionBehavior, params_from_iter};
 
 use crate::adapter::{AssetAdapter, AssetSpec, BeforeCommit, Fit, Page, Row, RowUpdate, Scrubbed};
+use crate::cells::Goal;
 use crate::error::AssetError;
 use crate::value::{RowIdentity, Sql};
 pub use copy::copy_database;
@@ -55,6 +56,8 @@ impl ToSql for Sql {
             Self::Real(number) => ValueRef::Real(*number),
             Self::Text(bytes) => ValueRef::Text(bytes),
             Self::Blob(bytes) => ValueRef::Blob(bytes),
+            // SQLite has no such types, and no value of them.
+            Self::Typed(_, text) => ValueRef::Text(text.as_bytes()),
         }))
     }
 }
@@ -273,7 +276,7 @@ impl AssetAdapter for SqliteAsset {
         Ok(page)
     }
 
-    fn hold_back(&mut self) -> Result<(), AssetError> {
+    fn hold_back(&mut self, _: Goal<'_>) -> Result<(), AssetError> {
         // A cache that is full spills: pages of a transaction go to the write-ahead log, or to the file itself, before it is
         // committed, and what the log holds of them stays there after a rollback.
         self.connection.pragma_update(None, "cache_spill", "OFF").map_err(classify)?;

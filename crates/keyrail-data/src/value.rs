@@ -17,10 +17,58 @@ pub enum Sql {
     Text(Vec<u8>),
     /// Bytes.
     Blob(Vec<u8>),
+    /// A value of a type that SQLite does not have, in its canonical text (`spec/asset-value.md`). Such values tell rows
+    /// apart; none is protected itself.
+    Typed(Kind, String),
+}
+
+/// The types of [`Sql::Typed`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Boolean,
+    /// A decimal number of any length, without zeros that say nothing.
+    Decimal,
+    /// A UUID.
+    Uuid,
+    /// Days since 1970-01-01.
+    Date,
+    /// Microseconds since 1970-01-01T00:00:00, wherever that is.
+    Timestamp,
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    Instant,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [Self::Boolean, Self::Decimal, Self::Uuid, Self::Date, Self::Timestamp, Self::Instant];
+
+    /// The letter of the typed encoding.
+    pub const fn letter(self) -> char {
+        match self {
+            Self::Boolean => 'l',
+            Self::Decimal => 'd',
+            Self::Uuid => 'u',
+            Self::Date => 'c',
+            Self::Timestamp => 'w',
+            Self::Instant => 'z',
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Boolean => "boolean",
+            Self::Decimal => "numeric",
+            Self::Uuid => "uuid",
+            Self::Date => "date",
+            Self::Timestamp => "timestamp",
+            Self::Instant => "timestamptz",
+        }
+    }
 }
 
 impl Sql {
-    /// The name of the storage class, as SQLite's `typeof` has it.
+    /// The name of the storage class, as SQLite's `typeof` has it, or of the type.
     pub const fn class(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -28,6 +76,7 @@ impl Sql {
             Self::Real(_) => "real",
             Self::Text(_) => "text",
             Self::Blob(_) => "blob",
+            Self::Typed(kind, _) => kind.name(),
         }
     }
 
@@ -37,6 +86,7 @@ impl Sql {
             Self::Null => 0,
             Self::Integer(_) | Self::Real(_) => 8,
             Self::Text(bytes) | Self::Blob(bytes) => bytes.len(),
+            Self::Typed(_, text) => text.len(),
         }
     }
 
@@ -93,6 +143,7 @@ fn typed(value: &Sql) -> String {
             _ => format!("x{}", hex::encode(bytes)),
         },
         Sql::Blob(bytes) => format!("b{}", hex::encode(bytes)),
+        Sql::Typed(kind, text) => format!("{}{text}", kind.letter()),
     }
 }
 
@@ -166,6 +217,11 @@ mod tests {
             (&[Sql::Text(b"a,b".to_vec())], "x612c62"),
             (&[Sql::Blob(vec![7])], "b07"),
             (&[Sql::Text(b"a".to_vec()), Sql::Text(b"b".to_vec())], "ta,tb"),
+            (&[Sql::Typed(Kind::Decimal, "7".to_owned())], "d7"),
+            (&[Sql::Typed(Kind::Date, "7".to_owned())], "c7"),
+            (&[Sql::Typed(Kind::Timestamp, "7".to_owned())], "w7"),
+            (&[Sql::Typed(Kind::Instant, "7".to_owned())], "z7"),
+            (&[Sql::Typed(Kind::Boolean, "true".to_owned())], "ltrue"),
         ];
         for (values, want) in rows {
             assert_eq!(RowIdentity::of(values).as_str(), *want);

@@ -29,7 +29,7 @@ plain_row!(DataKey, "data_key", key [id], { id, app, name, label, status, create
 plain_row!(Token, "token", key [id], { id, hash, role, app, created_at, expires_at, revoked_at, generation });
 plain_row!(Asset, "asset", key [id], {
     id, name, url, table, identity, identity_columns, key, state, created_at, updated_at, generation,
-});
+} added { schema });
 plain_row!(AssetColumn, "asset_column", key [id], { id, asset, position, column, json_path, generation });
 plain_row!(AcceptedDamage, "accepted_damage", key [asset, column, row], {
     asset, column, row, bytes_sha256, reason, accepted_by, accepted_at, generation,

@@ -378,6 +378,9 @@ pub(crate) enum AssetCommand {
         /// Where the database is now.
         #[arg(long)]
         url: Option<String>,
+        /// The schema that the table is in now.
+        #[arg(long)]
+        schema: Option<String>,
         /// What the table is called now.
         #[arg(long)]
         table: Option<String>,
@@ -410,9 +413,13 @@ pub(crate) enum AssetCommand {
 pub(crate) struct AssetAdd {
     /// Its name.
     pub(crate) name: Name,
-    /// Where the database is, like sqlite:FILE.
+    /// Where the database is, like sqlite:FILE or postgres://USER@HOST/DATABASE. A password is never part of it: it comes
+    /// from a password file, ?passfile=FILE or PGPASSFILE.
     #[arg(long)]
     pub(crate) url: String,
+    /// The schema with the table, in PostgreSQL; the first of the search path that has it if left out.
+    #[arg(long)]
+    pub(crate) schema: Option<String>,
     /// The table.
     #[arg(long)]
     pub(crate) table: String,

@@ -204,6 +204,7 @@ async fn set_up(engine: &Engine, names: &Names, job: &Job, told: &Told) -> Resul
     let add = AddAsset {
         name: names.asset.clone(),
         url: format!("sqlite:{}", job.database.display()),
+        schema: None,
         table: job.table.clone(),
         identity: IdentityChoice::PrimaryKey,
         columns: job.columns.iter().map(column).collect(),

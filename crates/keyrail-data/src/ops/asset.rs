@@ -53,6 +53,9 @@ pub struct AssetView {
     pub name: Name,
     /// Where the database is.
     pub url: String,
+    /// The schema with the table, in a database that has schemas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// The table.
     pub table: String,
     /// What tells rows apart.
@@ -103,6 +106,7 @@ impl AssetView {
             id: asset.id,
             name: asset.name.clone(),
             url: asset.url.clone(),
+            schema: asset.schema.clone(),
             table: asset.table.clone(),
             identity: asset.identity,
             identity_columns: asset.identity_columns.clone(),
@@ -122,8 +126,10 @@ impl AssetView {
 pub struct AddAsset {
     /// Its name.
     pub name: Name,
-    /// Where the database is, like `sqlite:/srv/app/data.sqlite`.
+    /// Where the database is, like `sqlite:/srv/app/data.sqlite` or `postgres://app@db.example/crm`.
     pub url: String,
+    /// The schema with the table, in a database that has schemas; the first of the search path that has it if left out.
+    pub schema: Option<String>,
     /// The table.
     pub table: String,
     /// What tells rows apart.
@@ -141,8 +147,12 @@ impl AddAsset {
             return Err(invalid("an asset has 1 to 64 columns", "name each with --column"));
         }
         let texts = self.columns.iter().flat_map(|row| [Some(&row.column), row.json_path.as_ref()]).flatten();
+        let texts = texts.chain(self.schema.as_ref());
         if texts.chain([&self.url, &self.table]).any(|text| text.is_empty() || text.len() > TEXT_LEN_MAX) {
-            return Err(invalid("a URL, table, column or path is empty or longer than 1024 bytes", "shorten it"));
+            return Err(invalid(
+                "a URL, schema, table, column or path is empty or longer than 1024 bytes",
+                "shorten it",
+            ));
         }
         for (index, row) in self.columns.iter().enumerate() {
             for other in self.columns.iter().skip(index + 1) {
@@ -167,6 +177,7 @@ impl AddAsset {
             id: AssetId::from_bytes(random::array()?),
             name: self.name.clone(),
             url: self.url.clone(),
+            schema: self.schema.clone(),
             table: self.table.clone(),
             identity,
             identity_columns,
@@ -229,6 +240,9 @@ impl Operation for AddAsset {
             return Err(error.into_engine(op.name.as_str()));
         }
         asset.identity_columns = fit.identity_columns;
+        asset.schema = fit.schema;
+        // Once more, with the schema that was found.
+        check_free(cx.open, &asset, &columns).await?;
         let mut change = Change::new();
         change.insert(&asset);
         for column in &columns {
@@ -318,6 +332,8 @@ pub struct UpdateAsset {
     pub name: Option<Name>,
     /// Where the database is now.
     pub url: Option<String>,
+    /// The schema that the table is in now.
+    pub schema: Option<String>,
     /// What the table is called now.
     pub table: Option<String>,
     /// Columns with their former and their present name.
@@ -372,15 +388,17 @@ impl Operation for UpdateAsset {
         }
         let asset = &mut loaded.asset;
         asset.url = op.url.clone().unwrap_or_else(|| asset.url.clone());
+        asset.schema = op.schema.clone().or_else(|| asset.schema.clone());
         asset.table = op.table.clone().unwrap_or_else(|| asset.table.clone());
         asset.identity_columns =
             asset.identity_columns.iter().map(|name| renamed(name).unwrap_or_else(|| name.clone())).collect();
         asset.updated_at = cx.now;
         asset.generation += 1;
-        change.update(&*asset);
         check_not_ours(cx.open, &loaded.asset)?;
         check_free(cx.open, &loaded.asset, &loaded.columns).await?;
-        inspect(&loaded.asset, &loaded.columns).await?;
+        let fit = inspect(&loaded.asset, &loaded.columns).await?;
+        loaded.asset.schema = fit.schema;
+        change.update(&loaded.asset);
         let table = loaded.asset.table.clone();
         Ok(Acted::new(AssetView::of(&loaded)).change(change).detail("table", table))
     }

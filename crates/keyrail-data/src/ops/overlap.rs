@@ -8,6 +8,7 @@ use keyrail_engine::{EngineError, Unsealed};
 use crate::error::AssetError;
 use crate::json::JsonPath;
 use crate::ops::asset::ColumnChoice;
+use crate::postgres::Place;
 
 /// Two choices of one column overlap if one of them is the whole column, or its path leads into the other's.
 pub(super) fn overlap(one: &ColumnChoice, other: &ColumnChoice) -> bool {
@@ -21,6 +22,9 @@ pub(super) fn overlap(one: &ColumnChoice, other: &ColumnChoice) -> bool {
 
 /// Whether two URLs lead to one database.
 fn same_database(one: &str, other: &str) -> bool {
+    if let (Ok(one), Ok(other)) = (Place::parse(one), Place::parse(other)) {
+        return one.is_same_database(&other);
+    }
     let file = |url: &str| url.split_once(':').and_then(|(_, path)| std::fs::canonicalize(path).ok());
     one == other || matches!((file(one), file(other)), (Some(one), Some(other)) if one == other)
 }
@@ -40,7 +44,8 @@ pub(super) fn check_not_ours(open: &Unsealed, asset: &Asset) -> Result<(), Engin
 /// Refuses columns that another asset has already: each would take the other's values for damaged.
 pub(super) async fn check_free(open: &Unsealed, asset: &Asset, columns: &[AssetColumn]) -> Result<(), EngineError> {
     for other in open.state().assets().await? {
-        let same = other.id != asset.id && other.table.eq_ignore_ascii_case(&asset.table);
+        let same =
+            other.id != asset.id && other.table.eq_ignore_ascii_case(&asset.table) && other.schema == asset.schema;
         if !same || !same_database(&other.url, &asset.url) {
             continue;
         }

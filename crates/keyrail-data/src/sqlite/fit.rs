@@ -34,7 +34,7 @@ pub(super) fn inspect(connection: &mut Connection, spec: &AssetSpec, table: &Tab
     misfits.dedup();
     let count = format!("SELECT count(*) FROM {}", quoted(&table.name));
     let rows: i64 = connection.query_row(&count, [], |row| row.get(0)).map_err(classify)?;
-    Ok(Fit { identity_columns, rows: u64::try_from(rows).unwrap_or(0), misfits })
+    Ok(Fit { schema: None, identity_columns, rows: u64::try_from(rows).unwrap_or(0), misfits })
 }
 
 pub(super) fn refuse(problem: String, hint: &str) -> Misfit {

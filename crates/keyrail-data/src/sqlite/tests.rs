@@ -27,6 +27,7 @@ impl Db {
         let spec = AssetSpec {
             asset: AssetId::from_bytes([1; 16]),
             url: format!("sqlite:{}", self.path().display()),
+            schema: None,
             table: "t".to_owned(),
             identity: IdentityKind::PrimaryKey,
             identity_columns: Vec::new(),

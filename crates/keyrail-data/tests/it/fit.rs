@@ -271,6 +271,7 @@ async fn columns_are_named_once_and_belong_to_one_asset() {
     let other = |column: &str, path: Option<&str>| keyrail_data::ops::asset::AddAsset {
         name: "other".parse().unwrap(),
         url: format!("sqlite:{}", link.display()),
+        schema: None,
         table: "People".to_owned(),
         identity: IdentityChoice::PrimaryKey,
         columns: vec![keyrail_data::ops::asset::ColumnChoice {
@@ -297,6 +298,7 @@ async fn what_keyrail_keeps_itself_is_no_asset() {
     let add = |path: &std::path::Path| AddAsset {
         name: "labels".parse().unwrap(),
         url: format!("sqlite:{}", path.display()),
+        schema: None,
         table: "label".to_owned(),
         identity: IdentityChoice::PrimaryKey,
         columns: vec![ColumnChoice { column: "suite".to_owned(), json_path: None }],

@@ -1,4 +1,4 @@
-//! Assets and campaigns on real SQLite files, with a real store and log.
+//! Assets and campaigns on real SQLite files and PostgreSQL servers, with a real store and log.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,10 +9,13 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod client;
+mod conformance;
 mod damage;
 mod fit;
 mod job;
 mod model;
+mod postgres;
 mod retire;
 mod rows;
 mod scrub;

@@ -39,6 +39,7 @@ impl rusqlite::ToSql for Bound {
             Sql::Real(number) => ValueRef::Real(*number),
             Sql::Text(bytes) => ValueRef::Text(bytes),
             Sql::Blob(bytes) => ValueRef::Blob(bytes),
+            Sql::Typed(..) => unreachable!("SQLite has no such types"),
         }))
     }
 }

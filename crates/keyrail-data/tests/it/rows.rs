@@ -193,6 +193,7 @@ async fn renamed_tables_columns_and_files_are_followed() {
     let update = UpdateAsset {
         name,
         url: Some(format!("sqlite:{}", moved.display())),
+        schema: None,
         table: Some("persons".to_owned()),
         columns: vec![pair("a", "b2"), pair("region", "zone")],
     };

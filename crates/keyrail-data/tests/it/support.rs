@@ -9,7 +9,7 @@ use keyrail_core::id::CampaignId;
 use keyrail_core::name::{KeyName, KeyVersionName};
 use keyrail_core::rotation::RotationReason;
 use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
-use keyrail_data::ops::asset::{AddAsset, CensusAsset, CensusView, ColumnChoice, IdentityChoice};
+use keyrail_data::ops::asset::{AddAsset, AssetView, CensusAsset, CensusView, ColumnChoice, IdentityChoice};
 use keyrail_data::ops::campaign::{CampaignView, Protect, Reencrypt, ShowCampaign, Start, Unprotect};
 use keyrail_data::{Outcome, Run, Stop};
 use keyrail_engine::ops::app::CreateApp;
@@ -17,6 +17,7 @@ use keyrail_engine::ops::domain::CreateDomain;
 use keyrail_engine::ops::key::{CreateKey, RotateKey};
 use keyrail_engine::ops::token::CreateToken;
 use keyrail_engine::{Access, Caller, Credential, Engine, EngineError, EngineOptions, Operation};
+use keyrail_testkit::postgres::{Database, Version, shared};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
@@ -38,14 +39,35 @@ impl Clock for TestClock {
     }
 }
 
+/// Which database the application keeps its data in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Home {
+    Sqlite,
+    Postgres(Version),
+}
+
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
+    /// The application's database, if it is one of PostgreSQL.
+    postgres: Option<Database<'static>>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) clock: Arc<TestClock>,
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::on(Home::Sqlite).await
+    }
+
+    pub(crate) async fn on(home: Home) -> Self {
+        Self::with(match home {
+            Home::Sqlite => None,
+            Home::Postgres(version) => Some(shared(version).database().unwrap()),
+        })
+        .await
+    }
+
+    pub(crate) async fn with(postgres: Option<Database<'static>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(Mutex::new(0)));
         let data_dir = dir.path().join("D");
@@ -54,7 +76,7 @@ impl World {
             EngineOptions { data_dir, access: Access::Write, clock: clock.clone(), assets: Some(keyrail_data::assets) };
         let engine = Arc::new(Engine::open(options).unwrap());
         engine.unseal().await.unwrap();
-        let world = Self { dir, engine, clock };
+        let world = Self { dir, postgres, engine, clock };
         world.run(CreateDomain { name: "acme".parse().unwrap() }).await.unwrap();
         world.run(CreateApp { path: "acme/prod/crm".parse().unwrap() }).await.unwrap();
         world
@@ -66,6 +88,41 @@ impl World {
 
     pub(crate) fn database(&self) -> PathBuf {
         self.dir.path().join("app.sqlite")
+    }
+
+    /// Where the application's database is.
+    pub(crate) fn url(&self) -> String {
+        match &self.postgres {
+            Some(database) => database.url(),
+            None => format!("sqlite:{}", self.database().display()),
+        }
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        self.postgres.as_ref().map_or(Home::Sqlite, |database| Home::Postgres(database.cluster().version()))
+    }
+
+    /// The application's database, where it is one of PostgreSQL.
+    pub(crate) fn pg(&self) -> &Database<'static> {
+        self.postgres.as_ref().unwrap()
+    }
+
+    /// Runs SQL as the application and gives what it answers: a line per row, with | between the values.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        match &self.postgres {
+            Some(database) => database.sql(sql).unwrap(),
+            None => lines(&self.connect(), sql),
+        }
+    }
+
+    /// Bytes as this database writes them.
+    pub(crate) fn bytes(&self, hex: &str) -> String {
+        if self.postgres.is_some() { format!("'\\x{hex}'") } else { format!("x'{hex}'") }
+    }
+
+    /// The type of a column of bytes.
+    pub(crate) const fn bytes_type(&self) -> &'static str {
+        if self.postgres.is_some() { "bytea" } else { "blob" }
     }
 
     pub(crate) fn connect(&self) -> Connection {
@@ -81,14 +138,26 @@ impl World {
         table: &str,
         identity: IdentityChoice,
         columns: &[&str],
-    ) -> Result<keyrail_data::ops::asset::AssetView, EngineError> {
+    ) -> Result<AssetView, EngineError> {
+        self.add_at(&self.url(), None, table, identity, columns).await
+    }
+
+    pub(crate) async fn add_at(
+        &self,
+        url: &str,
+        schema: Option<&str>,
+        table: &str,
+        identity: IdentityChoice,
+        columns: &[&str],
+    ) -> Result<AssetView, EngineError> {
         let column = |text: &&str| {
             let (column, path) = text.split_once(':').map_or((*text, None), |(column, path)| (column, Some(path)));
             ColumnChoice { column: column.to_owned(), json_path: path.map(str::to_owned) }
         };
         self.run(AddAsset {
             name: "people".parse().unwrap(),
-            url: format!("sqlite:{}", self.database().display()),
+            url: url.to_owned(),
+            schema: schema.map(str::to_owned),
             table: table.to_owned(),
             identity,
             columns: columns.iter().map(column).collect(),
@@ -176,6 +245,26 @@ pub(crate) fn connect(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection.busy_timeout(std::time::Duration::from_secs(20)).unwrap();
     connection
+}
+
+/// What a batch of statements answers.
+fn lines(connection: &Connection, sql: &str) -> String {
+    let (mut lines, mut batch) = (Vec::new(), rusqlite::Batch::new(connection, sql));
+    while let Some(mut statement) = rusqlite::fallible_iterator::FallibleIterator::next(&mut batch).unwrap() {
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let text = |at| match row.get::<_, rusqlite::types::Value>(at).unwrap() {
+                rusqlite::types::Value::Null => String::new(),
+                rusqlite::types::Value::Integer(number) => number.to_string(),
+                rusqlite::types::Value::Real(number) => number.to_string(),
+                rusqlite::types::Value::Text(text) => text,
+                rusqlite::types::Value::Blob(bytes) => format!("\\x{}", hex::encode(bytes)),
+            };
+            lines.push((0..columns).map(text).collect::<Vec<_>>().join("|"));
+        }
+    }
+    lines.join("\n")
 }
 
 /// Every value of a table as SQLite prints it, class included.

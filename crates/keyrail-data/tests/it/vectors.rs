@@ -89,6 +89,7 @@ fn row(cell: &Value) -> (AssetSpec, Row) {
     let spec = AssetSpec {
         asset: text(&cell["asset"]).parse::<AssetId>().unwrap(),
         url: String::new(),
+        schema: None,
         table: String::new(),
         identity: if identity.is_some() { IdentityKind::PrimaryKey } else { IdentityKind::None },
         identity_columns: Vec::new(),

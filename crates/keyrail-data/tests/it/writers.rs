@@ -1,5 +1,6 @@
 //! A campaign while others write and read: every row ends as what was written last, and no read fails.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,18 +15,77 @@ use keyrail_data::value::{Binding, Class, RowIdentity, Sql};
 use keyrail_data::{Run, Stop};
 use keyrail_engine::ops::data::{CiphertextItem, Decrypt, Encrypt, EncryptItem};
 use keyrail_engine::ops::key::RotateKey;
+use keyrail_testkit::postgres::Version;
 use keyrail_testkit::{Ledger, scale, seeded};
 use rand::RngExt;
+use sqlx::Row as _;
 use tokio::runtime::Handle;
 
-use crate::support::{World, connect};
+use crate::client::Client;
+use crate::support::{Home, World, connect};
 
 /// Rows at full scale, and the compare-and-swap losses that must be seen.
 const ROWS: usize = 200_000;
+const ROWS_POSTGRES: usize = 1_000_000;
 const LOSSES_MIN: usize = 1_000;
+
+/// How old a transaction of a campaign may get on a loaded machine, in seconds.
+const TRANSACTION_SECONDS_MAX: f64 = 5.0;
 
 /// How far around the campaign's place the writers write, in rows.
 const NEAR: u64 = 700;
+
+/// The application's connection.
+enum App {
+    Sqlite(rusqlite::Connection),
+    Postgres(Client),
+}
+
+impl App {
+    fn new(world: &World) -> Self {
+        match world.home() {
+            Home::Sqlite => Self::Sqlite(connect(&world.database())),
+            Home::Postgres(_) => Self::Postgres(Client::new(world.pg().cluster(), world.pg().name())),
+        }
+    }
+
+    fn put(&mut self, id: u64, sealed: &str) {
+        let id = i64::try_from(id).unwrap();
+        match self {
+            Self::Sqlite(app) => {
+                app.execute("UPDATE people SET email = ?2 WHERE id = ?1", rusqlite::params![id, sealed]).unwrap();
+            }
+            Self::Postgres(app) => {
+                app.rows("UPDATE people SET email = $2 WHERE id = $1", Some(id), Some(sealed));
+            }
+        }
+    }
+
+    fn get(&mut self, id: u64) -> String {
+        let id = i64::try_from(id).unwrap();
+        match self {
+            Self::Sqlite(app) => {
+                app.query_row("SELECT email FROM people WHERE id = ?", [id], |row| row.get(0)).unwrap()
+            }
+            Self::Postgres(app) => app.rows("SELECT email FROM people WHERE id = $1", Some(id), None)[0].get(0),
+        }
+    }
+
+    fn all(&mut self) -> HashMap<u64, String> {
+        let pair = |id: i64, email: String| (u64::try_from(id).unwrap(), email);
+        match self {
+            Self::Sqlite(app) => {
+                let mut statement = app.prepare("SELECT id, email FROM people").unwrap();
+                let cells = statement.query_map([], |row| Ok(pair(row.get(0)?, row.get(1)?))).unwrap();
+                cells.map(Result::unwrap).collect()
+            }
+            Self::Postgres(app) => {
+                let rows = app.rows("SELECT id, email FROM people", None, None);
+                rows.iter().map(|row| pair(row.get(0), row.get(1))).collect()
+            }
+        }
+    }
+}
 
 struct Shared {
     world: World,
@@ -66,7 +126,7 @@ impl Shared {
 }
 
 fn write(shared: &Shared, handle: &Handle, ledger: &Ledger<u64, String>, writer: usize) {
-    let app = connect(&shared.world.database());
+    let mut app = App::new(&shared.world);
     let mut random = seeded(&format!("writer {writer}"));
     let mut turn = 0_u64;
     while !shared.stop.load(Ordering::Acquire) {
@@ -75,33 +135,50 @@ fn write(shared: &Shared, handle: &Handle, ledger: &Ledger<u64, String>, writer:
         let value = format!("writer {writer}, turn {turn}");
         let sealed = shared.encrypt(handle, id, &value);
         let ticket = ledger.begin(id, value);
-        app.execute("UPDATE people SET email = ? WHERE id = ?", rusqlite::params![sealed, i64::try_from(id).unwrap()])
-            .unwrap();
+        app.put(id, &sealed);
         ticket.acknowledged();
     }
 }
 
 fn read(shared: &Shared, handle: &Handle, reader: usize) {
-    let app = connect(&shared.world.database());
+    let mut app = App::new(&shared.world);
     let mut random = seeded(&format!("reader {reader}"));
     while !shared.stop.load(Ordering::Acquire) {
         let id = shared.near(&mut random);
-        let cell: String = app
-            .query_row("SELECT email FROM people WHERE id = ?", [i64::try_from(id).unwrap()], |row| row.get(0))
-            .unwrap();
+        let cell = app.get(id);
         assert!(!shared.decrypt(handle, id, cell).is_empty());
         shared.reads.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-async fn prepared(rows: u64) -> Shared {
-    let world = World::new().await;
-    let app = world.connect();
-    app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT, note TEXT)").unwrap();
-    let sql = format!(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO people SELECT i, 'first ' || i, 'a note of person ' || i FROM n"
-    );
-    app.execute_batch(&sql).unwrap();
+/// No transaction of the campaign gets old, and vacuum can clean up behind it all the time.
+fn watch(shared: &Shared) {
+    let mut app = Client::new(shared.world.pg().cluster(), shared.world.pg().name());
+    let (mut oldest, mut horizons) = (0.0_f64, std::collections::BTreeSet::new());
+    while !shared.stop.load(Ordering::Acquire) {
+        let ages = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8, \
+                    coalesce(min(age(backend_xmin)), 0)::int8 FROM pg_stat_activity WHERE application_name = 'keyrail'";
+        let age = app.rows(ages, None, None);
+        oldest = oldest.max(age[0].get(0));
+        let horizon = app.rows("SELECT pg_snapshot_xmin(pg_current_snapshot())::text", None, None);
+        horizons.insert(horizon[0].get::<String, _>(0));
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    println!("the oldest transaction was {oldest:.3} s old, {} horizons were seen", horizons.len());
+    assert!(oldest < TRANSACTION_SECONDS_MAX, "a transaction of the campaign was {oldest} s old");
+    assert!(horizons.len() > 10, "the horizon stood still");
+}
+
+async fn prepared(home: Home, rows: u64) -> Shared {
+    let world = World::on(home).await;
+    if home == Home::Sqlite {
+        world.sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
+    }
+    world.sql(&format!(
+        "CREATE TABLE people (id {} PRIMARY KEY, email TEXT, note TEXT);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO people SELECT i, 'first ' || i, 'a note of person ' || i FROM n",
+        if home == Home::Sqlite { "INTEGER" } else { "bigint" }
+    ));
     let asset = world.add("people", IdentityChoice::PrimaryKey, &["email", "note"]).await.unwrap();
     let protect = world.run(Protect(Start { asset: "people".parse().unwrap(), rate: None })).await.unwrap();
     world.complete(protect.id).await;
@@ -120,11 +197,23 @@ async fn prepared(rows: u64) -> Shared {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_campaign_among_four_writers_and_two_readers() {
-    let rows = scale(ROWS) as u64;
-    let shared = Arc::new(prepared(rows).await);
+    among_writers(Home::Sqlite, scale(ROWS) as u64).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_campaign_on_postgres_among_four_writers_and_two_readers() {
+    among_writers(Home::Postgres(Version::V18), scale(ROWS_POSTGRES) as u64).await;
+}
+
+async fn among_writers(home: Home, rows: u64) {
+    let shared = Arc::new(prepared(home, rows).await);
     let ledger = Arc::new(Ledger::new((1..=rows).map(|id| (id, format!("first {id}")))));
     let handle = Handle::current();
     let mut others = Vec::new();
+    if home != Home::Sqlite {
+        let shared = shared.clone();
+        others.push(std::thread::spawn(move || watch(&shared)));
+    }
     for writer in 0..4 {
         let (shared, handle, ledger) = (shared.clone(), handle.clone(), ledger.clone());
         others.push(std::thread::spawn(move || write(&shared, &handle, &ledger, writer)));
@@ -154,12 +243,8 @@ async fn a_campaign_among_four_writers_and_two_readers() {
     let losses = counts.cas_lost;
     assert!(losses >= scale(LOSSES_MIN) as u64, "only {losses} compare-and-swap losses");
 
-    let app = connect(&shared.world.database());
-    let mut statement = app.prepare("SELECT id, email FROM people").unwrap();
-    let cells = statement
-        .query_map([], |row| Ok((u64::try_from(row.get::<_, i64>(0)?).unwrap(), row.get::<_, String>(1)?)))
-        .unwrap();
-    let cells: std::collections::HashMap<u64, String> = cells.map(Result::unwrap).collect();
+    let seen = shared.clone();
+    let cells = tokio::task::spawn_blocking(move || App::new(&seen.world).all()).await.unwrap();
     assert_eq!(cells.len() as u64, rows);
     let found = open_all(&shared, cells).await;
     let wrong = ledger.check(|id| found.get(id).cloned());
@@ -178,11 +263,8 @@ async fn a_campaign_among_four_writers_and_two_readers() {
     assert!(Duration::from_secs(1_500) > took);
 }
 
-async fn open_all(
-    shared: &Shared,
-    cells: std::collections::HashMap<u64, String>,
-) -> std::collections::HashMap<u64, String> {
-    let mut found = std::collections::HashMap::with_capacity(cells.len());
+async fn open_all(shared: &Shared, cells: HashMap<u64, String>) -> HashMap<u64, String> {
+    let mut found = HashMap::with_capacity(cells.len());
     let all: Vec<_> = cells.into_iter().collect();
     for chunk in all.chunks(5_000) {
         let items = chunk

@@ -106,8 +106,11 @@ async fn list(State(service): State<Shared>, call: Call, Query(query): Query<Pag
 struct NewAsset {
     /// Its name.
     name: Name,
-    /// Where the database is, like `sqlite:/srv/app/data.sqlite`.
+    /// Where the database is, like `sqlite:/srv/app/data.sqlite` or `postgres://app@db.example/crm`. A password is in none.
     url: String,
+    /// The schema with the table, in a database that has schemas; the first of the search path that has it if left out.
+    #[serde(default)]
+    schema: Option<String>,
     /// The table.
     table: String,
     /// Columns that tell the rows apart and never change; the primary key if left out, nothing if empty.
@@ -125,8 +128,8 @@ async fn add(State(service): State<Shared>, call: Call, Json(body): Json<NewAsse
         Some(columns) if columns.is_empty() => IdentityChoice::None,
         Some(columns) => IdentityChoice::Columns(columns),
     };
-    let op =
-        AddAsset { name: body.name, url: body.url, table: body.table, identity, columns: body.columns, key: body.key };
+    let NewAsset { name, url, schema, table, columns, key, .. } = body;
+    let op = AddAsset { name, url, schema, table, identity, columns, key };
     Ok(run(&service, &call, op).await?.etag(|asset| asset.generation))
 }
 
@@ -141,6 +144,9 @@ struct AssetPatch {
     /// Where the database is now.
     #[serde(default)]
     url: Option<String>,
+    /// The schema that the table is in now.
+    #[serde(default)]
+    schema: Option<String>,
     /// What the table is called now.
     #[serde(default)]
     table: Option<String>,
@@ -155,8 +161,8 @@ async fn update(
     NameInPath(name): NameInPath,
     Json(body): Json<AssetPatch>,
 ) -> Answered<AssetView> {
-    let op =
-        UpdateAsset { name: Some(name), url: body.url, table: body.table, columns: body.columns.into_iter().collect() };
+    let AssetPatch { url, schema, table, columns } = body;
+    let op = UpdateAsset { name: Some(name), url, schema, table, columns: columns.into_iter().collect() };
     Ok(run(&service, &call, op).await?.etag(|asset| asset.generation))
 }
 

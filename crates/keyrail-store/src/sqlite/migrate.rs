@@ -36,6 +36,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         up: include_str!("migrations/0003-scrub.up.sql"),
         down: include_str!("migrations/0003-scrub.down.sql"),
     },
+    Migration {
+        up: include_str!("migrations/0004-schema.up.sql"),
+        down: include_str!("migrations/0004-schema.down.sql"),
+    },
 ];
 
 /// The newest schema.

@@ -77,6 +77,7 @@ fn asset() -> (Asset, AssetColumn, AcceptedDamage, Campaign) {
         id: AssetId::from_bytes([5; 16]),
         name: "people".parse().unwrap(),
         url: "sqlite:people.sqlite".to_owned(),
+        schema: Some("crm".to_owned()),
         table: "people \"x\"".to_owned(),
         identity: IdentityKind::PrimaryKey,
         identity_columns: vec!["id".to_owned(), "ü".to_owned()],
@@ -184,8 +185,9 @@ async fn filled(state: &State, added: bool) -> Change {
         .insert(&waiting)
         .insert(&version(2, VersionState::Active))
         .insert(&version(3, VersionState::Destroyed));
-    let (asset, column, damage, mut campaign) = asset();
+    let (mut asset, column, damage, mut campaign) = asset();
     if !added {
+        asset.schema = None;
         campaign = Campaign { scrub_due: false, not_scrubbed: Vec::new(), resumed_by: None, ..campaign };
     }
     change.insert(&asset).insert(&column).insert(&damage).insert(&campaign);

@@ -31,14 +31,14 @@ pub(super) async fn asset(global: &Global, command: AssetCommand) -> Result<(), 
         AssetCommand::Show { name } => {
             print(global, Access::Read, Method::GET, &format!("/v1/assets/{name}"), Value::Null).await
         }
-        AssetCommand::Update { name, url, table, column } => {
+        AssetCommand::Update { name, url, schema, table, column } => {
             let mut columns = Map::new();
             for text in &column {
                 let (former, now) = renamed(text)?;
                 columns.insert(former, json!(now));
             }
             let url = url.map(|url| absolute_url(global, &url)).transpose()?;
-            let body = json!({ "url": url, "table": table, "columns": columns });
+            let body = json!({ "url": url, "schema": schema, "table": table, "columns": columns });
             print(global, Access::Write, Method::PATCH, &format!("/v1/assets/{name}"), body).await
         }
         AssetCommand::Protect(args) => start(global, &args, "protect", "protecting").await,
@@ -69,7 +69,10 @@ fn new_asset(global: &Global, args: AssetAdd) -> Result<Value, Failure> {
         columns => columns.iter().map(|(column, _)| column.as_str()).collect(),
     };
     let url = absolute_url(global, &args.url)?;
-    Ok(json!({ "name": args.name, "url": url, "table": args.table, "id": id, "columns": columns, "key": args.key }))
+    Ok(json!({
+        "name": args.name, "url": url, "schema": args.schema, "table": args.table, "id": id, "columns": columns,
+        "key": args.key,
+    }))
 }
 
 /// The two names of `FORMER=NOW`.

@@ -33,6 +33,7 @@ pub(super) fn hash(values: &[Sql]) -> [u8; 32] {
             Sql::Integer(number) => sha.update(&number.to_be_bytes()),
             Sql::Real(number) => sha.update(&number.to_bits().to_be_bytes()),
             Sql::Text(bytes) | Sql::Blob(bytes) => sha.update(bytes),
+            Sql::Typed(_, text) => sha.update(text.as_bytes()),
         }
     }
     sha.finish()

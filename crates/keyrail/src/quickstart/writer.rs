@@ -231,7 +231,7 @@ impl App {
         let text = match old {
             Sql::Text(text) => std::str::from_utf8(text).unwrap_or_default().to_owned(),
             Sql::Blob(envelope) => to_text(envelope),
-            Sql::Null | Sql::Integer(_) | Sql::Real(_) => return Ok(None),
+            Sql::Null | Sql::Integer(_) | Sql::Real(_) | Sql::Typed(..) => return Ok(None),
         };
         if parse_text(&text).is_err() {
             return Ok(None);

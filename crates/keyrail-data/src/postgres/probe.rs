@@ -1,0 +1,133 @@
+//! Tries a table with values of the form and length that protected ones have, and takes all of it back.
+
+use crate::adapter::{AssetSpec, CellSpec, Misfit};
+use crate::cells::sealed_text_len;
+use crate::error::AssetError;
+use crate::postgres::fit::refuse;
+use crate::postgres::session::Session;
+use crate::postgres::table::{Column, Json, Table, literal, quoted};
+
+/// How many rows are tried, besides the one with the longest value and the one with the shortest.
+const ROWS_MAX: usize = 50;
+
+/// How a protected text begins; what follows has the same alphabet.
+const SAMPLE: &str = "kr1.2GCEUaQBAwRQAAECAwQFBgcICQoLDA0OD6EFTAABAgMEBQYHCAkKCw";
+
+/// Updates some rows inside a transaction that is always rolled back. Constraints and triggers show themselves; so does
+/// a trigger that changes what is written. Rows that others have locked are left out.
+pub(super) fn probe(
+    session: &mut Session,
+    spec: &AssetSpec,
+    table: &Table,
+    misfits: &mut Vec<Misfit>,
+) -> Result<(), AssetError> {
+    for cell in &spec.cells {
+        let column = table.require(&cell.column)?;
+        session.execute("BEGIN")?;
+        let found = try_cell(session, table, column, cell);
+        session.execute("ROLLBACK")?;
+        misfits.extend(found?);
+    }
+    Ok(())
+}
+
+fn try_cell(
+    session: &mut Session,
+    table: &Table,
+    column: &Column,
+    cell: &CellSpec,
+) -> Result<Option<Misfit>, AssetError> {
+    let value = value_of(column, cell);
+    let length = format!("octet_length({})", value.get);
+    let name = quoted(&column.name);
+    let mut places = Vec::new();
+    for order in
+        [format!("ORDER BY {length} DESC LIMIT 1"), format!("ORDER BY {length} LIMIT 1"), format!("LIMIT {ROWS_MAX}")]
+    {
+        let sql = format!(
+            "SELECT tableoid::text, ctid::text, {length}::text FROM {} WHERE {} IS NOT NULL {order} FOR NO KEY UPDATE SKIP LOCKED",
+            table.sql(),
+            value.get
+        );
+        places.extend(session.texts(&sql, &[])?.into_iter().filter_map(super::table::fields));
+    }
+    for [part, place, length] in places {
+        let sample = value.sample(&sample_text(sealed_text_len(length.parse().unwrap_or(0))));
+        let sql = format!(
+            "UPDATE {} SET {name} = {} WHERE tableoid = {} AND ctid = {} RETURNING tableoid::text, ctid::text",
+            table.sql(),
+            value.set.replace("?", &sample),
+            literal(&part),
+            literal(&place)
+        );
+        let written = match session.texts(&sql, &[]) {
+            Ok(written) => written,
+            Err(AssetError::Constraint { source, .. }) => {
+                return Ok(Some(in_the_way(&column.name, &source.to_string())));
+            }
+            Err(error) => return Err(error),
+        };
+        // A row that was tried already is somewhere else now.
+        let Some([part, place]) = written.into_iter().find_map(super::table::fields) else { continue };
+        let sql = format!(
+            "SELECT ({} IS NOT DISTINCT FROM {sample})::text::char FROM {} WHERE tableoid = {} AND ctid = {}",
+            value.get,
+            table.sql(),
+            literal(&part),
+            literal(&place)
+        );
+        let kept = session.texts(&sql, &[])?.into_iter().flatten().flatten().next();
+        if kept.as_deref() != Some("t") {
+            return Ok(Some(refuse(
+                format!("the database changes what is written to column `{}`, as a trigger does", column.name),
+                "drop the trigger: a protected value must stay as it is",
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// A text that can be compressed no better than a protected one: an index has a limit after compression.
+fn sample_text(len: usize) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let letter = |byte: u8| ALPHABET.get(usize::from(byte & 63)).map_or('A', |letter| char::from(*letter));
+    let blocks = (0_u64..).flat_map(|block| keyrail_crypto::digest::sha256(&block.to_be_bytes()));
+    SAMPLE.chars().chain(blocks.map(letter)).take(len).collect()
+}
+
+/// How a value is read from its cell and put there: `?` stands for the new one.
+struct Value {
+    get: String,
+    set: String,
+    is_bytes: bool,
+}
+
+impl Value {
+    fn sample(&self, text: &str) -> String {
+        if self.is_bytes { format!("convert_to({}, 'UTF8')", literal(text)) } else { literal(text) }
+    }
+}
+
+fn value_of(column: &Column, cell: &CellSpec) -> Value {
+    let name = quoted(&column.name);
+    let is_bytes = column.base == "bytea";
+    match (&cell.json_path, column.json) {
+        (Some(path), Json::Text | Json::Binary) => {
+            let path = literal(&path.elements());
+            let set =
+                format!("jsonb_set({name}::jsonb, {path}::text[], to_jsonb(?::text), false)::{}", column.base_sql);
+            Value { get: format!("({name}::jsonb #>> {path}::text[])"), set, is_bytes }
+        }
+        // JSON in a column of text is looked at by the campaign alone: the server may not be able to read it.
+        (Some(_), Json::No) => Value { get: name, set: "?".to_owned(), is_bytes },
+        (None, _) if is_bytes => Value { get: name, set: "?".to_owned(), is_bytes },
+        (None, _) => Value { get: format!("{name}::text"), set: "?".to_owned(), is_bytes },
+    }
+}
+
+fn in_the_way(column: &str, said: &str) -> Misfit {
+    refuse(
+        format!("protected values are refused in column `{column}`: {said}"),
+        "drop or widen what refuses them; a protected value takes 4/3 of the length and 138 characters more",
+    )
+}
