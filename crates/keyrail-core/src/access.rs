@@ -83,6 +83,8 @@ text_enum! {
         MasterRead = "master.read",
         /// Make a new master key version.
         MasterRotate = "master.rotate",
+        /// Ask the root of trust what it says of itself.
+        RootEvidence = "root.evidence",
         /// Make a store. Only in the log.
         SystemInit = "system.init",
         /// Put data key versions under the newest master key version. Only in the log.
@@ -238,7 +240,7 @@ fn allows(role: Role, action: Action) -> bool {
     match role {
         Role::Owner => !matches!(action, A::SystemInit | A::SystemRewrap),
         Role::App => matches!(action, A::DataEncrypt | A::DataDecrypt | A::DataReencrypt | A::DataDataKey | A::KeyRead),
-        Role::Auditor => reads(action),
+        Role::Auditor => reads(action) || action == A::RootEvidence,
         Role::Operator => reads(action) || operates(action),
     }
 }

@@ -25,6 +25,7 @@ use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::keys;
 use crate::metrics::Metrics;
+use crate::ops::evidence::details_of;
 use crate::ops::token::{CreateToken, new_token};
 use crate::parallel::blocking;
 use crate::paths::Paths;
@@ -107,6 +108,7 @@ pub(crate) async fn init(
 
     let root_key = RootKey::generate()?;
     let (slot, provider) = protect(provider, &root_key).await?;
+    let claims = blocking(|| provider.claims())?;
     drop(provider);
     let (store_key, seed) = (StoreKey::generate()?, SigningSeed::generate()?);
     let now = clock.now();
@@ -138,7 +140,8 @@ pub(crate) async fn init(
     let request = CreateToken { role: Role::Owner, app: None, ttl_seconds: TOKEN_TTL_SECONDS_MAX };
     let (row, token) = new_token(|text| token_key.tag(&[b"token", text.as_bytes()]), &request, now)?;
     change.insert(&row);
-    let record = init_record(RequestId::from_bytes(random::array()?), now, slot.kind(), row.id);
+    let mut record = init_record(RequestId::from_bytes(random::array()?), now, slot.kind(), row.id);
+    record.detail.extend(details_of(&claims));
     let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
     let state = State::new(store, RowSealer::new(&store_key)?);
     state.commit(change.recorded(OutboxEntry { request: record.id, log_index_min: 0, body })).await?;

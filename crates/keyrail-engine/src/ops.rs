@@ -4,6 +4,7 @@ pub mod app;
 pub mod audit;
 pub mod data;
 pub mod domain;
+pub mod evidence;
 pub mod key;
 pub mod label;
 pub mod master;

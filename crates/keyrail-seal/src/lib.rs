@@ -23,6 +23,15 @@ pub use state::SealState;
 
 use keyrail_crypto::secret::RootKey;
 
+/// One thing that a root of trust says of itself. Nothing here proves it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Claim {
+    /// What it is about.
+    pub name: &'static str,
+    /// What is said.
+    pub value: String,
+}
+
 /// Something that can protect and open the root key. Calls may block for seconds (key derivation, devices):
 /// the engine makes them on a thread of their own.
 pub trait RootOfTrust: Send + Sync {
@@ -44,4 +53,12 @@ pub trait RootOfTrust: Send + Sync {
     /// [`SealError::WrongSecret`] when the root is not the one of the slot, [`SealError::SlotDamaged`] when it
     /// is and the slot was altered, others when the root cannot be used.
     fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError>;
+
+    /// What it says of itself and of its key; a file has nothing to say.
+    ///
+    /// # Errors
+    /// [`SealError`] when it cannot be asked.
+    fn claims(&self) -> Result<Vec<Claim>, SealError> {
+        Ok(Vec::new())
+    }
 }

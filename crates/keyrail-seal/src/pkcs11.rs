@@ -4,6 +4,7 @@
 //! the slot's own head, which is a pseudo-random function of them (see `spec/root-slot.md`). The root key itself never
 //! passes through the module.
 
+mod claims;
 mod error;
 mod pin;
 mod spec;
@@ -25,7 +26,7 @@ use self::pin::Pin;
 use self::token::Token;
 use self::token_key::NAME_LEN_MAX;
 use crate::slot::{head, wrap_context};
-use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters};
+use crate::{Claim, RootKind, RootOfTrust, RootSlot, SealError, SlotParameters};
 
 /// A key on a token as root of trust.
 pub struct Pkcs11Root {
@@ -115,7 +116,21 @@ impl RootOfTrust for Pkcs11Root {
         })?;
         slot_key.unwrap_key(&slot.wrapped, &wrap_context(&slot.id)).map_err(|_| SealError::SlotDamaged)
     }
+
+    fn claims(&self) -> Result<Vec<Claim>, SealError> {
+        let object = self.spec.object.clone();
+        self.operate(move |token| {
+            let key = token.key(&object, None)?;
+            let mut claims = claims::claims(token, key, &object)?;
+            let fingerprint: String = fingerprint(token, key)?.iter().map(|byte| format!("{byte:02x}")).collect();
+            claims.push(Claim { name: FINGERPRINT, value: fingerprint });
+            Ok(claims)
+        })
+    }
 }
+
+/// The fingerprint as a claim is no claim: the key computed it.
+const FINGERPRINT: &str = "key.fingerprint";
 
 /// Tells one key from another, whatever slot it is asked for.
 fn fingerprint(token: &Token, key: ObjectHandle) -> Result<[u8; 16], TokenError> {

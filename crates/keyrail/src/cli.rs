@@ -509,6 +509,8 @@ pub(crate) enum AuditCommand {
 pub(crate) enum RootCommand {
     /// Tell what opens the store, and whether it is open.
     Status,
+    /// Ask the HSM what it says of itself and of the key: claims, not attestation.
+    Evidence,
     /// Close the store of a running server.
     Seal,
     /// Open the store of a running server.

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use http::{StatusCode, header};
 use keyrail_core::access::Action;
+use keyrail_engine::ops::evidence::{Evidence, TakeEvidence};
 use keyrail_engine::ops::system::{RootView, SetLocalOperator, ShowRoot, StoreReport, VerifyStore};
 use keyrail_engine::{Engine, EngineError, Health, HealthCheck};
 use keyrail_seal::SealState;
@@ -32,6 +33,10 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
         )
         .route::<Nothing, Nothing>(About::get("/v1/metrics", "metrics", "Metrics for Prometheus"), get(metrics))
         .route::<Nothing, RootStatus>(About::get("/v1/system/root", "showRoot", "What opens the store"), get(root))
+        .route::<Nothing, Evidence>(
+            About::post("/v1/system/root/evidence", "takeEvidence", "What the root of trust says of itself"),
+            post(evidence),
+        )
         .route::<Nothing, SealView>(About::post("/v1/system/seal", "seal", "Closes the store"), post(seal))
         .route::<Nothing, SealView>(About::post("/v1/system/unseal", "unseal", "Opens the store"), post(unseal))
         .route::<Nothing, StoreReport>(
@@ -145,6 +150,10 @@ async fn root(State(service): State<Shared>, call: Call) -> Answered<RootStatus>
     let root = engine.configured_root().ok().map(|root| root.to_string());
     let seal = engine.seal_state().as_str();
     Ok(shown.map(|RootView { slots }| RootStatus { seal, root, anchor: ANCHOR, hint: WITHOUT_ANCHOR, slots }))
+}
+
+async fn evidence(State(service): State<Shared>, call: Call) -> Answered<Evidence> {
+    run(&service, &call, TakeEvidence).await
 }
 
 async fn seal(State(service): State<Shared>, call: Call) -> Answered<SealView> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Info, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
@@ -31,7 +31,7 @@ const KEY_LEN: u64 = 32;
 pub(super) struct Token {
     pub(super) session: Session,
     pub(super) info: TokenInfo,
-    _module: Module,
+    module: Module,
 }
 
 /// An initialised module.
@@ -113,7 +113,12 @@ impl Token {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(Self { session, info, _module: module })
+        Ok(Self { session, info, module })
+    }
+
+    /// What the module says of itself.
+    pub(super) fn library(&self) -> Result<Info, TokenError> {
+        Ok(self.module.0.get_library_info()?)
     }
 
     /// The key with this label; of several the one with this id.

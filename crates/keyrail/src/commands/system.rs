@@ -15,6 +15,9 @@ pub(super) async fn root(global: &Global, command: RootCommand) -> Result<(), Fa
     match command {
         RootCommand::Status if global.server.is_some() => remote_status(global).await,
         RootCommand::Status => local_status(global).await,
+        RootCommand::Evidence => {
+            print(global, Access::Write, Method::POST, "/v1/system/root/evidence", Value::Null).await
+        }
         RootCommand::Seal => print(global, Access::Write, Method::POST, "/v1/system/seal", Value::Null).await,
         RootCommand::Unseal => print(global, Access::Write, Method::POST, "/v1/system/unseal", Value::Null).await,
     }

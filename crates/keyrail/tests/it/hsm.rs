@@ -41,6 +41,67 @@ fn a_store_is_made_opened_and_opened_again_by_a_key_on_a_token() {
     world.ok(&["verify"]);
 }
 
+/// What the token says of itself is asked, compared with what it said at first, and recorded; for owner and auditor.
+#[test]
+fn the_claims_of_a_token_are_taken_compared_and_recorded() {
+    let world = World::new();
+    let token = world.init(&world.spec());
+    let taken = world.ok(&["root", "evidence", "--json"]).json();
+    let value = |taken: &Value, name: &str| {
+        let claims = taken["claims"].as_array().unwrap();
+        let found = claims.iter().find(|claim| claim["name"] == name).unwrap_or_else(|| panic!("no {name}: {taken}"));
+        found.clone()
+    };
+    for (name, expected) in [
+        ("token.manufacturer", "SoftHSM project"),
+        ("token.model", "SoftHSM v2"),
+        ("token.label", "keyrail test"),
+        ("key.label", "root"),
+        ("key.local", "true"),
+        ("key.always-sensitive", "true"),
+        ("key.never-extractable", "true"),
+        ("key.extractable", "false"),
+        ("key.key-gen-mechanism", "CKM_AES_KEY_GEN"),
+        ("key.allowed-mechanisms", "not told"),
+        ("key.decrypt", "false"),
+    ] {
+        assert_eq!(value(&taken, name), json!({ "name": name, "value": expected }));
+    }
+    assert_eq!(
+        (&taken["differences"], taken["about"].as_str().unwrap().contains("not attestation")),
+        (&json!(0), true)
+    );
+    // Somebody enters a wrong PIN: the token tells, and it is shown beside what it told before.
+    world.wrong_login();
+    let server = world.serve();
+    let role = |role: &str| {
+        let body = json!({ "role": role, "ttl_seconds": 3600 });
+        Http::new(server.url(), Some(&token)).post("/v1/tokens", &body)["token"].as_str().unwrap().to_owned()
+    };
+    // The start has logged in and so ended the count.
+    world.wrong_login();
+    let taken = Http::new(server.url(), Some(&role("auditor"))).post("/v1/system/root/evidence", &Value::Null);
+    assert_eq!(taken["differences"], 1, "{taken}");
+    let flags = value(&taken, "token.flags");
+    assert!(flags["value"].as_str().unwrap().contains("user-pin-count-low"), "{flags}");
+    assert!(!flags["before"].as_str().unwrap().contains("user-pin-count-low"), "{flags}");
+    let operator = Http::new(server.url(), Some(&role("operator")));
+    let refused = operator.send(Method::POST, "/v1/system/root/evidence", &[], &Value::Null);
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    let records = Http::new(server.url(), Some(&token)).get("/v1/audit/records?limit=1000");
+    let of = |action: &str| -> Vec<Value> {
+        let records = records["records"].as_array().unwrap().iter();
+        records.filter(|record| record["action"] == action && record["outcome"] == "done").cloned().collect()
+    };
+    let kept = json!({ "name": "claim key.extractable", "value": "false" });
+    for record in of("system.init").iter().chain(&of("root.evidence")) {
+        let detail = record["detail"].as_array().unwrap();
+        assert!(detail.contains(&kept), "{record}");
+    }
+    assert_eq!((of("system.init").len(), of("root.evidence").len()), (1, 2));
+    require_silent(&records.to_string());
+}
+
 #[test]
 fn init_uses_a_key_that_is_there_and_refuses_one_that_may_leave() {
     let world = World::new();

@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use http::Method;
+use keyrail_testkit::softhsm::{PIN, SoftHsm, TOKEN};
 use keyrail_testkit::{Server, planted_forms};
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ const ENDS: Duration = Duration::from_secs(60);
 const PASSPHRASE: &str = "a passphrase of seven words, never told";
 /// The name of a domain.
 const IN_THE_HEAP: &str = "a-name-that-is-in-the-heap";
+
+const WRONG_PIN: &str = "1618033988749894";
 
 const WRONG_PASSPHRASE: &str = "another passphrase, of somebody else";
 
@@ -102,7 +105,7 @@ fn require_nothing_leaks(place: &Place, init: &str, root: &Path, wrong: &[u8], m
     });
     Remote { place, url: server.url(), token: &token, secrets: &mut secrets }.use_all();
     seal_and_unseal(server.url(), &token, root, wrong, &mut secrets);
-    secrets.keep_keys_if_key_file(place);
+    secrets.keep_keys_if_known(place);
     // While the server runs, the store's newest pages are in its WAL, and records are in the journal alone.
     require_secrets_absent(place, &secrets);
     let logs = server.into_child().stop(ENDS).unwrap();
@@ -139,6 +142,34 @@ fn a_passphrase_stays_where_it_belongs() {
     secrets.keep("wrong passphrase", WRONG_PASSPHRASE);
     let init = format!("init --root passphrase-file:{}", root.display());
     require_nothing_leaks(&place, &init, &root, WRONG_PASSPHRASE.as_bytes(), secrets);
+}
+
+/// The root key of a store on a token is known to the test alone: it asks the token for the slot key by another tool.
+#[test]
+fn a_pin_and_the_keys_behind_a_token_stay_where_they_belong() {
+    let hsm = SoftHsm::new().unwrap();
+    let place = Place::equipped(|command| hsm.equip(command));
+    let (pin, module) = (place.file("pin"), SoftHsm::module().unwrap());
+    write_private(&pin, PIN.as_bytes());
+    let mut secrets = Secrets::default();
+    secrets.keep("PIN", PIN);
+    secrets.keep("wrong PIN", WRONG_PIN);
+    let (input, output) = (place.file("block"), place.file("slot-key"));
+    let mut tool = Command::new("pkcs11-tool");
+    hsm.equip(&mut tool);
+    tool.arg("--module").arg(&module).args(["--token-label", TOKEN, "--login", "--pin", PIN, "--label", "root"]);
+    tool.args(["--encrypt", "-m", "AES-ECB", "--input-file"]).arg(&input).arg("--output-file").arg(&output);
+    let tool = std::cell::RefCell::new(tool);
+    secrets.slot_key_of = Some(Box::new(move |head| {
+        let digested = [b"keyrail/pkcs11/slot-key/v1".as_slice(), head].concat();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &digested);
+        std::fs::write(&input, digest).unwrap();
+        let ended = tool.borrow_mut().output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        std::fs::read(&output).unwrap().try_into().unwrap()
+    }));
+    let spec = format!("{}?token=keyrail%20test&object=root&pin-file={}", module.display(), pin.display());
+    require_nothing_leaks(&place, &format!("init --root pkcs11:{spec}"), &pin, WRONG_PIN.as_bytes(), secrets);
 }
 
 /// Forces a core of a running server, searches it, and removes it.

@@ -1,5 +1,6 @@
 //! A home with a data directory, and the binary run in it.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,6 +13,8 @@ pub(crate) const READY: std::time::Duration = std::time::Duration::from_secs(60)
 
 pub(crate) struct Place {
     pub(crate) home: TempHome,
+    /// What each command finds in its environment besides.
+    env: Vec<(OsString, OsString)>,
 }
 
 /// How a command ended.
@@ -41,7 +44,15 @@ impl Ran {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { home: TempHome::new().unwrap() }
+        Self { home: TempHome::new().unwrap(), env: Vec::new() }
+    }
+
+    /// A place whose commands are equipped like this one.
+    pub(crate) fn equipped(equip: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new("nothing");
+        equip(&mut command);
+        let env = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        Self { env: env.collect(), ..Self::new() }
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -56,7 +67,7 @@ impl Place {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(keyrail_bin().unwrap());
         self.home.house(&mut command);
-        command.args(args);
+        command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

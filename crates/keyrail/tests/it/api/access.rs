@@ -54,6 +54,7 @@ fn rows(api: &Api) -> Vec<Row> {
         row("GET /v1/openapi.json", "/v1/openapi.json", none(), Nobody, ""),
         row("GET /v1/metrics", "/v1/metrics", none(), ServiceReadByAll, "app"),
         row("GET /v1/system/root", "/v1/system/root", none(), ServiceReadByAll, "app"),
+        row("POST /v1/system/root/evidence", "/v1/system/root/evidence", none(), Service, "app"),
         row("POST /v1/system/verify", "/v1/system/verify", none(), Service, "app"),
         row("POST /v1/system/seal", "/v1/system/seal", none(), Service, "auditor"),
         row("POST /v1/system/unseal", "/v1/system/unseal", none(), Nobody, ""),

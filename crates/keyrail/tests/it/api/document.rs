@@ -47,6 +47,7 @@ fn the_document_is_one_and_describes_every_route() {
                 "seal",
                 "unseal",
                 "verifyStore",
+                "takeEvidence",
             ]
             .contains(&id);
         assert_eq!(headers.contains(&"Idempotency-Key"), !reads, "{route}");

@@ -105,6 +105,9 @@ fn a_session_that_is_lost_in_the_middle_is_made_anew() {
         assert_eq!(ran.code, 6, "{function}: {}", ran.stderr);
         assert!(ran.stderr.contains("the token fails: CKR_"), "{function}: {}", ran.stderr);
     }
+    // Slow is not lost.
+    world.shim.script("Login", 0, 1, 2_000).unwrap();
+    world.ok(&["key", "list"]);
     world.shim.script("EncryptInit", DEVICE_ERROR, 4, 0).unwrap();
     let server = world.serve();
     world.wait_for(server.url(), "root-unavailable", Some("token-failed"));

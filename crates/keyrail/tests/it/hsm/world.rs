@@ -137,6 +137,15 @@ impl World {
         }
     }
 
+    /// Logs in with a wrong PIN by another tool.
+    pub(super) fn wrong_login(&self) {
+        let mut command = Command::new("pkcs11-tool");
+        command.arg("--module").arg(SoftHsm::module().unwrap()).args(["--token-label", TOKEN, "--login"]);
+        command.args(["--pin", "0000-wrong", "--list-objects"]);
+        self.hsm.equip(&mut command);
+        assert!(!command.output().unwrap().status.success(), "a wrong PIN was taken");
+    }
+
     /// Makes a key with the token's own tool.
     pub(super) fn keygen(&self, label: &str, size: &str, attributes: &[&str]) {
         let mut command = Command::new("pkcs11-tool");

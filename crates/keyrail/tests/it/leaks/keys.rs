@@ -41,13 +41,23 @@ fn unwrap(
     opened.try_into().unwrap()
 }
 
-/// Every key of a store that is not destroyed, by its name.
-pub(super) fn keys_of(data_dir: &Path) -> Vec<(String, [u8; 32])> {
+/// Gives the slot key for the head of a slot: what comes before the wrapped key.
+pub(super) type SlotKeyOf = Box<dyn Fn(&[u8]) -> [u8; 32]>;
+
+/// The slot key that a key file holds.
+pub(super) fn of_key_file(data_dir: &Path) -> SlotKeyOf {
     let file = std::fs::read(data_dir.join("root.key")).unwrap();
     let slot_key: [u8; 32] = file["keyrail root key v1\n".len()..][..32].try_into().unwrap();
+    Box::new(move |_| slot_key)
+}
+
+/// Every key of a store that is not destroyed, by its name.
+pub(super) fn keys_of(data_dir: &Path, slot_key_of: &SlotKeyOf) -> Vec<(String, [u8; 32])> {
     let store = Connection::open_with_flags(data_dir.join("store.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let slot: Vec<u8> = store.query_row("SELECT slot FROM root_slot", [], |row| row.get(0)).unwrap();
-    let root = unwrap(&slot_key, "RootKey", &slot[slot.len() - 97 + 16..], "root_slot", &slot[1..17], 1, 1);
+    let (head, wrapped) = slot.split_at(slot.len() - 81);
+    let slot_key = slot_key_of(head);
+    let root = unwrap(&slot_key, "RootKey", wrapped, "root_slot", &slot[1..17], 1, 1);
     let mut keys = vec![("slot key".to_owned(), slot_key), ("root key".to_owned(), root)];
     let rows = |sql: &str| -> Vec<(Vec<u8>, Vec<u8>, u32, i64, String)> {
         let mut statement = store.prepare(sql).unwrap();

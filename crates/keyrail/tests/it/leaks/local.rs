@@ -88,10 +88,12 @@ pub(super) fn use_locally(place: &Place, init: &str, secrets: &mut Secrets) -> S
     cli.ok(&format!("key evidence {KEY}@1"));
     cli.ok(&format!("key retire {KEY}@1 --acknowledge local-operator"));
     cli.run(&format!("decrypt {KEY} --context row=1"), &sealed, 3, Prints::Nothing);
-    cli.secrets.keep_keys_if_key_file(place);
+    cli.secrets.keep_keys_if_known(place);
     cli.ok(&format!("key destroy {KEY}@1 --acknowledge local-operator"));
     cli.ok("asset unprotect local");
-    for line in ["audit show --limit 100", "token list", "root status", "health", "verify", "audit verify"] {
+    for line in
+        ["audit show --limit 100", "token list", "root status", "root evidence", "health", "verify", "audit verify"]
+    {
         cli.ok(line);
     }
     let traced = |(_, text): &&(&str, String)| text.contains("\"level\":\"TRACE\"");

@@ -60,6 +60,7 @@ impl Remote<'_> {
             self.send(200, Method::GET, path, &Value::Null);
         }
         self.post("/v1/system/verify", &Value::Null);
+        self.post("/v1/system/root/evidence", &Value::Null);
         let metrics = self.send(200, Method::GET, "/v1/metrics", &Value::Null);
         self.secrets.say("metrics", &metrics.text);
     }
@@ -194,7 +195,7 @@ impl Remote<'_> {
         }
         self.send(200, Method::GET, &format!("{KEY}/versions/2/evidence"), &Value::Null);
         self.send(409, Method::POST, &format!("{KEY}/versions/2/retire"), &json!({}));
-        self.secrets.keep_keys_if_key_file(self.place);
+        self.secrets.keep_keys_if_known(self.place);
         let acknowledge = json!({ "acknowledge": principals });
         for version in [1, 2] {
             self.post(&format!("{KEY}/versions/{version}/retire"), &acknowledge);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use keyrail_testkit::{Search, planted_forms};
 
-use super::keys::keys_of;
+use super::keys::{SlotKeyOf, keys_of, of_key_file};
 
 /// Stands for a secret that leaked. Its bytes make the two alphabets of base64 differ.
 pub(super) const PLANTED: &[u8] = b"planted \xfb\xff\xbf\xef\xfe secret 0123456789";
@@ -16,6 +16,8 @@ const PLANTED_NAME: &str = "planted";
 #[derive(Default)]
 pub(super) struct Secrets {
     known: Vec<(String, Vec<u8>)>,
+    /// Opens the slot where the root is no key file.
+    pub(super) slot_key_of: Option<SlotKeyOf>,
     /// What was said, by the place where it was said.
     pub(super) said: Vec<(&'static str, String)>,
 }
@@ -33,7 +35,9 @@ impl Secrets {
 
     /// Every key that the store holds now; those that are destroyed later stay secrets.
     pub(super) fn keep_keys(&mut self, data_dir: &Path) {
-        for (name, key) in keys_of(data_dir) {
+        let of_file = self.slot_key_of.is_none().then(|| of_key_file(data_dir));
+        let found = keys_of(data_dir, self.slot_key_of.as_ref().or(of_file.as_ref()).unwrap());
+        for (name, key) in found {
             if !self.known.iter().any(|(_, known)| *known == key) {
                 self.keep(&name, key);
             }
@@ -116,9 +120,9 @@ pub(super) fn files_under(path: &Path) -> Vec<PathBuf> {
 }
 
 impl Secrets {
-    /// [`Self::keep_keys`] where the root is the key file beside the data, which opens without a derivation.
-    pub(super) fn keep_keys_if_key_file(&mut self, place: &crate::place::Place) {
-        if place.data_dir().join("root.key").exists() {
+    /// [`Self::keep_keys`] unless the root is a passphrase, which opens by a derivation alone.
+    pub(super) fn keep_keys_if_known(&mut self, place: &crate::place::Place) {
+        if self.slot_key_of.is_some() || place.data_dir().join("root.key").exists() {
             self.keep_keys(&place.data_dir());
         }
     }
