@@ -11,7 +11,7 @@ use keyrail_core::system::UsageMark;
 use keyrail_core::time::Timestamp;
 use keyrail_core::usage::{Usage, UsageCount, UsageKey, UsagePlace};
 use keyrail_crypto::envelope::Kid;
-use keyrail_store::Change;
+use keyrail_store::{Change, StoreError};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -21,6 +21,9 @@ use crate::unsealed::commit::to_its_end;
 
 /// How many records are counted in one step.
 const STEP_LEN: usize = 10_000;
+
+/// How many steps of one count may be overtaken by others.
+const OVERTAKEN_MAX: usize = 64;
 
 /// How many records are known without reading them; others are read from the log.
 const FRESH_LEN_MAX: usize = 65_536;
@@ -56,11 +59,20 @@ impl UsageBook {
     /// Counts every record that is durable now.
     pub(crate) async fn catch_up(&self, open: &Arc<Unsealed>) -> Result<(), EngineError> {
         let end = open.log().size();
+        let mut overtaken = 0;
         loop {
             let open = open.clone();
             // A step whose caller is gone ends all the same: the next one must not begin from its old mark.
-            if to_its_end(async move { step(&open, end).await }).await?? {
-                return Ok(());
+            match to_its_end(async move { step(&open, end).await }).await? {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // Somebody else over the same store counted these records: the next step goes on from his mark.
+                Err(EngineError::Store(StoreError::Conflict { .. } | StoreError::Exists { .. }))
+                    if overtaken < OVERTAKEN_MAX =>
+                {
+                    overtaken += 1;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! A caller that goes away while the store has its step.
 
+use std::sync::atomic::Ordering;
+
 use async_trait::async_trait;
 use keyrail_core::id::RequestId;
 use keyrail_core::key::VERSIONS_PER_KEY_MAX;
@@ -80,6 +82,66 @@ async fn a_step_whose_caller_is_gone_ends_before_the_next_one_begins() {
     open.usage().catch_up(&open).await.unwrap();
     let mark = open.state().usage_mark().await.unwrap().unwrap();
     assert_eq!(mark, UsageMark { log_index: open.log().size(), generation: 1 });
+}
+
+/// The real store, whose first so many steps of a count come after the same step of somebody else.
+struct Overtaken {
+    store: SqliteStore,
+    times: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait]
+impl Store for Overtaken {
+    async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
+        self.store.select(select).await
+    }
+
+    async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError> {
+        self.store.count(table, conditions).await
+    }
+
+    async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let counts = |write: &Write| match write {
+            Write::Insert { table, .. } | Write::Update { table, .. } => table.name == "usage_mark",
+            _ => false,
+        };
+        let overtaken = transaction.writes.iter().any(counts)
+            && self.times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if overtaken {
+            // The other's step is the same, and then ours finds another generation.
+            self.store.apply(transaction.clone()).await?;
+        }
+        self.store.apply(transaction).await
+    }
+
+    async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        self.store.integrity().await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+}
+
+/// Several may count over one store: each record counts once, and nobody fails for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_counted_meanwhile_is_not_counted_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let times = std::sync::atomic::AtomicUsize::new(0);
+    let (open, store) = open_behind(dir.path(), |store| Overtaken { store, times }).await;
+    let last = open.log().read(open.log().size() - 1, 1).unwrap();
+    let some: Record = serde_json::from_slice(&last[0].body).unwrap();
+    let kid = Kid::from_bytes([7; 16]);
+    let used = VersionUse { version: VersionNumber::FIRST, kid, count: 10, opened: false };
+    for round in 1..=3_u8 {
+        let id = RequestId::from_bytes([round; 16]);
+        let record = Record { id, action: Action::DataEncrypt, versions: vec![used], ..some.clone() };
+        crate::pipeline::append(&open, &record, open.generation()).await.unwrap();
+        store.times.store(1, Ordering::SeqCst);
+        open.usage().catch_up(&open).await.unwrap();
+        assert_eq!(store.times.load(Ordering::SeqCst), 0, "a step was overtaken");
+        assert_eq!(open.usage().encryptions(&open, &kid).await.unwrap(), 10 * u64::from(round));
+    }
 }
 
 /// What was noted and what has to be read counts the same.
