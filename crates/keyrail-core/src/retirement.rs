@@ -7,7 +7,7 @@ use crate::id::CampaignId;
 use crate::key::DataKeyVersion;
 use crate::lifecycle::VersionState;
 use crate::name::{Name, VersionNumber};
-use crate::time::Timestamp;
+use crate::time::{BootTime, Observation, Timestamp};
 use crate::usage::{UsageCount, UsageKey, UsagePlace};
 
 /// What the census of one asset says of the version that is to go.
@@ -170,6 +170,8 @@ pub fn outside_use<'a>(usage: impl IntoIterator<Item = (&'a UsageKey, &'a UsageC
 pub struct WriteWindow {
     /// When the version was fenced: it encrypts nothing since.
     pub fenced_at: Timestamp,
+    /// The same on the machine's own clock, as long as that is known.
+    pub fenced_boot: Option<BootTime>,
     /// How long callers were told that they have, in seconds.
     pub seconds: u64,
 }
@@ -184,16 +186,19 @@ impl WriteWindow {
     /// How long it stays open, in milliseconds: until the last caller that may store has done so, however slow its clock is.
     ///
     /// `clock_set_at` is when somebody was last seen to set the wall clock: how long ago an earlier fence was is not
-    /// known then, and its window counts from there.
-    pub fn left_millis(self, now: Timestamp, clock_set_at: Option<Timestamp>, drift: Drift) -> u64 {
+    /// known then, and its window counts from there. A smaller step of the wall clock is not seen; the machine's own clock
+    /// makes up for it, as long as it knows when the fence was.
+    pub fn left_millis(self, now: Observation, clock_set_at: Option<Timestamp>, drift: Drift) -> u64 {
         let counts_from = match clock_set_at {
             // A fence that seems to lie ahead was made before the clock was set back.
-            Some(set_at) if self.fenced_at < set_at || self.fenced_at > now => set_at,
+            Some(set_at) if self.fenced_at < set_at || self.fenced_at > now.wall => set_at,
             _ => self.fenced_at,
         };
         let waits = drift.waited_millis(self.seconds.saturating_mul(1000));
-        let passed = now.as_millis().saturating_sub(counts_from.as_millis()).max(0);
-        waits.saturating_sub(u64::try_from(passed).unwrap_or(0))
+        let by_wall = now.wall.as_millis().saturating_sub(counts_from.as_millis());
+        let by_boot = self.fenced_boot.and_then(|fenced| now.boot_time().millis_since(fenced));
+        let passed = u64::try_from(by_wall).unwrap_or(0).min(by_boot.unwrap_or(u64::MAX));
+        waits.saturating_sub(passed)
     }
 }
 

@@ -88,8 +88,7 @@ pub trait Clock: Send + Sync {
 
     /// The machine's own clock, which leases count on.
     fn boot_now(&self) -> BootTime {
-        let Observation { boot, uptime_millis, .. } = self.observe();
-        BootTime { boot, millis: uptime_millis }
+        self.observe().boot_time()
     }
 }
 
@@ -118,6 +117,13 @@ pub struct Observation {
     pub wall: Timestamp,
     /// Milliseconds since the machine started, suspended time included (CLOCK_BOOTTIME).
     pub uptime_millis: u64,
+}
+
+impl Observation {
+    /// What the machine's own clock showed.
+    pub const fn boot_time(self) -> BootTime {
+        BootTime { boot: self.boot, millis: self.uptime_millis }
+    }
 }
 
 /// One start of a machine.

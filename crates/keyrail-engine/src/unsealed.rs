@@ -18,7 +18,7 @@ use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Fence, Key
 use keyrail_core::label::Demands;
 use keyrail_core::name::{AppPath, KeyName};
 use keyrail_core::system::{LogHeadRow, SettingName};
-use keyrail_core::time::{Clock, Timestamp};
+use keyrail_core::time::{BootTime, Clock, Observation, Timestamp};
 use keyrail_core::token::Token;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_crypto::mac::MacKey;
@@ -111,7 +111,7 @@ pub struct Unsealed {
     commit_wait: std::time::Duration,
     opened_at: Timestamp,
     /// When the last fences were complete, oldest first.
-    fences: Mutex<VecDeque<Timestamp>>,
+    fences: Mutex<VecDeque<Observation>>,
     watch: ClockWatch,
     /// Signalled when time has gone by, for whoever waits for it.
     ticked: tokio::sync::Notify,
@@ -258,16 +258,16 @@ impl Unsealed {
     /// the former state. A decision that another change overtook is made anew, so the first fence from then on is its
     /// own. Where that is not known any more, because another process made it or so many others came after it, the
     /// latest moment counts at which it can have been.
-    pub(crate) fn fenced_at(&self, decided_at: Timestamp) -> Timestamp {
+    pub(crate) fn fenced_at(&self, decided_at: Timestamp) -> (Timestamp, Option<BootTime>) {
         let fences = self.fences.lock();
         let latest = decided_at.plus_seconds(FENCE_SECONDS_MAX);
         if decided_at < self.opened_at {
-            return latest.min(self.opened_at);
+            return (latest.min(self.opened_at), None);
         }
-        match fences.iter().position(|fence| *fence >= decided_at).map(|index| (index, fences.get(index))) {
-            Some((0, Some(fence))) if fences.len() >= FENCES_MAX => latest.min(*fence),
-            Some((_, Some(fence))) => *fence,
-            _ => decided_at,
+        match fences.iter().position(|fence| fence.wall >= decided_at).map(|index| (index, fences.get(index))) {
+            Some((0, Some(fence))) if fences.len() >= FENCES_MAX => (latest.min(fence.wall), None),
+            Some((_, Some(fence))) => (fence.wall, Some(fence.boot_time())),
+            _ => (decided_at, None),
         }
     }
 

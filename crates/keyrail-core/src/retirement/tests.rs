@@ -3,6 +3,7 @@ use keyrail_crypto::suite::Suite;
 
 use super::*;
 use crate::id::{DataKeyId, MasterVersionId};
+use crate::time::BootId;
 use crate::usage::Usage;
 
 fn version(state: VersionState, fenced_at: Option<i64>) -> DataKeyVersion {
@@ -171,19 +172,40 @@ fn the_write_window_counts_from_the_fence_and_anew_when_the_clock_was_set() {
         ("set back before the fence", 41_000, Some(40_000), 59_600),
         ("a fence after the clock was set", 130_000, Some(90_000), 30_600),
     ];
-    let window = WriteWindow { fenced_at: Timestamp::from_millis(100_000), seconds: 60 };
+    let window = WriteWindow { fenced_at: Timestamp::from_millis(100_000), fenced_boot: None, seconds: 60 };
     for (name, now, set_at, want) in rows {
         let set_at = set_at.map(Timestamp::from_millis);
-        assert_eq!(window.left_millis(Timestamp::from_millis(now), set_at, Drift::STATED), want, "{name}");
+        assert_eq!(window.left_millis(seen(now, 0), set_at, Drift::STATED), want, "{name}");
+    }
+}
+
+fn seen(wall: i64, uptime_millis: u64) -> Observation {
+    Observation { boot: BootId([1; 16]), wall: Timestamp::from_millis(wall), uptime_millis }
+}
+
+/// A step that is too small to be seen closes no window, as long as this start of the machine knows of the fence.
+#[test]
+fn a_small_step_of_the_wall_clock_does_not_shorten_a_window() {
+    let fenced_boot = Some(seen(0, 7_000).boot_time());
+    let window = WriteWindow { fenced_at: Timestamp::from_millis(100_000), fenced_boot, seconds: 60 };
+    let rows = [
+        ("both clocks agree", seen(130_000, 37_000), 30_600),
+        ("stepped forward", seen(134_000, 37_000), 30_600),
+        ("stepped back", seen(126_000, 37_000), 34_600),
+        ("another start", Observation { boot: BootId([2; 16]), ..seen(130_000, 900_000) }, 30_600),
+        ("an earlier moment", seen(130_000, 6_000), 30_600),
+    ];
+    for (name, now, want) in rows {
+        assert_eq!(window.left_millis(now, None, Drift::STATED), want, "{name}");
     }
 }
 
 #[test]
 fn nobody_may_store_later_than_the_window_is_waited_out() {
-    let window = WriteWindow { fenced_at: Timestamp::from_millis(0), seconds: 60 };
+    let window = WriteWindow { fenced_at: Timestamp::from_millis(0), fenced_boot: None, seconds: 60 };
     assert!(WriteWindow::may_store(60, 59_999) && !WriteWindow::may_store(60, 60_000));
     // The caller's clock shows the least that it can: it goes slower by all of the drift.
-    let closes = window.left_millis(Timestamp::from_millis(0), None, Drift::STATED);
+    let closes = window.left_millis(seen(0, 0), None, Drift::STATED);
     let shown = closes * 1000 / (1000 + Drift::STATED.per_mille);
     assert!(!WriteWindow::may_store(60, shown));
     assert!(!WriteWindow::may_store(0, 0));

@@ -74,7 +74,7 @@ fn writers_within_the_window_strand_nothing_and_the_next_census_finds_the_others
     holds("retire, one node under a lease", RETIREMENT);
     if is_full() {
         holds("retire, one process that crashes", Scope { abiding: 2, crashes: 1, ..PROCESS });
-        holds("retire, one node that crashes", Scope { abiding: 2, crashes: 1, ..RETIREMENT });
+        holds("retire, one node that crashes", Scope { crashes: 1, ..RETIREMENT });
         holds("retire, two nodes", Scope { nodes: 2, unbounded: 0, ..RETIREMENT });
     }
 }

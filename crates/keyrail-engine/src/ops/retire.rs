@@ -317,11 +317,12 @@ fn refuse_if_blocked(obstacles: Vec<Obstacle>) -> Result<(), EngineError> {
 fn window_left_millis(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 {
     let set_at = open.clock_set_at();
     // What was answered between the decision to rotate and its fence was still answered under this version.
-    let fenced_at = open.fenced_at(version.fenced_at.unwrap_or(version.state_changed_at));
+    let (fenced_at, fenced_boot) = open.fenced_at(version.fenced_at.unwrap_or(version.state_changed_at));
     // Callers were told the window of then; a longer one of now does no harm.
     let promised_seconds = version.fenced_window_seconds.unwrap_or_default();
-    let window = WriteWindow { fenced_at, seconds: promised_seconds.max(key.demands.write_window_seconds) };
-    window.left_millis(open.now(), set_at, Drift::STATED)
+    let window =
+        WriteWindow { fenced_at, fenced_boot, seconds: promised_seconds.max(key.demands.write_window_seconds) };
+    window.left_millis(open.clock().observe(), set_at, Drift::STATED)
 }
 
 /// Waits for a look at the clock, or refuses at once: a window that stays open for longer than the request may take is

@@ -128,7 +128,7 @@ impl Unsealed {
         if fences.len() >= FENCES_MAX {
             fences.pop_front();
         }
-        fences.push_back(self.now());
+        fences.push_back(self.clock().observe());
     }
 
     fn begin_generation(&self) {

@@ -6,7 +6,7 @@ use keyrail_core::key::DataKeyVersion;
 use keyrail_core::lifecycle::{VersionEvent, VersionState, transition};
 use keyrail_core::name::VersionNumber;
 use keyrail_core::retirement::{AssetCount, AssetEvidence, Progress, Step, WriteWindow, destroy_obstacles, obstacles};
-use keyrail_core::time::{BootId, BootTime, Timestamp};
+use keyrail_core::time::{BootId, BootTime, Observation, Timestamp};
 use keyrail_crypto::envelope::Kid;
 use keyrail_crypto::suite::Suite;
 use stateright::{Model, Property};
@@ -79,8 +79,11 @@ impl Scope {
     }
 
     fn window_left_millis(&self, world: &World) -> u64 {
-        let window = WriteWindow { fenced_at: Timestamp::from_millis(0), seconds: u64::from(WINDOW_SECONDS) };
-        let now = Timestamp::from_millis(i64::from(world.revoker.window_age) * 1000);
+        let fenced_at = Timestamp::from_millis(0);
+        let window = WriteWindow { fenced_at, fenced_boot: Some(boot(0)), seconds: u64::from(WINDOW_SECONDS) };
+        let uptime_millis = u64::from(world.revoker.window_age) * 1000;
+        let wall = fenced_at.plus_seconds(u64::from(world.revoker.window_age));
+        let now = Observation { boot: boot(0).boot, wall, uptime_millis };
         window.left_millis(now, None, self.window_drift())
     }
 
