@@ -8,6 +8,17 @@ use crate::row::Table;
 /// The most rows of one [`Select`].
 pub const SELECT_ROWS_MAX: usize = 1_000;
 
+/// How a store is opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpenMode {
+    /// Made if it is not there.
+    Create,
+    /// It must be there; its schema is brought up.
+    Write,
+    /// It must be there, with the newest schema; nothing is changed.
+    Read,
+}
+
 /// A value of a column.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value {
@@ -71,6 +82,26 @@ pub enum Write {
         /// The values of its key columns.
         key: Vec<Value>,
     },
+}
+
+impl Write {
+    /// The table.
+    pub(crate) const fn table(&self) -> &'static Table {
+        match self {
+            Self::Insert { table, .. } | Self::Update { table, .. } | Self::Delete { table, .. } => table,
+        }
+    }
+
+    /// Judges by the number of rows that it touched whether it was done.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: the row was not of the generation.
+    pub(crate) fn require(&self, touched: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Update { table, .. } if touched != 1 => Err(StoreError::Conflict { table: table.name }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Writes that happen together or not at all.

@@ -17,11 +17,12 @@ mod rows;
 mod seal;
 mod sqlite;
 mod state;
+mod statement;
 
 pub use change::{Change, Recorded};
-pub use driver::{Condition, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
+pub use driver::{Condition, OpenMode, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
 pub use error::{DatabaseError, Fault, StoreError};
 pub use row::{Row, TABLES, Table};
 pub use seal::RowSealer;
-pub use sqlite::{APPLICATION_ID, OpenMode, SCHEMA_VERSION, SqliteStore};
+pub use sqlite::{APPLICATION_ID, SCHEMA_VERSION, SqliteStore};
 pub use state::{Bootstrap, Finding, FindingKind, LIST_ROWS_MAX, State, bootstrap};

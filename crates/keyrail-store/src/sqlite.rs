@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::driver::{Condition, Select, Store, Transaction, Value};
+use crate::driver::{Condition, OpenMode, Select, Store, Transaction, Value};
 use crate::error::StoreError;
 use crate::row::Table;
 use errors::{classify, classify_commit};
@@ -35,17 +35,6 @@ const STATEMENTS_MAX: usize = 128;
 
 /// The most bytes of findings that an integrity check tells.
 const INTEGRITY_FINDINGS_MAX: usize = 100;
-
-/// How a store is opened.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum OpenMode {
-    /// Made if it is not there.
-    Create,
-    /// It must be there; its schema is brought up.
-    Write,
-    /// It must be there, with the newest schema; nothing is changed.
-    Read,
-}
 
 struct Job {
     transaction: Transaction,
