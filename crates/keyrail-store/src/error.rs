@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::postgres::PostgresUrlError;
+
 /// What a database said, whichever it is: names of columns and conditions, no values.
 pub type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -92,9 +94,40 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk of the store is full")]
     Full(#[source] DatabaseError),
-    /// Another process holds the database.
+    /// Another process holds the database, or holds it up.
     #[error("the store is locked by another process")]
     Busy(#[source] DatabaseError),
+    /// The database does not answer, or the way to it is broken. Nothing was stored.
+    #[error("the database of the store does not answer")]
+    Unreachable(#[source] DatabaseError),
+    /// The database refuses the user.
+    #[error("the database of the store does not let this user do it")]
+    Denied(#[source] DatabaseError),
+    /// The server is older than what is supported.
+    #[error("the server of the store is PostgreSQL {found}, and {min} is the oldest that is supported")]
+    OldServer {
+        /// Its version.
+        found: u32,
+        /// The oldest version.
+        min: u32,
+    },
+    /// The server is set up so that a store cannot be trusted to it.
+    #[error("the server of the store does not have `{setting}` set to `{wanted}`")]
+    UnfitServer {
+        /// The setting.
+        setting: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// Commits wait for no standby, and the store was not told that this will do.
+    #[error("no standby confirms what is stored")]
+    NoStandby,
+    /// Another process has become the writer of the store meanwhile.
+    #[error("another process has taken over the store")]
+    TakenOver,
+    /// The URL of the store.
+    #[error(transparent)]
+    Url(#[from] PostgresUrlError),
     /// The database file is damaged.
     #[error("the file of the store is damaged")]
     Damaged(#[source] DatabaseError),
@@ -132,7 +165,7 @@ impl StoreError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Exists { .. } | Self::Conflict { .. } => Fault::Caller,
+            Self::Exists { .. } | Self::Conflict { .. } | Self::Url(_) => Fault::Caller,
             Self::Constraint { .. } => Fault::Bug,
             Self::RowSeal { .. } | Self::Malformed { .. } | Self::NotAStore { .. } | Self::Damaged(_) => {
                 Fault::StoredData
@@ -156,6 +189,15 @@ impl StoreError {
             Self::TooMany { .. } => "ask for a page at a time",
             Self::Full(_) => "make room on the disk of the data directory; nothing was changed",
             Self::Busy(_) => "end the other process that holds the file, then try again",
+            Self::Unreachable(_) => {
+                "see whether the server runs and can be reached; it is tried again at every request"
+            }
+            Self::Denied(_) => "see the user, its password file and its grants; docs/operate/postgresql.md lists them",
+            Self::OldServer { .. } => "name a newer server",
+            Self::UnfitServer { .. } => "name the primary server, and set it up as docs/operate/postgresql.md says",
+            Self::NoStandby => "name a standby in synchronous_standby_names, or `init` with --accept-async-loss",
+            Self::TakenOver => "end this process; the other one serves the store",
+            Self::Url(error) => error.hint(),
             Self::Damaged(_) => "check the disk, and restore the store from a backup",
             Self::ReadOnly => "run the command against the server, or with no other process on the data directory",
             Self::Indeterminate { .. } => "look at the present state before trying again",

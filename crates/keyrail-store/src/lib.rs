@@ -1,4 +1,4 @@
-//! The `Store` trait and its SQLite implementation.
+//! The `Store` trait and its implementations on SQLite and PostgreSQL.
 //!
 //! A [`Store`] knows tables, values and transactions, and nothing of keys. [`State`] on top of it knows the
 //! rows of `keyrail-core`: it seals each row when it is written and checks the seal whenever it is read, so
@@ -12,6 +12,7 @@ mod finders;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod postgres;
 mod row;
 mod rows;
 mod seal;
@@ -22,6 +23,10 @@ mod statement;
 pub use change::{Change, Recorded};
 pub use driver::{Condition, OpenMode, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
 pub use error::{DatabaseError, Fault, StoreError};
+pub use postgres::{
+    Durability, POSTGRES_SCHEMA_VERSION, PgStore, PostgresOptions, PostgresUrl, PostgresUrlError,
+    limits as postgres_limits,
+};
 pub use row::{Row, TABLES, Table};
 pub use seal::RowSealer;
 pub use sqlite::{APPLICATION_ID, SCHEMA_VERSION, SqliteStore};

@@ -102,6 +102,14 @@ impl Cluster {
         Ok(Database { cluster: self, name })
     }
 
+    /// The superuser's password.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub fn password(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.dir.join("password"))?)
+    }
+
     /// Makes a user with a password, which is added to the password file.
     ///
     /// # Errors

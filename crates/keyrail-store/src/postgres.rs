@@ -1,0 +1,182 @@
+//! The store on PostgreSQL: a pool of connections, one writing process, and commits whose fate is known.
+
+mod apply;
+mod catalog;
+mod errors;
+mod migrate;
+mod passfile;
+mod pool;
+mod session;
+mod sql;
+mod tls;
+mod url;
+mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_postgres::Row as SqlRow;
+use tokio_postgres::types::ToSql;
+
+use crate::driver::{Condition, OpenMode, Select, Store, Transaction, Value};
+use crate::error::StoreError;
+use crate::row::Table;
+use crate::statement::Statement;
+use errors::{classify, told};
+pub use migrate::POSTGRES_SCHEMA_VERSION;
+use migrate::{MIGRATIONS, identify, migrate, require_newest};
+use pool::Pool;
+use session::{Connector, answered};
+use sql::{Bound, DIALECT, Found};
+pub use url::{PostgresUrl, PostgresUrlError};
+use writer::Writer;
+
+/// The limits of a store on PostgreSQL.
+pub mod limits {
+    pub use super::apply::{POSTGRES_RETRIES_MAX, POSTGRES_RETRY_MILLIS};
+    pub use super::passfile::PASSFILE_LEN_MAX;
+    pub use super::pool::{POSTGRES_ACQUIRE_MILLIS_MAX, POSTGRES_CONNECTIONS_MAX};
+    pub use super::session::{
+        POSTGRES_ANSWER_MILLIS_MAX, POSTGRES_CONNECT_MILLIS_MAX, POSTGRES_IDLE_TRANSACTION_MILLIS_MAX,
+        POSTGRES_KEEPALIVE_SECONDS, POSTGRES_LOCK_MILLIS_MAX, POSTGRES_STATEMENT_MILLIS_MAX, POSTGRES_STATEMENTS_MAX,
+        POSTGRES_VERSION_MIN,
+    };
+    pub use super::url::{POSTGRES_HOSTS_MAX, POSTGRES_URL_LEN_MAX};
+}
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Durability {
+    /// Until it is on the disk of the server and of a standby.
+    Standby,
+    /// Until it is on the disk of the server.
+    LocalOnly,
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// Where it is.
+    pub url: PostgresUrl,
+    /// How it is opened.
+    pub mode: OpenMode,
+    /// What a change demands: with [`Durability::Standby`] one is refused where no standby is waited for.
+    pub demand: Durability,
+}
+
+/// A store in the schema `keyrail` of a PostgreSQL database.
+///
+/// One process writes, any number reads. Every connection commits with `synchronous_commit = on`.
+pub struct PgStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Arc<Pool>,
+    writer: Option<Writer>,
+    demand: Durability,
+}
+
+impl PgStore {
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`], [`StoreError::Denied`], [`StoreError::OldServer`], [`StoreError::UnfitServer`],
+    /// [`StoreError::NotAStore`], [`StoreError::UnknownSchema`], [`StoreError::OldSchema`], and [`StoreError::Busy`]
+    /// when another process writes.
+    pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
+        let writes = options.mode != OpenMode::Read;
+        let connector = Arc::new(Connector::new(options.url, writes)?);
+        let place = connector.url().to_string();
+        let session = connector.connect().await?;
+        match options.mode {
+            OpenMode::Read => answered(require_newest(&session, &place)).await?,
+            OpenMode::Write if answered(identify(&session, &place)).await? == 0 => {
+                return Err(StoreError::NotAStore { path: place.into() });
+            }
+            OpenMode::Write | OpenMode::Create => migrate(&session, &place, MIGRATIONS).await?,
+        }
+        let writer = match writes {
+            true => Some(Writer::claim(Arc::clone(&connector)).await?),
+            false => None,
+        };
+        Ok(Self { inner: Arc::new(Inner { pool: Pool::new(connector), writer, demand: options.demand }) })
+    }
+
+    /// What a commit waits for at present, as the server is set up.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the server does not answer.
+    pub async fn durability(&self) -> Result<Durability, StoreError> {
+        let sql = "/* durability */ SELECT current_setting('synchronous_standby_names') <> ''";
+        let rows = self.inner.query(sql, &[]).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Database(told("no answer")))?;
+        Ok(if row.try_get(0).map_err(classify)? { Durability::Standby } else { Durability::LocalOnly })
+    }
+}
+
+impl Inner {
+    /// Reads; once more on a new connection if the one at hand turns out to be broken.
+    async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<SqlRow>, StoreError> {
+        match self.query_once(sql, values).await {
+            Err(StoreError::Unreachable(_)) => {
+                self.pool.distrust();
+                self.query_once(sql, values).await
+            }
+            other => other,
+        }
+    }
+
+    async fn query_once(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<SqlRow>, StoreError> {
+        let mut pooled = self.pool.get().await?;
+        let rows = answered(async { pooled.session.query(sql, values).await.map_err(classify) }).await;
+        if !matches!(rows, Err(StoreError::Unreachable(_))) {
+            pooled.keep();
+        }
+        rows
+    }
+
+    async fn ask(&self, statement: &Statement<'_>) -> Result<Vec<SqlRow>, StoreError> {
+        let bound: Vec<Bound<'_>> = statement.values.iter().map(|value| Bound(value)).collect();
+        let values: Vec<&(dyn ToSql + Sync)> = bound.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        self.query(&statement.sql, &values).await
+    }
+}
+
+#[async_trait]
+impl Store for PgStore {
+    async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
+        let width = select.table.columns.len() + 1;
+        let rows = self.inner.ask(&DIALECT.select(&select)).await?;
+        let values =
+            |row: &SqlRow| (0..width).map(|index| row.try_get::<_, Found>(index).map(|found| found.0)).collect();
+        rows.iter().map(values).collect::<Result<_, _>>().map_err(classify)
+    }
+
+    async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError> {
+        let rows = self.inner.ask(&DIALECT.count(table, &conditions)).await?;
+        let count = rows.first().map(|row| row.try_get::<_, i64>(0)).transpose().map_err(classify)?;
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+    }
+
+    async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
+        // A task of its own: who waits may give up, the commit and the look at it do not.
+        let inner = Arc::clone(&self.inner);
+        let joined = tokio::spawn(async move { inner.apply(&transaction).await }).await;
+        joined.map_err(|error| StoreError::Indeterminate { source: error.into() })?
+    }
+
+    async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        let pooled = self.inner.pool.get().await?;
+        let findings = answered(catalog::findings(&pooled.session)).await?;
+        pooled.keep();
+        Ok(findings)
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        if let Some(writer) = &self.inner.writer {
+            writer.hold().await?;
+        }
+        self.inner.query("/* health */ SELECT 1", &[]).await.map(drop)
+    }
+}

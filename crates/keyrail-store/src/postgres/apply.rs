@@ -1,0 +1,163 @@
+//! A transaction, from its first statement to a commit whose fate is known or said to be unknown.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all, join3};
+use rand::RngExt as _;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
+
+use super::errors::{classify, classify_commit, classify_write, is_broken, is_repeatable, told};
+use super::pool::Pooled;
+use super::session::answered;
+use super::sql::{Bound, DIALECT};
+use super::writer::GUARD;
+use super::{Durability, Inner};
+use crate::driver::{Transaction, Write};
+use crate::error::StoreError;
+use crate::statement::Statement as Words;
+
+/// How often a transaction is done again that the server undid for the sake of another one.
+pub const POSTGRES_RETRIES_MAX: u32 = 4;
+
+/// How long the first repetition waits at most, in milliseconds; each further one twice as long.
+pub const POSTGRES_RETRY_MILLIS: u64 = 10;
+
+/// How many statements are sent before the first answer is awaited.
+const PIPELINE_MAX: usize = 24;
+
+/// Nothing here is read and decided upon: each write names the row and the generation that it is for, and the server
+/// judges that under the row's lock. So this level is enough, and serialization failures come from the server's own
+/// defaults alone.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// Whether a commit that is done now waits for a standby.
+const WAITS: &str = "/* waits */ SELECT current_setting('synchronous_standby_names') <> ''";
+
+impl Inner {
+    /// Does it, again where that is safe and has a chance.
+    pub(super) async fn apply(&self, transaction: &Transaction) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            let error = match self.try_once(transaction).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let again = match &error {
+                // A connection that broke before the commit was sent: once more, on a new one.
+                StoreError::Unreachable(_) => tries == 0,
+                busy => is_repeatable(busy) && tries < POSTGRES_RETRIES_MAX,
+            };
+            if !again {
+                return Err(error);
+            }
+            let longest = POSTGRES_RETRY_MILLIS << tries;
+            let wait = rand::rng().random_range(0..=longest);
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            tries += 1;
+        }
+    }
+
+    async fn try_once(&self, transaction: &Transaction) -> Result<(), StoreError> {
+        let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
+        writer.hold().await?;
+        let mut pooled = self.pool.get().await?;
+        match answered(self.write(&mut pooled, writer.epoch(), transaction)).await {
+            Ok(()) => {}
+            Err(StoreError::Unreachable(source)) => {
+                self.pool.distrust();
+                return Err(StoreError::Unreachable(source));
+            }
+            Err(error) => {
+                let undone =
+                    answered(async { pooled.session.client().batch_execute("ROLLBACK").await.map_err(classify) });
+                if undone.await.is_ok() {
+                    pooled.keep();
+                }
+                return Err(error);
+            }
+        }
+        self.commit(pooled).await
+    }
+
+    /// Begins and does all writes; the first failure in their order is the one that counts.
+    async fn write(&self, pooled: &mut Pooled, epoch: i64, transaction: &Transaction) -> Result<(), StoreError> {
+        let guard = pooled.session.prepare(GUARD).await.map_err(classify)?;
+        let mut ready = Vec::with_capacity(transaction.writes.len());
+        for write in &transaction.writes {
+            let words = DIALECT.write(write);
+            let failed = |error| classify_write(error, write.table().name);
+            ready.push((write, pooled.session.prepare(&words.sql).await.map_err(failed)?, words));
+        }
+        let (first, rest) = ready.split_at(ready.len().min(PIPELINE_MAX));
+        let client = pooled.session.client();
+        // All is sent at once, in this order; the answers come in the same order.
+        let under: [&(dyn ToSql + Sync); 1] = [&epoch];
+        let guarded = client.query(&guard, &under);
+        let (begun, guarded, done) = join3(client.batch_execute(BEGIN), guarded, send(client, first)).await;
+        begun.map_err(classify)?;
+        let guarded = guarded.map_err(classify)?;
+        let waits: bool = guarded.first().ok_or(StoreError::TakenOver)?.try_get(0).map_err(classify)?;
+        if !waits && self.demand == Durability::Standby {
+            return Err(StoreError::NoStandby);
+        }
+        judge(first, done)?;
+        for next in rest.chunks(PIPELINE_MAX) {
+            judge(next, send(client, next).await)?;
+        }
+        Ok(())
+    }
+
+    /// Commits, and looks whether that happened as it must: a warning means that the wait for the standby was broken
+    /// off, and standbys that are named no more that there was no wait.
+    async fn commit(&self, mut pooled: Pooled) -> Result<(), StoreError> {
+        let work = async {
+            let waits = pooled.session.prepare(WAITS).await.map_err(classify)?;
+            pooled.session.calm();
+            Ok(waits)
+        };
+        let waits = answered(work).await?;
+        let client = pooled.session.client();
+        let both = join(client.batch_execute("COMMIT"), client.query_one(&waits, &[]));
+        let limit = Duration::from_millis(super::session::POSTGRES_ANSWER_MILLIS_MAX);
+        let unknown = |why: &str| StoreError::Indeterminate { source: told(why) };
+        let Ok((committed, waits)) = tokio::time::timeout(limit, both).await else {
+            self.pool.distrust();
+            return Err(unknown("no answer to the commit within the time"));
+        };
+        committed.map_err(|error| {
+            if is_broken(&error) {
+                self.pool.distrust();
+            }
+            classify_commit(error)
+        })?;
+        if pooled.session.warning().is_some() {
+            return Err(unknown("the wait for the standby was broken off"));
+        }
+        if self.demand == Durability::Standby {
+            let waits = waits.and_then(|row| row.try_get::<_, bool>(0));
+            if !waits.is_ok_and(|waits| waits) {
+                return Err(unknown("it is not known whether the commit waited for a standby"));
+            }
+        }
+        pooled.keep();
+        Ok(())
+    }
+}
+
+type Ready<'a> = (&'a Write, Statement, Words<'a>);
+
+async fn send(client: &Client, ready: &[Ready<'_>]) -> Vec<Result<u64, tokio_postgres::Error>> {
+    let sent = ready.iter().map(|(_, statement, words)| {
+        let values = words.values.iter().map(|value| Bound(value));
+        client.execute_raw(statement, values.collect::<Vec<_>>())
+    });
+    join_all(sent).await
+}
+
+fn judge(ready: &[Ready<'_>], done: Vec<Result<u64, tokio_postgres::Error>>) -> Result<(), StoreError> {
+    for ((write, ..), done) in ready.iter().zip(done) {
+        write.require(done.map_err(|error| classify_write(error, write.table().name))?)?;
+    }
+    Ok(())
+}

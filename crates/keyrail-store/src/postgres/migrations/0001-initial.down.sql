@@ -1,0 +1,23 @@
+-- Back to an empty schema. Nothing in Keyrail runs this by itself.
+DROP TABLE idempotency;
+DROP TABLE observation;
+DROP TABLE log_head;
+DROP TABLE outbox;
+DROP TABLE usage_mark;
+DROP TABLE "usage";
+DROP TABLE campaign;
+DROP TABLE accepted_damage;
+DROP TABLE asset_column;
+DROP TABLE asset;
+DROP TABLE token;
+DROP TABLE data_key_version;
+DROP TABLE data_key;
+DROP TABLE label;
+DROP TABLE master_key_version;
+DROP TABLE master_key;
+DROP TABLE app;
+DROP TABLE domain;
+DROP TABLE setting;
+DROP TABLE root_secret;
+DROP TABLE root_slot;
+DROP TABLE meta;
