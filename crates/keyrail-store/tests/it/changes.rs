@@ -1,15 +1,20 @@
 //! Changes: whole or not at all, in the order of generations.
 
 use keyrail_core::lifecycle::VersionState;
-use keyrail_crypto::secret::StoreKey;
-use keyrail_store::{Change, Fault, OpenMode, SqliteStore, StoreError};
+use keyrail_store::{Change, Fault, OpenMode, StoreError};
 
-use crate::rows::{domain, fill, open, outbox, version};
+use crate::rows::{domain, fill, outbox, version};
+use crate::stores::{TestStore, on_every_store};
 
-#[tokio::test]
-async fn a_change_is_whole_or_not_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir.path().join("s"), &StoreKey::generate().unwrap());
+on_every_store!(
+    a_change_is_whole_or_not_there,
+    two_active_versions_cannot_be,
+    of_many_writers_each_generation_has_one,
+    a_store_that_is_only_read_is_not_changed,
+);
+
+async fn a_change_is_whole_or_not_there(store: TestStore) {
+    let state = store.state().await;
     let change = fill(&state).await;
     state.commit(change.recorded(outbox(1))).await.unwrap();
 
@@ -24,10 +29,8 @@ async fn a_change_is_whole_or_not_there() {
     assert_eq!(state.pending_outbox().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn two_active_versions_cannot_be() {
-    let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir.path().join("s"), &StoreKey::generate().unwrap());
+async fn two_active_versions_cannot_be(store: TestStore) {
+    let state = store.state().await;
     let change = fill(&state).await;
     state.commit(change.recorded(outbox(1))).await.unwrap();
     let mut change = Change::new();
@@ -35,10 +38,8 @@ async fn two_active_versions_cannot_be() {
     assert!(matches!(state.commit(change.recorded(outbox(2))).await, Err(StoreError::Exists { .. })));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_writers_each_generation_has_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir.path().join("s"), &StoreKey::generate().unwrap());
+async fn of_many_writers_each_generation_has_one(store: TestStore) {
+    let state = store.state().await;
     let mut change = Change::new();
     change.insert(&domain());
     state.commit(change.unrecorded("a row to fight over")).await.unwrap();
@@ -66,18 +67,13 @@ async fn of_many_writers_each_generation_has_one() {
     assert_eq!(state.domain(&domain().id).await.unwrap().unwrap().generation, 41);
 }
 
-#[tokio::test]
-async fn a_store_that_is_only_read_is_not_changed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let key = StoreKey::generate().unwrap();
-    assert!(matches!(SqliteStore::open(&path, OpenMode::Read), Err(StoreError::File { .. })));
-    drop(open(&path, &key));
-    let store = SqliteStore::open(&path, OpenMode::Read).unwrap();
-    let state = keyrail_store::State::new(std::sync::Arc::new(store), keyrail_store::RowSealer::new(&key).unwrap());
+async fn a_store_that_is_only_read_is_not_changed(store: TestStore) {
+    drop(store.state().await);
+    let state = store.sealed(store.open(OpenMode::Read).await.unwrap());
     let mut change = Change::new();
     change.insert(&domain());
     let error = state.commit(change.unrecorded("must fail")).await.unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly));
     assert_eq!(error.fault(), Fault::Dependency);
+    assert_eq!(state.domains().await.unwrap(), []);
 }

@@ -165,3 +165,12 @@ async fn rows_of_the_first_schema_keep_their_seals() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!((findings[0].table, &findings[0].kind), ("data_key_version", &FindingKind::Altered));
 }
+
+#[test]
+fn a_file_that_is_not_there_is_not_made_by_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    for mode in [OpenMode::Read, OpenMode::Write] {
+        assert!(matches!(SqliteStore::open(&dir.path().join("s"), mode), Err(StoreError::File { .. })));
+        assert!(!dir.path().join("s").exists());
+    }
+}

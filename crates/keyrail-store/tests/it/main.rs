@@ -1,4 +1,4 @@
-//! The store on real SQLite files.
+//! The stores on real SQLite files and real PostgreSQL servers.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,9 +10,12 @@
 )]
 
 mod changes;
+mod conformance;
 mod files;
 mod killed;
 mod model;
+mod postgres;
 mod rows;
+mod stores;
 mod tamper;
 mod vectors;

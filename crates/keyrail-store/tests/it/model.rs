@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use keyrail_core::id::DomainId;
 use keyrail_core::key::Domain;
-use keyrail_crypto::secret::StoreKey;
-use keyrail_store::{Change, State, StoreError};
+use keyrail_store::{Change, StoreError};
+use keyrail_testkit::postgres::Version;
 use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestRunner};
 
-use crate::rows::{AT, open, outbox};
+use crate::rows::{AT, outbox};
+use crate::stores::TestStore;
 
 /// One step of a change: ids and names from a few, so that they meet.
 #[derive(Clone, Debug)]
@@ -92,9 +94,8 @@ fn apply(model: &mut Model, steps: &[Step], change: &mut Change) -> Outcome {
     outcome
 }
 
-async fn history(path: &std::path::Path, changes: Vec<Vec<Step>>) {
-    let key = StoreKey::generate().unwrap();
-    let state: State = open(path, &key);
+async fn history(store: &TestStore, changes: Vec<Vec<Step>>) {
+    let state = store.state().await;
     let (mut model, mut records) = (Model::new(), 0);
     for (place, steps) in changes.into_iter().enumerate() {
         let mut change = Change::new();
@@ -114,20 +115,33 @@ async fn history(path: &std::path::Path, changes: Vec<Vec<Step>>) {
     }
     assert_eq!(state.verify_all().await.unwrap(), []);
     drop(state);
-    assert_eq!(open(path, &key).domains().await.unwrap().len(), model.len());
+    assert_eq!(store.state().await.domains().await.unwrap().len(), model.len());
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: keyrail_testkit::scale(600) as u32,
-        rng_seed: proptest::test_runner::RngSeed::Fixed(11),
+fn changes_do_what_a_map_would(cases: usize, store: impl Fn() -> TestStore) {
+    let config = ProptestConfig {
+        cases: u32::try_from(cases).unwrap(),
+        rng_seed: RngSeed::Fixed(11),
         failure_persistence: None,
         ..ProptestConfig::default()
-    })]
-    #[test]
-    fn changes_do_what_a_map_would(changes in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..25)) {
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(history(&dir.path().join("s"), changes));
+    };
+    let histories = proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..25);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let result = TestRunner::new(config).run(&histories, |changes| {
+        runtime.block_on(history(&store(), changes));
+        Ok(())
+    });
+    result.unwrap();
+}
+
+#[test]
+fn changes_do_what_a_map_would_on_sqlite() {
+    changes_do_what_a_map_would(keyrail_testkit::scale(600), TestStore::sqlite);
+}
+
+#[test]
+fn changes_do_what_a_map_would_on_postgres() {
+    for version in Version::ALL {
+        changes_do_what_a_map_would(keyrail_testkit::scale(120), || TestStore::postgres(version));
     }
 }

@@ -20,6 +20,8 @@ use keyrail_crypto::secret::StoreKey;
 use keyrail_crypto::suite::Suite;
 use keyrail_store::{Change, OpenMode, RowSealer, SqliteStore, State};
 
+use crate::stores::{TestStore, on_every_store};
+
 pub(crate) const AT: Timestamp = Timestamp::from_millis(1_795_512_600_007);
 
 pub(crate) fn open(path: &Path, key: &StoreKey) -> State {
@@ -242,11 +244,10 @@ pub(crate) fn outbox(byte: u8) -> OutboxEntry {
     OutboxEntry { request: RequestId::from_bytes([byte; 16]), log_index_min: 12, body: b"{}".to_vec() }
 }
 
-#[tokio::test]
-async fn every_kind_of_row_reads_back_what_was_written() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = StoreKey::generate().unwrap();
-    let state = open(&dir.path().join("store.sqlite"), &key);
+on_every_store!(every_kind_of_row_reads_back_what_was_written);
+
+async fn every_kind_of_row_reads_back_what_was_written(store: TestStore) {
+    let state = store.state().await;
     let change = fill(&state).await;
     state.commit(change.recorded(outbox(1))).await.unwrap();
 
