@@ -20,6 +20,12 @@ pub enum LogError {
         /// Its directory.
         path: PathBuf,
     },
+    /// Something else lies where the log's files should go.
+    #[error("`{path}` is no part of a log")]
+    Occupied {
+        /// What is there.
+        path: PathBuf,
+    },
     /// A file cannot be read or written.
     #[error("cannot {action} `{path}`")]
     File {

@@ -10,6 +10,7 @@ mod body;
 mod committer;
 mod database;
 mod error;
+mod export;
 mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -23,6 +24,10 @@ mod reader;
 mod sequencer;
 mod site;
 mod steward;
+#[cfg(test)]
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../tests/it/support.rs"]
+mod support;
 mod tile;
 mod tree;
 mod verify;
@@ -30,6 +35,7 @@ mod verify;
 pub use body::{BODY_LEN_MAX, Record, parse_bodies, parse_entries};
 pub use database::{Appended, Batch, LogStore, StoredHead, Turn};
 pub use error::{AppendError, LogError, LogStoreError, VerifyFailure, VerifyProblem};
+pub use export::{Exported, export};
 pub use journal::parse_frame;
 pub use log::rows::RowsOptions;
 pub use log::{Head, Keys, Limits, Log, LogHealth, LogOptions, Position, Recovered};

@@ -74,6 +74,20 @@ impl RightEdge {
         files
     }
 
+    /// The tiles that are not full.
+    fn partial_tiles(&self) -> impl Iterator<Item = Tile> {
+        crate::tile::partial_tiles(self.size()).into_iter()
+    }
+
+    /// The edge of this tree; `None` unless the bodies are those of its last bundle, as far as their number goes.
+    pub(crate) fn of(tree: Edge, bodies: Vec<u8>) -> Option<Self> {
+        let mut entries = Vec::new();
+        let records = parse_bodies(&bodies)?;
+        records.iter().for_each(|record| encode_entry(&record.entry(), &mut entries));
+        let edge = Self { tree, entries, bodies };
+        (records.len() == edge.width()).then_some(edge)
+    }
+
     /// Size, number of levels, each level with its length, bodies of the last bundle.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = self.tree.size().to_be_bytes().to_vec();
@@ -97,11 +111,7 @@ impl RightEdge {
             rest = more;
         }
         let tree = Edge::from_levels(u64::from_be_bytes(*size), levels)?;
-        let records = parse_bodies(rest)?;
-        let mut entries = Vec::new();
-        records.iter().for_each(|record| encode_entry(&record.entry(), &mut entries));
-        let edge = Self { tree, entries, bodies: rest.to_vec() };
-        (records.len() == edge.width()).then_some(edge)
+        Self::of(tree, rest.to_vec())
     }
 }
 
@@ -174,17 +184,27 @@ impl Publisher {
 
     /// Writes the partial tiles and the checkpoint, then removes the partial tiles of the one before.
     pub(crate) fn checkpoint(&mut self, seed: &SigningSeed, key: &VerifierKey) -> Result<(), LogError> {
-        let mut partials = HashSet::new();
+        self.write_partials()?;
+        let checkpoint = Checkpoint { origin: key.name().to_owned(), size: self.edge.size(), root: self.edge.root() };
+        self.place(&checkpoint.sign(seed, key)?)
+    }
+
+    /// Writes the partial tiles that the next checkpoint demands.
+    pub(crate) fn write_partials(&mut self) -> Result<(), LogError> {
         for (tile, content) in self.edge.partial() {
-            partials.insert(tile);
             if !self.partials.contains(&tile) {
                 // Begun before: the checkpoint over it may stand, although it was reported as failed.
                 let covered = if self.begun.insert(tile) { self.covered } else { Covered::Maybe };
                 self.write(&tile, &content, covered)?;
             }
         }
-        let checkpoint = Checkpoint { origin: key.name().to_owned(), size: self.edge.size(), root: self.edge.root() };
-        files::replace(&self.temporary, &self.audit_dir.join("checkpoint"), checkpoint.sign(seed, key)?.as_bytes())?;
+        Ok(())
+    }
+
+    /// Puts the checkpoint in place, all of whose files are written, and removes the partial tiles of the one before.
+    pub(crate) fn place(&mut self, note: &str) -> Result<(), LogError> {
+        let partials: HashSet<Tile> = self.edge.partial_tiles().collect();
+        files::replace(&self.temporary, &self.audit_dir.join("checkpoint"), note.as_bytes())?;
         for stale in self.partials.union(&self.begun).filter(|tile| !partials.contains(tile)) {
             remove_partial(&self.audit_dir.join(stale.path()))?;
         }

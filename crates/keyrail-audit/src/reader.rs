@@ -23,8 +23,15 @@ impl Reader {
     /// [`LogError::File`], [`LogError::Checkpoint`].
     pub fn open(audit_dir: &Path) -> Result<Self, LogError> {
         let path = audit_dir.join("checkpoint");
-        let note = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
-        let checkpoint = Checkpoint::parse_unverified(&note).map_err(LogError::Checkpoint)?;
+        Self::of(audit_dir, &std::fs::read_to_string(&path).map_err(failed("read", &path))?)
+    }
+
+    /// The log at `audit_dir`, as far as this checkpoint of it says.
+    ///
+    /// # Errors
+    /// [`LogError::Checkpoint`].
+    pub fn of(audit_dir: &Path, note: &str) -> Result<Self, LogError> {
+        let checkpoint = Checkpoint::parse_unverified(note).map_err(LogError::Checkpoint)?;
         Ok(Self::at(audit_dir, checkpoint.size))
     }
 

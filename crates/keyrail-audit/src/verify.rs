@@ -26,9 +26,9 @@ const WRITER_MILLIS_MAX: u64 = 1_000;
 const LOOK_MILLIS: u64 = 5;
 
 /// The longest checkpoint file, in bytes.
-const CHECKPOINT_LEN_MAX: u64 = 4096;
+pub(crate) const CHECKPOINT_LEN_MAX: u64 = 4096;
 
-const CHECKPOINT: &str = "checkpoint";
+pub(crate) const CHECKPOINT: &str = "checkpoint";
 
 /// A head of the log that somebody remembers from before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -503,6 +503,18 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "DIR")]
         journal_dir: Option<PathBuf>,
     },
+    /// Write the log's files to another place, as far as they are signed; an earlier export there is brought up.
+    Export {
+        /// Where they go: a directory of their own.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+        /// The log's public key, or a file with it; the data directory's copy if left out.
+        #[arg(long, value_name = "KEY|FILE")]
+        public_key: Option<String>,
+        /// The log's directory; that of the data directory if left out.
+        #[arg(long, value_name = "DIR")]
+        audit_dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

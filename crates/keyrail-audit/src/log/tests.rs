@@ -11,11 +11,7 @@ use super::*;
 use crate::body::Records;
 use crate::files::Step;
 use crate::files::faults::{Fault, Faults, Plan};
-use support::{TestLog, body};
-
-#[allow(dead_code, reason = "the integration tests use the rest")]
-#[path = "../../tests/it/support.rs"]
-mod support;
+use crate::support::{self, TestLog, body};
 
 const STEPS: [Step; 9] = [
     Step::Append,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use http::Method;
 use keyrail_audit::{
-    Checkpoint, JournalPlace, Remembered, Report, VerifierKey, VerifyProblem, verify, verify_with_journal,
+    Checkpoint, JournalPlace, LogError, Reader, Remembered, Report, VerifierKey, VerifyProblem, export, verify,
+    verify_with_journal,
 };
 use keyrail_engine::paths::Paths;
 use keyrail_engine::{Access, EngineError, Unsealed};
@@ -35,6 +36,10 @@ pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Fa
                 journal_dir: journal_dir.as_deref(),
             };
             let answer = offline(global, &named).await?;
+            Output { json: global.json }.print(&answer)
+        }
+        AuditCommand::Export { to, public_key, audit_dir } => {
+            let answer = exported(global, &to, public_key.as_deref(), audit_dir)?;
             Output { json: global.json }.print(&answer)
         }
     }
@@ -118,6 +123,49 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
     })?;
     warn(&report, &remembered);
     Ok(shown(&report, !remembered.is_empty()))
+}
+
+/// Writes what is signed of the log into another directory. It needs no root of trust, and no server.
+fn exported(
+    global: &Global,
+    to: &Path,
+    public_key: Option<&str>,
+    audit_dir: Option<PathBuf>,
+) -> Result<Value, Failure> {
+    if global.server.is_some() {
+        return Err(Failure::caller(
+            "the log is exported from its files",
+            "leave --server out; name --audit-dir and --public-key",
+        ));
+    }
+    let key = match public_key {
+        Some(text) => key_of(text)?,
+        None => written_key(&Paths::new(data_dir(global)?))?,
+    };
+    let dir = match audit_dir {
+        Some(dir) => dir,
+        None => Paths::new(data_dir(global)?).audit(),
+    };
+    let path = dir.join("checkpoint");
+    let note = std::fs::read_to_string(&path).map_err(|error| Failure::file("read", &path, &error))?;
+    let done = Reader::of(&dir, &note)
+        .and_then(|reader| export(to, &note, &key, &mut |first, count| reader.read(first, count)));
+    let done = done.map_err(not_exported)?;
+    Ok(json!({ "dir": to.display().to_string(), "records": done.size, "added": done.added }))
+}
+
+fn not_exported(error: LogError) -> Failure {
+    match error {
+        LogError::Occupied { .. } => Failure::caller(
+            error.to_string(),
+            "name an empty directory, or one that holds an earlier export of this log",
+        ),
+        LogError::Older { .. } | LogError::Mismatch | LogError::Checkpoint(_) => Failure::stored_data(
+            format!("the log does not continue what was exported before: {error}"),
+            "keep both as they are: they are evidence; `keyrail audit verify` tells which one is whole",
+        ),
+        other => EngineError::from(other).into(),
+    }
 }
 
 /// What was not seen.

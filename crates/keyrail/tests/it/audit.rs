@@ -121,3 +121,46 @@ fn the_record_of_the_page_is_one() {
         }
     }
 }
+
+/// An export verifies like the log, is brought up, goes over nothing else, and tells a log that was taken back.
+#[test]
+fn an_export_verifies_wherever_it_is_and_is_brought_up() {
+    let place = Place::new();
+    place.with_key();
+    let to = place.data_dir().with_file_name("exported");
+    let public_key = place.data_dir().join("log-public-key");
+    let export = format!("audit export {} --json", to.display());
+    let verify = format!("audit verify --audit-dir {} --public-key {} --json", to.display(), public_key.display());
+    let first = place.ok(&export).json();
+    assert_eq!(first["added"], first["records"]);
+    let former = place.data_dir().with_file_name("former");
+    copy(&place.data_dir(), &former);
+    place.ok("master rotate acme/prod");
+    let next = place.ok(&export).json();
+    let number = |answer: &serde_json::Value, name: &str| answer[name].as_u64().unwrap();
+    assert!(number(&next, "added") > 0);
+    assert_eq!(number(&next, "records"), number(&first, "records") + number(&next, "added"));
+    let (ours, theirs) = (place.ok("audit verify --json").json(), place.ok(&verify).json());
+    for name in ["origin", "records", "root"] {
+        assert_eq!(ours[name], theirs[name], "{name}");
+    }
+    // The older log has nothing that continues it.
+    let older = place.run(&format!("{export} --audit-dir {}", former.join("audit").display()));
+    assert_eq!(older.code, 5);
+    let letter = to.join("letter");
+    std::fs::write(&letter, "somebody's").unwrap();
+    assert_ne!(place.run(&export).code, 0);
+    assert_eq!(std::fs::read_to_string(&letter).unwrap(), "somebody's");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
