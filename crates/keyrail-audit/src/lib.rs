@@ -44,4 +44,4 @@ pub use peaks::Peaks;
 pub use reader::Reader;
 pub use site::{Site, clear, site};
 pub use tree::Hash;
-pub use verify::{JournalPlace, Remembered, Report, Tail, verify, verify_with_journal};
+pub use verify::{JournalPlace, Remembered, Report, Tail, verify, verify_rows, verify_with_journal};

@@ -1,6 +1,7 @@
 //! Offline verification: the files and a public key, nothing else.
 
 mod listing;
+mod rows;
 mod tail;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::publish::BODY_FILE_LEN_MAX;
 use crate::tile::{Tile, TileKind, partial_tiles};
 use crate::tree::{Edge, FullTile, Hash, TILE_WIDTH, leaf_hash};
 use listing::Listing;
+pub use rows::verify_rows;
 pub use tail::{JournalPlace, Tail};
 
 /// How often verification goes on with a newer checkpoint because the log grew meanwhile.

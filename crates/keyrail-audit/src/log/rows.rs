@@ -140,6 +140,7 @@ fn root_at(
 ) -> Result<Option<crate::tree::Hash>, LogError> {
     let Some(last) = size.checked_sub(1) else { return Ok(Some(crate::peaks::Peaks::default().root())) };
     let batch = store.read(last, 1).map_err(LogError::database("read"))?.into_iter().next();
+    let batch = batch.filter(|batch| (batch.first..batch.end()).contains(&last));
     let batch = batch.ok_or(LogError::RecordsMissing { first: last })?;
     batch.checked(mac)?;
     Ok((batch.end() == size).then_some(batch.root))

@@ -147,8 +147,18 @@ fn altered_rows_are_refused_when_they_are_read() {
             });
         let told = matches!(read, Err(LogError::RecordsAltered { .. } | LogError::RecordsMissing { .. }));
         assert!(told, "change {number}: {read:?}");
+        let verified = rows.verify(&[]);
+        let told = matches!(verified, Err(LogError::RecordsAltered { .. } | LogError::RecordsMissing { .. }));
+        assert!(told, "change {number}: {verified:?}");
     }
-    memory.0.lock().batches = whole;
+    memory.0.lock().batches = whole.clone();
+    assert_eq!(rows.verify(&[]).unwrap().records, 4);
+    // What lies beyond the head is none of the log's.
+    let mut beyond = whole[3].clone();
+    beyond.first = 4;
+    memory.0.lock().batches.push(beyond);
+    assert!(matches!(rows.verify(&[]), Err(LogError::RecordsAltered { first: 4, count: 1 })));
+    memory.0.lock().batches = whole.clone();
     memory.0.lock().head.as_mut().unwrap().tag[0] ^= 1;
     assert!(matches!(rows.node_with(&Rows::<Memory>::options()).map(drop), Err(LogError::HeadAltered)));
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use keyrail_audit::{AppendError, Checkpoint, Log, LogError, LogStore, Record, RowsOptions};
+use keyrail_audit::{
+    AppendError, Checkpoint, Log, LogError, LogStore, Record, Remembered, Report, RowsOptions, VerifierKey, verify_rows,
+};
 use keyrail_core::fence::Epoch;
 
 use crate::support::KeptKeys;
@@ -46,6 +48,13 @@ impl<D: Database> Rows<D> {
         Log::open_rows(options, self.kept.keys(), self.database.store(), self.database.store())
     }
 
+    /// What verification of every row says, against heads that are remembered.
+    pub(crate) fn verify(&self, remembered: &[Remembered]) -> Result<Report, LogError> {
+        let keys = self.kept.keys();
+        let key = VerifierKey::new(ORIGIN, keys.seed.public_key().unwrap()).unwrap();
+        verify_rows(self.database.store().as_mut(), &keys.journal, &key, remembered)
+    }
+
     /// Every record, as a node reads them that has just come.
     pub(crate) fn records(&self) -> Vec<Record> {
         all(&self.node())
@@ -64,7 +73,7 @@ pub(crate) fn all(log: &Log) -> Vec<Record> {
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 /// Appends `count` records from each of `nodes`, `width` at a time; gives what each was answered.
@@ -138,6 +147,23 @@ pub(crate) fn two_nodes_make_one_dense_sequence<D: Database>(database: D, count:
     assert!(matches!(remembering(heads[0].size, [7; 32]), Err(LogError::Fork { .. })));
     assert!(matches!(remembering(heads[0].size + 1, [7; 32]), Err(LogError::Older { .. })));
     require_once(&rows.records(), &answered);
+    let report = rows.verify(&[Remembered { size: heads[0].size, root: heads[0].root }]).unwrap();
+    assert_eq!((report.records, report.root), (heads[0].size, heads[0].root));
+    let verify = |size, root| rows.verify(&[Remembered { size, root }]);
+    assert!(matches!(verify(heads[0].size, [7; 32]), Err(LogError::Fork { .. })));
+    assert!(matches!(verify(heads[0].size + 1, [7; 32]), Err(LogError::Older { .. })));
+    exported_files_are_the_logs(&rows, &heads[0]);
+}
+
+/// The same records as files: whoever verifies those needs no database.
+fn exported_files_are_the_logs<D: Database>(rows: &Rows<D>, head: &keyrail_audit::Head) {
+    let node = rows.node();
+    let dir = tempfile::tempdir().unwrap();
+    let (note, key) = (node.checkpoint().unwrap(), node.verifier_key().clone());
+    let done = keyrail_audit::export(dir.path(), &note, &key, &mut |first, count| node.read(first, count)).unwrap();
+    assert_eq!((done.size, done.added), (head.size, head.size));
+    let report = keyrail_audit::verify(dir.path(), &key, &[]).unwrap();
+    assert_eq!((report.records, report.root), (head.size, head.root));
 }
 
 /// After the epoch was raised no node appends what was decided before, and each learns of it.
