@@ -5,6 +5,7 @@
 //! only; between operations a key is in locked memory and nowhere else.
 
 mod aead;
+pub mod age;
 pub mod digest;
 pub mod envelope;
 mod error;
@@ -17,6 +18,7 @@ mod primitives;
 pub mod process;
 pub mod random;
 pub mod secret;
+pub mod share;
 pub mod sign;
 pub mod suite;
 pub mod wrap;

@@ -10,6 +10,7 @@ use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::{
     DataKey, Exported, MasterKey, Plaintext, RootKey, Secret32, SigningSeed, SlotKey, StoreKey, Wraps,
 };
+use keyrail_crypto::share::{Dealt, Share};
 use keyrail_crypto::wrap::{WrapContext, WrappedKey};
 use serde::{Deserialize, Serialize};
 use static_assertions::assert_not_impl_any;
@@ -23,7 +24,20 @@ macro_rules! secret {
     )+};
 }
 
-secret!(Secret32, DataKey, MasterKey, RootKey, SigningSeed, SlotKey, StoreKey, MacKey, Exported, Plaintext);
+secret!(
+    Secret32,
+    DataKey,
+    MasterKey,
+    RootKey,
+    SigningSeed,
+    SlotKey,
+    StoreKey,
+    MacKey,
+    Exported,
+    Plaintext,
+    Share,
+    Dealt
+);
 
 #[test]
 fn a_key_equals_itself_and_no_other() {
