@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use keyrail_crypto::CryptoError;
 
-use crate::TokenError;
+use crate::{ShareProblem, TokenError};
 
 /// What keeps a root of trust from opening the store.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,41 @@ pub enum SealError {
         /// Its mode.
         mode: u32,
     },
+    /// There are recipients, and not one for each share.
+    #[error("there are {given} recipients for {total} shares")]
+    Recipients {
+        /// How many there are.
+        given: usize,
+        /// How many shares there are.
+        total: u8,
+    },
+    /// A share is bad.
+    #[error("{share}: {problem}")]
+    Share {
+        /// Which one: its number and where it comes from, as far as that is known.
+        share: String,
+        /// What is wrong with it.
+        problem: ShareProblem,
+    },
+    /// Shares are dealt anew for a new slot.
+    #[error("recovery shares protect nothing that they were not dealt for")]
+    SharesAreDealt,
+    /// Each share is whole, and together they do not open the slot.
+    #[error("these {given} shares do not open the store, of which it takes {threshold}")]
+    SharesDoNotOpen {
+        /// How many were given.
+        given: usize,
+        /// How many it takes.
+        threshold: u8,
+    },
+    /// There are too few shares.
+    #[error("there are {given} shares, and it takes {threshold}")]
+    TooFewShares {
+        /// How many were given.
+        given: usize,
+        /// How many it takes.
+        threshold: u8,
+    },
     /// The secret is right and the slot does not open: it was altered.
     #[error("the root slot in the store is damaged")]
     SlotDamaged,
@@ -76,6 +111,11 @@ impl SealError {
                 Some("name the root that the store was made with: `keyrail root status` tells its kind")
             }
             Self::Permissions { .. } => Some("take the rights of others away: chmod 600"),
+            Self::Recipients { .. } => Some("name one recipient for each share, or none to have them printed"),
+            Self::Share { problem, .. } => Some(problem.hint()),
+            Self::SharesAreDealt => Some("deal a new set: `keyrail root deal`"),
+            Self::SharesDoNotOpen { .. } => Some("give one share more than it takes, and the bad one is named"),
+            Self::TooFewShares { .. } => Some("ask more of the holders for their shares"),
             Self::SlotDamaged => Some("restore the store from a backup; the secret itself is right"),
             Self::Token(error) => Some(error.hint()),
             Self::WrongSecret => Some("name the key file or passphrase that the store was made with"),
@@ -94,6 +134,11 @@ impl SealError {
             Self::Malformed { .. } => "malformed",
             Self::OtherKind { .. } => "other-kind",
             Self::Permissions { .. } => "permissions",
+            Self::Recipients { .. } => "recipients",
+            Self::Share { .. } => "share",
+            Self::SharesAreDealt => "shares-are-dealt",
+            Self::SharesDoNotOpen { .. } => "shares-do-not-open",
+            Self::TooFewShares { .. } => "too-few-shares",
             Self::SlotDamaged => "slot-damaged",
             Self::Token(error) => error.word(),
             Self::WrongSecret => "wrong-secret",

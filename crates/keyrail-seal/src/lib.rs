@@ -1,7 +1,7 @@
 //! Roots of trust: what protects the root key.
 //!
-//! A root of trust turns something outside the store (a key file, a passphrase, a key on an HSM, later shares of
-//! several people) into a slot key, which wraps the root key in a [`RootSlot`]. It never sees the keys of the
+//! A root of trust turns something outside the store (a key file, a passphrase, a key on an HSM, shares of several
+//! people) into a slot key, which wraps the root key in a [`RootSlot`]. It never sees the keys of the
 //! domain.
 
 mod error;
@@ -9,6 +9,7 @@ mod key_file;
 mod passphrase;
 mod pkcs11;
 mod private;
+mod shares;
 mod slot;
 mod spec;
 mod state;
@@ -17,6 +18,9 @@ pub use error::SealError;
 pub use key_file::{KeyFile, parse_key_file};
 pub use passphrase::Passphrase;
 pub use pkcs11::{OPERATION_SECONDS_MAX, Pkcs11Root, Pkcs11Spec, TokenError, TokenKey};
+pub use shares::{
+    DealtShare, RecoverySpec, RecoverySpecError, ShareProblem, ShareText, Shares, deal, read_shares, share_files,
+};
 pub use slot::{RootKind, RootSlot, SlotParameters};
 pub use spec::{RootSpec, RootSpecError};
 pub use state::SealState;
@@ -60,5 +64,13 @@ pub trait RootOfTrust: Send + Sync {
     /// [`SealError`] when it cannot be asked.
     fn claims(&self) -> Result<Vec<Claim>, SealError> {
         Ok(Vec::new())
+    }
+
+    /// Wraps another root key for the same root, instead of a slot that it opens.
+    ///
+    /// # Errors
+    /// As [`RootOfTrust::open`] and [`RootOfTrust::protect`].
+    fn renew(&self, _slot: &RootSlot, root: &RootKey) -> Result<RootSlot, SealError> {
+        self.protect(root)
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     PlainFile,
     /// A plain file, also through a link, or a pipe that another program writes to.
     FileOrPipe,
+    /// What this process was started with, be it a terminal.
+    Handed,
 }
 
 /// Tells whether a file is still the same: it changes when the file is written or replaced.
@@ -62,7 +64,7 @@ pub(crate) fn read_stamped<'a>(
 
 /// A file belongs to this user, and nobody else may read or write it. Whoever reads a pipe has been handed it.
 fn require_private(metadata: &Metadata, path: &Path, kind: Kind, what: &'static str) -> Result<(), SealError> {
-    if kind == Kind::FileOrPipe && metadata.file_type().is_fifo() {
+    if kind == Kind::Handed || (kind == Kind::FileOrPipe && metadata.file_type().is_fifo()) {
         return Ok(());
     }
     if !metadata.is_file() {

@@ -1,6 +1,7 @@
 //! Slots: the root key, wrapped by one root of trust, with what that root needs to open it again.
 
 use keyrail_crypto::passphrase::{Argon2Params, SALT_LEN};
+use keyrail_crypto::share::{SharePolicy, ShareSet};
 use keyrail_crypto::wrap::{WRAPPED_LEN, WrapContext, WrappedKey};
 
 use crate::{SealError, TokenKey};
@@ -15,6 +16,8 @@ pub enum RootKind {
     Passphrase,
     /// A key on a token of an HSM.
     Pkcs11,
+    /// Shares of several people.
+    Shamir,
 }
 
 impl RootKind {
@@ -24,6 +27,7 @@ impl RootKind {
             Self::KeyFile => "keyfile",
             Self::Passphrase => "passphrase",
             Self::Pkcs11 => "pkcs11",
+            Self::Shamir => "shamir",
         }
     }
 }
@@ -46,6 +50,8 @@ pub enum SlotParameters {
     },
     /// Which key on which token.
     Pkcs11(TokenKey),
+    /// Which shares open it.
+    Shamir(ShareSet),
 }
 
 /// The root key, wrapped by one root of trust.
@@ -63,6 +69,7 @@ const FORMAT: u8 = 1;
 const TAG_KEY_FILE: u8 = 1;
 const TAG_PASSPHRASE: u8 = 2;
 const TAG_PKCS11: u8 = 3;
+const TAG_SHAMIR: u8 = 4;
 
 impl RootSlot {
     /// The kind of root that made it.
@@ -71,6 +78,7 @@ impl RootSlot {
             SlotParameters::KeyFile { .. } => RootKind::KeyFile,
             SlotParameters::Passphrase { .. } => RootKind::Passphrase,
             SlotParameters::Pkcs11(_) => RootKind::Pkcs11,
+            SlotParameters::Shamir(_) => RootKind::Shamir,
         }
     }
 
@@ -115,6 +123,13 @@ impl RootSlot {
                 let (key, wrapped) = TokenKey::read(rest)?;
                 (SlotParameters::Pkcs11(key), wrapped)
             }
+            TAG_SHAMIR => {
+                let (id, rest) = rest.split_first_chunk::<16>()?;
+                let ([threshold, total], rest) = rest.split_first_chunk::<2>()?;
+                let (fingerprint, wrapped) = rest.split_first_chunk::<16>()?;
+                let policy = SharePolicy::new(*threshold, *total)?;
+                (SlotParameters::Shamir(ShareSet { id: *id, policy, fingerprint: *fingerprint }), wrapped)
+            }
             _ => return None,
         };
         let wrapped = WrappedKey::from_bytes(wrapped).ok().filter(|wrapped| wrapped.as_bytes().len() == WRAPPED_LEN)?;
@@ -141,6 +156,12 @@ pub(crate) fn head(id: &[u8; 16], parameters: &SlotParameters) -> Vec<u8> {
         SlotParameters::Pkcs11(key) => {
             out.push(TAG_PKCS11);
             key.write(&mut out);
+        }
+        SlotParameters::Shamir(set) => {
+            out.push(TAG_SHAMIR);
+            out.extend_from_slice(&set.id);
+            out.extend_from_slice(&[set.policy.threshold(), set.policy.total()]);
+            out.extend_from_slice(&set.fingerprint);
         }
     }
     out

@@ -1,10 +1,13 @@
-//! Roots of trust as people name them: `keyfile:F`, `passphrase-file:F`, `pkcs11:MODULE?…`.
+//! Roots of trust as people name them: `keyfile:F`, `passphrase-file:F`, `pkcs11:MODULE?…`, `shamir:F,F,F`,
+//! `shares-dir:D`.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{KeyFile, Passphrase, Pkcs11Root, Pkcs11Spec, RootOfTrust, SealError};
+use crate::{
+    KeyFile, Passphrase, Pkcs11Root, Pkcs11Spec, RootOfTrust, SealError, ShareText, Shares, read_shares, share_files,
+};
 
 /// Which root of trust to use.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -16,6 +19,10 @@ pub enum RootSpec {
     PassphraseFile(PathBuf),
     /// A key on a token of an HSM.
     Pkcs11(Pkcs11Spec),
+    /// Files with recovery shares; `-` is standard input.
+    Shares(Vec<PathBuf>),
+    /// A directory of such files.
+    SharesDir(PathBuf),
 }
 
 impl RootSpec {
@@ -28,7 +35,25 @@ impl RootSpec {
             Self::KeyFile(path) => Box::new(KeyFile::at(path)),
             Self::PassphraseFile(path) => Box::new(Passphrase::from_file(path)?),
             Self::Pkcs11(spec) => Box::new(Pkcs11Root::new(spec.clone())),
+            Self::Shares(_) | Self::SharesDir(_) => Box::new(Shares::new(&self.share_texts()?)?),
         })
+    }
+
+    /// Whether people have to be there to use it: it opens nothing by itself at a start.
+    pub const fn is_recovery(&self) -> bool {
+        matches!(self, Self::Shares(_) | Self::SharesDir(_))
+    }
+
+    /// The shares that it names; none if it is another kind of root.
+    ///
+    /// # Errors
+    /// [`SealError`] when a file cannot be used.
+    pub fn share_texts(&self) -> Result<Vec<ShareText>, SealError> {
+        match self {
+            Self::Shares(paths) => read_shares(paths),
+            Self::SharesDir(dir) => read_shares(&share_files(dir)?),
+            Self::KeyFile(_) | Self::PassphraseFile(_) | Self::Pkcs11(_) => Ok(Vec::new()),
+        }
     }
 }
 
@@ -41,6 +66,10 @@ impl FromStr for RootSpec {
             Some(("keyfile", path)) => Ok(Self::KeyFile(path.into())),
             Some(("passphrase-file", path)) => Ok(Self::PassphraseFile(path.into())),
             Some(("pkcs11", rest)) => Ok(Self::Pkcs11(Pkcs11Spec::parse(rest)?)),
+            Some(("shamir", paths)) if paths.split(',').all(|path| !path.is_empty()) => {
+                Ok(Self::Shares(paths.split(',').map(PathBuf::from).collect()))
+            }
+            Some(("shares-dir", path)) => Ok(Self::SharesDir(path.into())),
             Some(_) => Err(RootSpecError::Form),
         }
     }
@@ -52,6 +81,11 @@ impl fmt::Display for RootSpec {
             Self::KeyFile(path) => write!(f, "keyfile:{}", path.display()),
             Self::PassphraseFile(path) => write!(f, "passphrase-file:{}", path.display()),
             Self::Pkcs11(spec) => write!(f, "pkcs11:{spec}"),
+            Self::Shares(paths) => {
+                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "shamir:{}", paths.join(","))
+            }
+            Self::SharesDir(path) => write!(f, "shares-dir:{}", path.display()),
         }
     }
 }
@@ -70,7 +104,9 @@ pub enum RootSpecError {
     #[error("a value is not percent-encoded UTF-8")]
     Encoding,
     /// It is no root of trust at all.
-    #[error("a root of trust is keyfile:FILE, passphrase-file:FILE or pkcs11:MODULE?token=T&object=O&pin-file=F")]
+    #[error(
+        "a root of trust is keyfile:FILE, passphrase-file:FILE or pkcs11:MODULE?token=T&object=O&pin-file=F; shares are shamir:FILE,… or shares-dir:DIR"
+    )]
     Form,
     /// A parameter is missing, or its value cannot be one.
     #[error("the parameter `{name}` is missing or its value cannot be used")]

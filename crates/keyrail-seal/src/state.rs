@@ -34,7 +34,14 @@ impl SealState {
             SealError::Token(TokenError::OtherKey { .. } | TokenError::PinRefused { .. }) => Self::WrongSecret,
             SealError::Token(TokenError::PinLocked | TokenError::PinLastTry) => Self::RootLocked,
             SealError::Token(_) => Self::RootUnavailable,
-            SealError::Crypto(_) | SealError::Exists { .. } | SealError::SlotDamaged => Self::Sealed,
+            SealError::Crypto(_)
+            | SealError::Exists { .. }
+            | SealError::Recipients { .. }
+            | SealError::Share { .. }
+            | SealError::SharesAreDealt
+            | SealError::SharesDoNotOpen { .. }
+            | SealError::SlotDamaged
+            | SealError::TooFewShares { .. } => Self::Sealed,
         }
     }
 

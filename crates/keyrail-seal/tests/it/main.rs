@@ -11,6 +11,7 @@ mod key_file;
 mod passphrase;
 mod pkcs11;
 mod place;
+mod shares;
 mod slot;
 mod state;
 mod vectors;

@@ -15,7 +15,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_bytes_are_a_slot_or_damage(start in prop::sample::select(vec![0_u8, 1, 2]), kind in 0..5_u8, rest in prop::collection::vec(any::<u8>(), 0..140)) {
+    fn any_bytes_are_a_slot_or_damage(start in prop::sample::select(vec![0_u8, 1, 2]), kind in 0..6_u8, rest in prop::collection::vec(any::<u8>(), 0..140)) {
         let bytes = [&[start][..], &rest[..rest.len().min(16)], &[kind], &rest[rest.len().min(16)..]].concat();
         match RootSlot::from_bytes(&bytes) {
             Ok(slot) => prop_assert_eq!(slot.to_bytes(), bytes),
@@ -24,12 +24,13 @@ proptest! {
     }
 
     #[test]
-    fn a_file_as_root_of_trust_is_named_in_two_ways_only(text in "(keyfile:|passphrase-file:|file:|)[a-z/:. ]{0,12}") {
+    fn a_root_of_trust_is_named_in_these_ways_only(text in "(keyfile:|passphrase-file:|shares-dir:|shamir:|file:|)[a-z/:. ,]{0,12}") {
         match text.parse::<RootSpec>() {
             Ok(spec) => prop_assert_eq!(spec.to_string(), text),
             Err(error) => {
-                let named = ["keyfile:", "passphrase-file:"].iter().any(|kind| text.strip_prefix(kind).is_some_and(|path| !path.is_empty()));
-                prop_assert!(!named, "{}: {}", text, error);
+                let named = ["keyfile:", "passphrase-file:", "shares-dir:"].iter().any(|kind| text.strip_prefix(kind).is_some_and(|path| !path.is_empty()));
+                let shares = text.strip_prefix("shamir:").is_some_and(|paths| paths.split(',').all(|path| !path.is_empty()));
+                prop_assert!(!named && !shares, "{}: {}", text, error);
             }
         }
     }
