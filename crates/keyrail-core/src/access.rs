@@ -83,8 +83,18 @@ text_enum! {
         MasterRead = "master.read",
         /// Make a new master key version.
         MasterRotate = "master.rotate",
+        /// Make a recovery root, with new shares.
+        RootDeal = "root.deal",
         /// Ask the root of trust what it says of itself.
         RootEvidence = "root.evidence",
+        /// Move the store to another root of trust.
+        RootMigrate = "root.migrate",
+        /// Prove that a root opens the store.
+        RootRehearse = "root.rehearse",
+        /// Take a way to open the store away.
+        RootRemove = "root.remove",
+        /// Finish a move to another root that was interrupted. Only in the log.
+        RootSettle = "root.settle",
         /// Make a store. Only in the log.
         SystemInit = "system.init",
         /// Put data key versions under the newest master key version. Only in the log.
@@ -238,7 +248,7 @@ pub fn decide(principal: &Principal, action: Action, resource: Resource<'_>) -> 
 fn allows(role: Role, action: Action) -> bool {
     use Action as A;
     match role {
-        Role::Owner => !matches!(action, A::SystemInit | A::SystemRewrap),
+        Role::Owner => !matches!(action, A::RootSettle | A::SystemInit | A::SystemRewrap),
         Role::App => matches!(action, A::DataEncrypt | A::DataDecrypt | A::DataReencrypt | A::DataDataKey | A::KeyRead),
         Role::Auditor => reads(action) || action == A::RootEvidence,
         Role::Operator => reads(action) || operates(action),
@@ -289,6 +299,7 @@ fn operates(action: Action) -> bool {
             | A::KeyRotate
             | A::KeySuspend
             | A::MasterRotate
+            | A::RootSettle
             | A::SystemRewrap
             | A::SystemSeal
             | A::SystemUnseal

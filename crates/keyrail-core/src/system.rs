@@ -4,6 +4,24 @@ use crate::id::RequestId;
 use crate::text::text_enum;
 use crate::time::{Observation, Timestamp};
 
+text_enum! {
+    /// What a way to open the store is there for. Each opens it alone, whatever its role.
+    SlotRole, "role of a root slot" {
+        /// Of a root that the store is being moved to; a primary one as soon as it is configured.
+        Pending = "pending",
+        /// Opens the store at a start, by itself.
+        Primary = "primary",
+        /// Opens it when the primary root is lost.
+        Recovery = "recovery",
+    }
+}
+
+/// How many ways to open a store there may be: a primary and several recovery roots, and those that are being changed.
+pub const ROOT_SLOTS_MAX: usize = 8;
+
+/// How long a rehearsal of a recovery root is good for, in seconds: what nobody tries does not work.
+pub const REHEARSAL_SECONDS_MAX: u64 = 90 * 24 * 60 * 60;
+
 /// One way to open the store: the root key, wrapped by a root of trust. Read before anything can be checked;
 /// its seal is checked right after.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -16,6 +34,20 @@ pub struct RootSlotRow {
     pub created_at: Timestamp,
     /// Counts the changes of this row.
     pub generation: u64,
+    /// What it is there for; rows of an earlier schema are primary.
+    pub role: SlotRole,
+    /// Whom its shares were encrypted to, in their order.
+    pub recipients: Vec<String>,
+    /// When somebody last proved that its root opens the store.
+    pub rehearsed_at: Option<Timestamp>,
+}
+
+impl RootSlotRow {
+    /// Whether it is time to prove that its root still opens the store: nobody did, or not for long.
+    pub fn rehearsal_due(&self, now: Timestamp) -> bool {
+        let due = |at: Timestamp| at.plus_seconds(REHEARSAL_SECONDS_MAX) < now;
+        self.role == SlotRole::Recovery && self.rehearsed_at.is_none_or(due)
+    }
 }
 
 text_enum! {

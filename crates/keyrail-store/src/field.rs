@@ -9,7 +9,7 @@ use keyrail_core::id::{
 use keyrail_core::key::{DestroyHalt, KeyStatus};
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{AppPath, Name, VersionNumber};
-use keyrail_core::system::{RootSecretPurpose, SettingName};
+use keyrail_core::system::{RootSecretPurpose, SettingName, SlotRole};
 use keyrail_core::time::{BootId, Timestamp};
 use keyrail_core::usage::UsagePlace;
 use keyrail_crypto::envelope::Kid;
@@ -188,6 +188,7 @@ texts!(
     Name,
     Role,
     RootSecretPurpose,
+    SlotRole,
     SettingName,
     Suite,
     UsagePlace,

@@ -5,7 +5,7 @@ use keyrail_core::campaign::{Campaign, CampaignCounts};
 use keyrail_core::key::{App, DataKey, DataKeyVersion, DestroyWait, Domain, MasterKey, MasterVersion};
 use keyrail_core::label::{ApprovalDemand, Demands, Label};
 use keyrail_core::system::{
-    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, UsageMark,
+    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, SlotRole, UsageMark,
 };
 use keyrail_core::time::Observation;
 use keyrail_core::token::Token;
@@ -16,7 +16,6 @@ use crate::error::StoreError;
 use crate::field::Field;
 use crate::row::{Row, Table, Values, plain_row};
 
-plain_row!(RootSlotRow, "root_slot", key [id], { id, slot, created_at, generation });
 plain_row!(RootSecret, "root_secret", key [purpose], { purpose, id, wrapped, wrap_generation, created_at, generation });
 plain_row!(Setting, "setting", key [name], { name, value, updated_at, generation });
 plain_row!(Domain, "domain", key [id], { id, name, created_at, generation });
@@ -37,6 +36,43 @@ plain_row!(AcceptedDamage, "accepted_damage", key [asset, column, row], {
 plain_row!(IdempotencyEntry, "idempotency", key [key_hash], {
     key_hash, request_sha256, answer, request, expires_at, generation,
 } added { principal });
+
+impl Row for RootSlotRow {
+    const TABLE: &'static Table = &Table {
+        name: "root_slot",
+        columns: &["id", "slot", "created_at", "generation", "role", "recipients", "rehearsed_at"],
+        key: &["id"],
+        added: &["role", "recipients", "rehearsed_at"],
+    };
+
+    fn values(&self) -> Vec<Value> {
+        vec![
+            self.id.to_value(),
+            self.slot.to_value(),
+            self.created_at.to_value(),
+            self.generation.to_value(),
+            (self.role != SlotRole::Primary).then_some(self.role).to_value(),
+            (!self.recipients.is_empty()).then(|| self.recipients.clone()).to_value(),
+            self.rehearsed_at.to_value(),
+        ]
+    }
+
+    fn from_values(values: &mut Values) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: values.next()?,
+            slot: values.next()?,
+            created_at: values.next()?,
+            generation: values.next()?,
+            role: values.next::<Option<SlotRole>>()?.unwrap_or(SlotRole::Primary),
+            recipients: values.next::<Option<Vec<String>>>()?.unwrap_or_default(),
+            rehearsed_at: values.next()?,
+        })
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
 
 impl Row for Label {
     const TABLE: &'static Table = &Table {

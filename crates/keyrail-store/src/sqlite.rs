@@ -254,7 +254,7 @@ mod tests {
             let row = |id: u8, len| vec![Value::Blob(vec![id; 16]), Value::Blob(vec![1; len]), Value::Integer(1)];
             let rows = [row(1, 10), row(2, len)];
             let writes = rows.into_iter().map(|mut values| {
-                values.extend([Value::Integer(1), Value::Blob(vec![0; 32])]);
+                values.extend([Value::Integer(1), Value::Null, Value::Null, Value::Null, Value::Blob(vec![0; 32])]);
                 crate::driver::Write::Insert { table, values }
             });
             let transaction = Transaction { writes: writes.collect() };

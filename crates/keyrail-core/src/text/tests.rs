@@ -57,6 +57,7 @@ fn the_words_of_every_public_enum() {
         crate::rotation::RotationReason,
         crate::system::RootSecretPurpose,
         crate::system::SettingName,
+        crate::system::SlotRole,
         crate::usage::UsagePlace,
     );
     assert_eq!(lines, include_str!("words.golden"));

@@ -40,6 +40,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         up: include_str!("migrations/0004-schema.up.sql"),
         down: include_str!("migrations/0004-schema.down.sql"),
     },
+    Migration {
+        up: include_str!("migrations/0005-roots.up.sql"),
+        down: include_str!("migrations/0005-roots.down.sql"),
+    },
 ];
 
 /// The newest schema.

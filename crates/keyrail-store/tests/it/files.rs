@@ -144,6 +144,7 @@ async fn rows_of_the_first_schema_keep_their_seals() {
     state.commit(rows.recorded(outbox(1))).await.unwrap();
     drop(state);
     let back = concat!(
+        include_str!("../../src/sqlite/migrations/0005-roots.down.sql"),
         include_str!("../../src/sqlite/migrations/0004-schema.down.sql"),
         include_str!("../../src/sqlite/migrations/0003-scrub.down.sql"),
         include_str!("../../src/sqlite/migrations/0002-began.down.sql")

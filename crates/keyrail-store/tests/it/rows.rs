@@ -217,7 +217,15 @@ async fn filled(state: &State, added: bool) -> Change {
         observation: Observation { boot: BootId([1; 16]), wall: AT, uptime_millis: 5 },
         generation: 1,
     });
-    change.insert(&RootSlotRow { id: [1; 16], slot: vec![1; 100], created_at: AT, generation: 1 });
+    change.insert(&RootSlotRow {
+        id: [1; 16],
+        slot: vec![1; 100],
+        created_at: AT,
+        generation: 1,
+        role: if added { SlotRole::Recovery } else { SlotRole::Primary },
+        recipients: if added { vec!["age1a".to_owned(), "age1b".to_owned()] } else { Vec::new() },
+        rehearsed_at: added.then_some(AT),
+    });
     change.insert(&RootSecret {
         purpose: RootSecretPurpose::Store,
         id: [2; 16],
@@ -264,6 +272,8 @@ async fn every_kind_of_row_reads_back_what_was_written(store: TestStore) {
     assert_eq!(state.columns_of(&asset_row.id).await.unwrap(), [column]);
     assert_eq!(state.accepted_of(&asset_row.id).await.unwrap(), [damage]);
     assert_eq!(state.campaigns_of(&asset_row.id).await.unwrap(), [campaign]);
+    let slot = state.all::<RootSlotRow>(Vec::new()).await.unwrap().remove(0);
+    assert_eq!((slot.role, slot.recipients.len(), slot.rehearsed_at), (SlotRole::Recovery, 2, Some(AT)));
     let labels: Vec<Label> = state.labels().await.unwrap();
     assert_eq!(labels.len(), 4);
     assert_eq!(labels[0].demands.approval, Some(ApprovalDemand { role: Role::Owner, count: 2 }));
