@@ -11,12 +11,12 @@ use keyrail_core::access::{Action, Role};
 use keyrail_core::id::RequestId;
 use keyrail_core::label::default_labels;
 use keyrail_core::record::{Detail, Origin, Outcome, RECORD_FORMAT, Record, RecordDecision, RecordKind};
-use keyrail_core::system::{OutboxEntry, RootSecretPurpose, RootSlotRow, Setting, SettingName};
+use keyrail_core::system::{OutboxEntry, RootSecretPurpose, Setting, SettingName, SlotRole};
 use keyrail_core::time::Clock;
 use keyrail_core::token::TOKEN_TTL_SECONDS_MAX;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
-use keyrail_seal::{KeyFile, Pkcs11Root, Pkcs11Spec, RootKind, RootOfTrust, RootSlot, RootSpec, SealError};
+use keyrail_seal::{RootKind, RootOfTrust, RootSpec, SealError};
 use keyrail_store::{Change, OpenMode, RowSealer, SqliteStore, State, Store, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
@@ -26,11 +26,13 @@ use crate::journal::Journal;
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::ops::evidence::details_of;
+use crate::ops::root::{DealRecovery, NewRecovery, SlotView};
 use crate::ops::token::{CreateToken, new_token};
 use crate::parallel::blocking;
 use crate::paths::Paths;
 use crate::pipeline::encode;
 use crate::refusals::Refusals;
+use crate::roots::{absolute, make_root, new_row, open_any};
 use crate::unsealed::{Parts, Unsealed};
 use crate::usage::UsageBook;
 
@@ -53,6 +55,8 @@ pub struct Initialized {
     pub root: RootSpec,
     /// Whether the root key lies beside the data, which production does not do.
     pub root_beside_data: bool,
+    /// The recovery root, if one was asked for. Its shares are kept nowhere.
+    pub recovery: Option<NewRecovery>,
 }
 
 /// The purposes that keys are derived for from the store's key.
@@ -85,6 +89,7 @@ pub(crate) fn file_failed(action: &'static str, path: &Path, source: std::io::Er
 pub(crate) async fn init(
     data_dir: PathBuf,
     root: Option<RootSpec>,
+    recovery: Option<DealRecovery>,
     clock: &dyn Clock,
 ) -> Result<Initialized, EngineError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
@@ -104,10 +109,11 @@ pub(crate) async fn init(
     let spec = root.unwrap_or_else(|| RootSpec::KeyFile(paths.default_root_key()));
     let spec = absolute(spec)?;
     let provider = blocking(|| make_root(&spec))?;
-    write_file(&paths.root_spec(), format!("{spec}\n").as_bytes())?;
+    write_root_spec(&paths, &spec)?;
 
     let root_key = RootKey::generate()?;
-    let (slot, provider) = protect(provider, &root_key).await?;
+    // Deriving a key from a passphrase takes a second of computing; it happens before anything is served.
+    let slot = blocking(|| provider.protect(&root_key))?;
     let claims = blocking(|| provider.claims())?;
     drop(provider);
     let (store_key, seed) = (StoreKey::generate()?, SigningSeed::generate()?);
@@ -125,7 +131,15 @@ pub(crate) async fn init(
     write_file(&paths.public_key(), format!("{public_key}\n").as_bytes())?;
 
     let mut change = Change::new();
-    change.insert(&RootSlotRow { id: slot.id, slot: slot.to_bytes(), created_at: now, generation: 1 });
+    change.insert(&new_row(&slot, SlotRole::Primary, now));
+    let recovery = match recovery {
+        Some(asked) => {
+            let (row, shares) = asked.deal(&root_key, now)?;
+            change.insert(&row);
+            Some(NewRecovery { slot: SlotView::of(&row, slot.id, now)?, shares })
+        }
+        None => None,
+    };
     secrets.iter().for_each(|row| {
         change.insert(row);
     });
@@ -145,7 +159,7 @@ pub(crate) async fn init(
     let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
     let state = State::new(store, RowSealer::new(&store_key)?);
     state.commit(change.recorded(OutboxEntry { request: record.id, log_index_min: 0, body })).await?;
-    Ok(Initialized { token, public_key, root: spec, root_beside_data })
+    Ok(Initialized { token, public_key, root: spec, root_beside_data, recovery })
 }
 
 fn init_record(
@@ -175,42 +189,6 @@ fn init_record(
         failed: None,
         detail: vec![detail("root", root.as_str().to_owned()), detail("token", token.to_string())],
     }
-}
-
-/// A relative path would mean another file after a change of directory.
-fn absolute(spec: RootSpec) -> Result<RootSpec, EngineError> {
-    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|source| file_failed("find", &path, source));
-    Ok(match spec {
-        RootSpec::KeyFile(path) => RootSpec::KeyFile(absolute(path)?),
-        RootSpec::PassphraseFile(path) => RootSpec::PassphraseFile(absolute(path)?),
-        RootSpec::Pkcs11(spec) => {
-            RootSpec::Pkcs11(Pkcs11Spec { module: absolute(spec.module)?, pin_file: absolute(spec.pin_file)?, ..spec })
-        }
-        other => other,
-    })
-}
-
-/// The root of trust; a key file or a key on a token that is not there is made.
-fn make_root(spec: &RootSpec) -> Result<Box<dyn RootOfTrust>, EngineError> {
-    match spec {
-        RootSpec::KeyFile(path) => match KeyFile::create(path) {
-            // A key file that was there before is used as it is.
-            Ok(_) | Err(SealError::Exists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        },
-        RootSpec::Pkcs11(spec) => Pkcs11Root::new(spec.clone()).make_key_if_absent()?,
-        _ => {}
-    }
-    Ok(spec.resolve()?)
-}
-
-async fn protect(
-    provider: Box<dyn RootOfTrust>,
-    root: &RootKey,
-) -> Result<(RootSlot, Box<dyn RootOfTrust>), EngineError> {
-    // Deriving a key from a passphrase takes a second of computing; it happens before anything is served.
-    let slot = blocking(|| provider.protect(root))?;
-    Ok((slot, provider))
 }
 
 /// Refuses a directory that holds more than an `init` leaves that was killed: it is somebody's, or evidence.
@@ -251,7 +229,15 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), EngineError> {
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
-/// What opens the store of a data directory, as `init` wrote it down.
+/// Writes down what opens the store at a start.
+///
+/// # Errors
+/// [`EngineError::File`].
+pub(crate) fn write_root_spec(paths: &Paths, spec: &RootSpec) -> Result<(), EngineError> {
+    write_file(&paths.root_spec(), format!("{spec}\n").as_bytes())
+}
+
+/// What opens the store of a data directory, as it is written down there.
 ///
 /// # Errors
 /// [`EngineError::NotInitialized`], [`EngineError::File`], [`EngineError::Root`].
@@ -292,9 +278,10 @@ pub(crate) async fn unseal_on(
     refusals: Arc<Refusals>,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let found = bootstrap(store.as_ref()).await?;
-    let row = found.slots.first().ok_or_else(|| no_store(paths))?;
-    let slot = RootSlot::from_bytes(&row.slot)?;
-    let root = blocking(|| provider.open(&slot))?;
+    if found.slots.is_empty() {
+        return Err(no_store(paths));
+    }
+    let (root, opened_by) = blocking(|| open_any(&found.slots, provider))?;
     let secret = |purpose| {
         found.secrets.iter().find(|row| row.purpose == purpose).ok_or(EngineError::Root(SealError::SlotDamaged))
     };
@@ -329,6 +316,7 @@ pub(crate) async fn unseal_on(
         audit_dir,
         clock,
         root,
+        opened_by,
         token_key,
         remembered,
         usage: UsageBook::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyrail_core::access::Action;
 use keyrail_core::record::{Origin, RecordDecision};
 use keyrail_core::time::Clock;
-use keyrail_seal::{RootOfTrust, RootSpec, SealState};
+use keyrail_seal::{RootSpec, SealState};
 use parking_lot::{Mutex, RwLock};
 
 use crate::attempts::Attempts;
@@ -18,6 +18,8 @@ use crate::error::EngineError;
 use crate::health::{Health, HealthCheck};
 use crate::kept::Kept;
 use crate::metrics::{Metrics, MetricsSnapshot};
+use crate::migration;
+use crate::ops::root::{DealRecovery, RemoveRoot, SlotView};
 use crate::parallel::blocking;
 use crate::paths::Paths;
 use crate::pipeline::{Context, Operation, execute, fail, record_of};
@@ -25,6 +27,7 @@ use crate::ports::AssetPort;
 use crate::refusals::{AggregateWait, Refusals};
 use crate::request::{Caller, Credential, KeptCaller};
 use crate::retry::{Retry, SealCause};
+use crate::roots::RootSource;
 use crate::scheduler;
 use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
@@ -100,7 +103,20 @@ impl Engine {
         root: Option<RootSpec>,
         clock: &dyn Clock,
     ) -> Result<Initialized, EngineError> {
-        bootstrap::init(data_dir, root, clock).await
+        bootstrap::init(data_dir, root, None, clock).await
+    }
+
+    /// Makes a store that a recovery root opens, too.
+    ///
+    /// # Errors
+    /// As [`Engine::init`].
+    pub async fn init_with_recovery(
+        data_dir: PathBuf,
+        root: Option<RootSpec>,
+        recovery: DealRecovery,
+        clock: &dyn Clock,
+    ) -> Result<Initialized, EngineError> {
+        bootstrap::init(data_dir, root, Some(recovery), clock).await
     }
 
     /// Takes hold of a data directory; its store stays sealed.
@@ -166,19 +182,27 @@ impl Engine {
         self.inner.unsealed()
     }
 
-    /// Opens the store with the root of trust that `init` wrote down. One that is open stays open.
+    /// Opens the store with the root of trust that is written down. One that is open stays open.
     ///
     /// # Errors
     /// [`EngineError::Root`], [`EngineError::Store`], [`EngineError::Log`], [`EngineError::LogOlder`];
     /// [`EngineError::StoreStuck`] as long as a commit from before it was sealed has not ended.
     pub async fn unseal(&self) -> Result<(), EngineError> {
+        self.unseal_with(&RootSource::Configured).await
+    }
+
+    /// As [`Engine::unseal`], with another root of trust.
+    ///
+    /// # Errors
+    /// As [`Engine::unseal`].
+    pub async fn unseal_with(&self, root: &RootSource) -> Result<(), EngineError> {
         let _turn = self.inner.turning.lock().await;
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
         self.inner.former_has_ended()?;
         self.inner.set_phase(SealState::Unsealing, None);
-        self.inner.open_and_publish().await
+        self.inner.open_and_publish(root).await
     }
 
     /// Opens the store on behalf of a caller, who must be allowed to: until that is decided nobody else sees it open.
@@ -188,6 +212,14 @@ impl Engine {
     /// # Errors
     /// As [`Engine::unseal`], and what the pipeline refuses with; [`EngineError::TooManyFailures`].
     pub async fn unseal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
+        self.unseal_for_with(caller, RootSource::Configured).await
+    }
+
+    /// As [`Engine::unseal_for`], with another root of trust.
+    ///
+    /// # Errors
+    /// As [`Engine::unseal_for`].
+    pub async fn unseal_for_with(&self, caller: &Caller<'_>, root: RootSource) -> Result<(), EngineError> {
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
@@ -206,9 +238,39 @@ impl Engine {
         let caller = KeptCaller::of(caller);
         let opened = to_its_end(async move {
             let _turn = turn;
-            inner.open_for(&caller.caller()).await
+            inner.open_for(&caller.caller(), &root).await
         });
         opened.await?
+    }
+
+    /// Moves the store to another root of trust on behalf of a caller, while it is in use. Once it began it goes on to
+    /// its end without its caller; killed, it leaves a store that the root which is written down opens.
+    ///
+    /// # Errors
+    /// What the pipeline refuses with, [`EngineError::Root`]; [`EngineError::Invalid`] for a root that opens the store
+    /// already, or opens nothing by itself.
+    pub async fn migrate_root(&self, caller: &Caller<'_>, to: RootSpec) -> Result<SlotView, EngineError> {
+        let turn = self.inner.turning.clone().lock_owned().await;
+        let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
+        let moved = to_its_end(async move {
+            let _turn = turn;
+            migration::migrate(&inner.unsealed()?, &inner.paths, &caller.caller(), to).await
+        });
+        moved.await?
+    }
+
+    /// Takes a way to open the store away, and never while it is being moved to another root.
+    ///
+    /// # Errors
+    /// What the pipeline refuses with; [`EngineError::Invalid`] for the one that the store is opened with.
+    pub async fn remove_root(&self, caller: &Caller<'_>, slot: [u8; 16]) -> Result<SlotView, EngineError> {
+        let turn = self.inner.turning.clone().lock_owned().await;
+        let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
+        let removed = to_its_end(async move {
+            let _turn = turn;
+            execute(&inner.unsealed()?, &caller.caller(), RemoveRoot { slot }).await
+        });
+        removed.await?
     }
 
     /// Closes the store on behalf of a caller: keys leave memory as soon as running operations end. Once it began it
@@ -386,18 +448,19 @@ impl Inner {
         self.set_phase(SealState::Unsealed, Some(open));
     }
 
-    async fn open_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
+    async fn open_for(&self, caller: &Caller<'_>, root: &RootSource) -> Result<(), EngineError> {
         if self.seal_state() == SealState::Unsealed {
             return Ok(());
         }
         self.former_has_ended()?;
         let attempt = Attempt { engine: self, former: self.seal_state() };
         self.set_phase(SealState::Unsealing, None);
-        let open = self.open_by_root().await?;
+        let open = self.open_by_root(root).await?;
         match execute(&open, caller, crate::ops::system::Unseal).await {
             Ok(()) => {
-                self.publish(open);
+                self.publish(open.clone());
                 self.attempts.forget();
+                self.settle_migration(&open, root).await;
                 Ok(())
             }
             Err(error) => {
@@ -418,7 +481,7 @@ impl Inner {
             return Ok(());
         }
         self.former_has_ended()?;
-        self.open_and_publish().await
+        self.open_and_publish(&RootSource::Configured).await
     }
 
     /// Whether all that the former store was writing is written: what is read before is not what counts.
@@ -426,18 +489,29 @@ impl Inner {
         self.late.lock().as_ref().and_then(Late::stuck).map_or(Ok(()), Err)
     }
 
-    async fn open_and_publish(&self) -> Result<(), EngineError> {
-        let open = self.open_by_root().await.inspect_err(|error| {
+    async fn open_and_publish(&self, root: &RootSource) -> Result<(), EngineError> {
+        let open = self.open_by_root(root).await.inspect_err(|error| {
             self.retry.failed(error, self.uptime_millis());
             self.set_phase(state_after(error), None);
         })?;
-        self.publish(open);
+        self.publish(open.clone());
+        self.settle_migration(&open, root).await;
         Ok(())
     }
 
-    async fn open_by_root(&self) -> Result<Arc<Unsealed>, EngineError> {
+    /// Ends a move to another root that was interrupted, once the store is opened with the root that is written down.
+    async fn settle_migration(&self, open: &Arc<Unsealed>, root: &RootSource) {
+        if self.options.access == Access::Write
+            && matches!(root, RootSource::Configured)
+            && let Err(error) = migration::settle(open).await
+        {
+            tracing::warn!(error = %error, "a move to another root of trust was interrupted, and could not be ended");
+        }
+    }
+
+    async fn open_by_root(&self, root: &RootSource) -> Result<Arc<Unsealed>, EngineError> {
         // A passphrase may come through a pipe, whose writer takes its time.
-        match blocking(|| self.provider()) {
+        match blocking(|| root.resolve(|| self.configured_root())) {
             Ok(provider) => {
                 let options = &self.options;
                 bootstrap::unseal(
@@ -452,10 +526,6 @@ impl Inner {
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn provider(&self) -> Result<Box<dyn RootOfTrust>, EngineError> {
-        Ok(self.configured_root()?.resolve()?)
     }
 
     /// From here on nothing new begins; when it returns, the log has ended and nothing of the former store is written,

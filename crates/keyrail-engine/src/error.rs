@@ -173,7 +173,10 @@ pub enum EngineError {
     },
     /// The root of trust did not open the store.
     #[error("the root of trust did not open the store")]
-    Root(#[from] SealError),
+    Root(#[source] SealError),
+    /// Recovery shares cannot be used: which of them, and why. Never what is in them.
+    #[error(transparent)]
+    Shares(SealError),
     /// The store is there already.
     #[error("the data directory holds a store already")]
     AlreadyInitialized,
@@ -269,6 +272,19 @@ impl From<CryptoError> for EngineError {
     }
 }
 
+impl From<SealError> for EngineError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Recipients { .. }
+            | SealError::Share { .. }
+            | SealError::SharesAreDealt
+            | SealError::SharesDoNotOpen { .. }
+            | SealError::TooFewShares { .. } => Self::Shares(error),
+            other => Self::Root(other),
+        }
+    }
+}
+
 impl EngineError {
     /// The stable code, for programs.
     pub fn code(&self) -> &'static str {
@@ -306,6 +322,7 @@ impl EngineError {
             Self::RetireBlocked { .. } => "retire_blocked",
             Self::Root(_) => "root_failed",
             Self::Sealed { .. } => "sealed",
+            Self::Shares(_) => "bad_shares",
             Self::ShuttingDown => "shutting_down",
             Self::StillCounting => "still_counting",
             Self::Store(error) if error.fault() == keyrail_store::Fault::StoredData => "store_damaged",
@@ -330,6 +347,7 @@ impl EngineError {
             | Self::Invalid { .. }
             | Self::NotCiphertext
             | Self::OtherKey
+            | Self::Shares(_)
             | Self::TooLarge { .. } => Fault::Caller,
             Self::TooMany { .. }
             | Self::AlreadyInitialized
@@ -373,7 +391,7 @@ impl EngineError {
             Self::RetireBlocked { obstacles } | Self::DestroyBlocked { obstacles } => {
                 return obstacles.first().map(Obstacle::hint);
             }
-            Self::Root(error) => {
+            Self::Root(error) | Self::Shares(error) => {
                 error.hint().unwrap_or("try again; if it fails again, look at the log of this process")
             }
             Self::Store(error) => return Some(error.hint().to_owned()),

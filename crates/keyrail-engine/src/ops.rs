@@ -9,6 +9,7 @@ pub mod key;
 pub mod label;
 pub mod master;
 pub mod retire;
+pub mod root;
 pub mod system;
 pub mod token;
 

@@ -23,7 +23,7 @@ use keyrail_core::token::Token;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::secret::{DataKey, MasterKey, RootKey};
-use keyrail_seal::SealState;
+use keyrail_seal::{RootSpec, SealState};
 use keyrail_store::State;
 use parking_lot::{Mutex, RwLock};
 
@@ -35,6 +35,7 @@ use crate::counting::{COUNT_WAIT_SECONDS_MAX, Counts};
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::paths::Paths;
 use crate::pipeline::{Operation, execute};
 use crate::ports::AssetPort;
 use crate::refusals::Refusals;
@@ -70,6 +71,8 @@ pub struct Unsealed {
     audit_dir: PathBuf,
     clock: Arc<dyn Clock>,
     root: RootKey,
+    /// The slot of the root that opened the store, or that it was moved to since.
+    opened_by: Mutex<[u8; 16]>,
     token_key: MacKey,
     /// Whether the local operator may act, as the store said under a generation.
     local_operator: Mutex<Option<(u64, bool)>>,
@@ -125,6 +128,7 @@ pub(crate) struct Parts {
     pub(crate) audit_dir: PathBuf,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) root: RootKey,
+    pub(crate) opened_by: [u8; 16],
     pub(crate) token_key: MacKey,
     pub(crate) remembered: Option<LogHeadRow>,
     pub(crate) usage: UsageBook,
@@ -147,6 +151,7 @@ impl Unsealed {
             audit_dir: parts.audit_dir,
             clock: parts.clock,
             root: parts.root,
+            opened_by: Mutex::new(parts.opened_by),
             token_key: parts.token_key,
             local_operator: Mutex::default(),
             generation: AtomicU64::new(GENERATION_FIRST),
@@ -229,6 +234,21 @@ impl Unsealed {
 
     pub(crate) fn root(&self) -> &RootKey {
         &self.root
+    }
+
+    /// The slot of the root that opens the store now.
+    pub(crate) fn opened_by(&self) -> [u8; 16] {
+        *self.opened_by.lock()
+    }
+
+    pub(crate) fn set_opened_by(&self, slot: [u8; 16]) {
+        *self.opened_by.lock() = slot;
+    }
+
+    /// The root of trust that opens the store at a start.
+    pub(crate) fn configured_root(&self) -> Result<RootSpec, EngineError> {
+        let dir = self.data_dir().ok_or(EngineError::Bug { what: "the store has no directory" })?;
+        crate::bootstrap::configured_root(&Paths::new(dir))
     }
 
     pub(crate) fn usage(&self) -> &UsageBook {

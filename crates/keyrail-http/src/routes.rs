@@ -6,6 +6,7 @@ mod audit;
 pub(crate) mod data;
 mod keys;
 mod page;
+mod roots;
 mod system;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(crate) fn api() -> (Router<Shared>, OpenApi) {
     let api = data::routes(api);
     let api = assets::routes(api);
     let api = audit::routes(api);
+    let api = roots::routes(api);
     system::routes(api).finish()
 }
 

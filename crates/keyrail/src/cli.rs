@@ -9,6 +9,7 @@ use keyrail_core::access::Role;
 use keyrail_core::id::{CampaignId, TokenId};
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name};
 use keyrail_crypto::suite::Suite;
+use keyrail_seal::{RecoverySpec, RootSpec};
 
 /// Keys that turn, and data that follows.
 #[derive(Debug, Parser)]
@@ -64,6 +65,11 @@ pub(crate) enum Command {
         /// The root of trust: keyfile:FILE, passphrase-file:FILE or pkcs11:MODULE?token=T&object=O&pin-file=F.
         #[arg(long, value_name = "ROOT")]
         root: Option<String>,
+        /// A second root, for when the first is lost: shamir:3/5 makes five shares, any three of which open the store.
+        #[arg(long, value_name = "shamir:T/N")]
+        recovery: Option<RecoverySpec>,
+        #[command(flatten)]
+        shares: SharesOut,
     },
     /// Serve the HTTP API.
     Serve(Serve),
@@ -526,7 +532,50 @@ pub(crate) enum RootCommand {
     /// Close the store of a running server.
     Seal,
     /// Open the store of a running server.
-    Unseal,
+    Unseal {
+        /// Another root than the one that is written down: recovery shares, as shamir:FILE,FILE,… or shares-dir:DIR.
+        #[arg(long, value_name = "ROOT")]
+        root: Option<RootSpec>,
+    },
+    /// Prove that a root opens the store, and note the date.
+    Rehearse {
+        /// The root: shamir:FILE,FILE,… or shares-dir:DIR for recovery shares; shamir:- reads them from standard input.
+        #[arg(long, value_name = "ROOT")]
+        root: RootSpec,
+    },
+    /// Move the store to another root of trust, while it is in use.
+    Migrate {
+        /// The root that opens the store from now on: keyfile:FILE or passphrase-file:FILE on the server's machine.
+        #[arg(long, value_name = "ROOT")]
+        to: RootSpec,
+        /// Without a server: open the store with this root, since the one that is written down is lost.
+        #[arg(long, value_name = "ROOT")]
+        root: Option<RootSpec>,
+    },
+    /// Make a recovery root: shares for several people, some of which open the store.
+    Deal {
+        /// shamir:3/5 makes five shares, any three of which open the store.
+        #[arg(long, value_name = "shamir:T/N")]
+        recovery: RecoverySpec,
+        #[command(flatten)]
+        shares: SharesOut,
+    },
+    /// Take a recovery root away; its shares open nothing from then on.
+    Remove {
+        /// The id of its slot: `root status` tells it.
+        slot: String,
+    },
+}
+
+/// Where the shares of a recovery root go.
+#[derive(Args, Debug)]
+pub(crate) struct SharesOut {
+    /// Encrypt a share to this age recipient (age1… or age1pq1…); one for each share, in their order.
+    #[arg(long, value_name = "RECIPIENT", requires = "recovery")]
+    pub(crate) share_recipient: Vec<String>,
+    /// Write each share into a file of this directory, instead of printing them.
+    #[arg(long, value_name = "DIR", requires = "recovery")]
+    pub(crate) shares_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

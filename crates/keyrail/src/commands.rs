@@ -5,17 +5,19 @@ mod assets;
 mod audit;
 mod data;
 mod keys;
+mod roots;
 mod serve;
 mod system;
 
 use clap::CommandFactory;
-use keyrail_engine::{Access, Engine};
-use keyrail_seal::RootSpec;
+use keyrail_engine::ops::root::DealRecovery;
+use keyrail_engine::{Access, Engine, Initialized};
+use keyrail_seal::{RecoverySpec, RootSpec};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::{Cli, Command, Global, Page};
+use crate::cli::{Cli, Command, Global, Page, SharesOut};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;
@@ -40,7 +42,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let output = Output { json: global.json };
     match command {
         Command::Quickstart(args) => crate::quickstart::run(args, output).await,
-        Command::Init { root } => init(&global, root.as_deref(), output).await,
+        Command::Init { root, recovery, shares } => {
+            let recovery = recovery.map(|spec| (spec, shares));
+            init(&global, root.as_deref(), recovery.as_ref(), output).await
+        }
         Command::Serve(args) => serve::run(&global, args, output).await,
         Command::Domain(command) => access::domain(&global, command).await,
         Command::App(command) => access::app(&global, command).await,
@@ -97,40 +102,72 @@ async fn finish(api: Api, answer: Result<Value, Failure>, output: Output) -> Res
     closed
 }
 
-async fn init(global: &Global, root: Option<&str>, output: Output) -> Result<(), Failure> {
+async fn init(
+    global: &Global,
+    root: Option<&str>,
+    recovery: Option<&(RecoverySpec, SharesOut)>,
+    output: Output,
+) -> Result<(), Failure> {
     if global.server.is_some() {
         return Err(Failure::caller("a store is made on its own machine", "leave --server out and name --data-dir"));
     }
     let parsed = root.map(str::parse::<RootSpec>).transpose();
     let root = parsed.map_err(|error| Failure::caller(error.to_string(), "like keyfile:/media/usb/root.key"))?;
     let dir = data_dir(global)?;
-    let made = Engine::init(dir.clone(), root, &SystemClock::new()).await?;
+    let asked = match recovery {
+        Some((spec, shares)) => Some((DealRecovery { spec: *spec, recipients: roots::recipients(shares)? }, shares)),
+        None => None,
+    };
+    let clock = SystemClock::new();
+    let (made, shares) = match asked {
+        Some((asked, shares)) => {
+            roots::prepare(shares, output)?;
+            (Engine::init_with_recovery(dir.clone(), root, asked, &clock).await?, Some(shares))
+        }
+        None => (Engine::init(dir.clone(), root, &clock).await?, None),
+    };
     // The first opening puts the record of making it into the log. Whatever becomes of that, the token is told.
     let opened = open_and_close(dir.clone()).await;
     if made.root_beside_data && !output.json {
         note(&format!("warning: the root key lies beside the data, in `{}`", dir.join("root.key").display()));
         note("hint: production keeps it on another disk: keyrail init --root keyfile:FILE");
     }
-    let text = if output.json {
-        json!({"token": made.token.as_str(), "public_key": made.public_key, "root": made.root.to_string(), "data_dir": dir})
-            .to_string()
-    } else {
-        format!(
-            "data directory  {}\nroot of trust   {}\npublic key      {}\nowner's token   {}\n\
-             The token is shown once. Keep the public key elsewhere: it verifies the log.",
-            dir.display(),
-            made.root,
-            made.public_key,
-            made.token.as_str()
-        )
+    let (recovery, delivered) = match (&made.recovery, shares) {
+        (Some(recovery), Some(shares)) => roots::deliver(roots::dealt(recovery), shares),
+        _ => (Value::Null, Ok(())),
     };
-    let text = Zeroizing::new(text);
+    let text =
+        Zeroizing::new(if output.json { made_json(&made, &dir, recovery) } else { made_text(&made, &dir, &recovery) });
     let printed = line_once(&text).map_err(|failure| {
         failure.if_untold(
             "the store is made, and its owner's token is lost: `keyrail token create --role owner` makes another",
         )
     });
-    printed.and(opened)
+    printed.and(delivered).and(opened)
+}
+
+fn made_json(made: &Initialized, dir: &std::path::Path, recovery: Value) -> String {
+    let mut all = json!({"token": made.token.as_str(), "public_key": made.public_key, "root": made.root.to_string(), "data_dir": dir});
+    if let (Some(all), false) = (all.as_object_mut(), recovery.is_null()) {
+        all.insert("recovery".to_owned(), recovery);
+    }
+    all.to_string()
+}
+
+fn made_text(made: &Initialized, dir: &std::path::Path, recovery: &Value) -> String {
+    let mut text = format!(
+        "data directory  {}\nroot of trust   {}\npublic key      {}\nowner's token   {}\n\
+         The token is shown once. Keep the public key elsewhere: it verifies the log.",
+        dir.display(),
+        made.root,
+        made.public_key,
+        made.token.as_str()
+    );
+    if !recovery.is_null() {
+        text.push_str("\nRecovery shares, for as many people; they are kept nowhere:\n");
+        text.push_str(crate::output::render(recovery).trim_end());
+    }
+    text
 }
 
 async fn open_and_close(dir: std::path::PathBuf) -> Result<(), Failure> {

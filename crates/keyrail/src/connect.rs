@@ -9,7 +9,7 @@ use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Limited};
 use keyrail_client::Client;
-use keyrail_engine::{Access, Engine, EngineOptions};
+use keyrail_engine::{Access, Engine, EngineOptions, RootSource};
 use keyrail_http::{LocalCall, Problem, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -77,21 +77,31 @@ fn read_limited(path: &Path, max: u64) -> Result<Zeroizing<String>, Failure> {
 
 /// Opens the engine of a data directory, unsealed.
 pub(crate) async fn open_engine(data_dir: PathBuf, access: Access) -> Result<Engine, Failure> {
+    open_engine_with(data_dir, access, &RootSource::Configured).await
+}
+
+/// The same with another root of trust.
+async fn open_engine_with(data_dir: PathBuf, access: Access, root: &RootSource) -> Result<Engine, Failure> {
     let options =
         EngineOptions { data_dir, access, clock: Arc::new(SystemClock::new()), assets: Some(keyrail_data::assets) };
     let engine = Engine::open(options)?;
-    engine.unseal().await?;
+    engine.unseal_with(root).await?;
     Ok(engine)
 }
 
 impl Api {
     /// Connects to the server, or opens the data directory.
     pub(crate) async fn connect(global: &Global, access: Access) -> Result<Self, Failure> {
+        Self::connect_with(global, access, &RootSource::Configured).await
+    }
+
+    /// Connects to the server, or opens the data directory with a root of trust.
+    pub(crate) async fn connect_with(global: &Global, access: Access, root: &RootSource) -> Result<Self, Failure> {
         let token = token(global)?;
         if let Some(server) = &global.server {
             return Ok(Self::Remote(Box::new(Client::new(server, token, global.ca_cert.as_deref())?)));
         }
-        let engine = open_engine(data_dir(global)?, access).await?;
+        let engine = open_engine_with(data_dir(global)?, access, root).await?;
         let service = Service::new(engine, false);
         Ok(Self::Local(Local { router: keyrail_http::router(service.clone()), service, access, token }))
     }

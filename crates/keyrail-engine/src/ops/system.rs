@@ -6,9 +6,7 @@ use keyrail_core::access::Action;
 use keyrail_core::id::MasterVersionId;
 use keyrail_core::key::DataKeyVersion;
 use keyrail_core::system::{Setting, SettingName};
-use keyrail_core::time::Timestamp;
-use keyrail_seal::RootSlot;
-use keyrail_store::{Change, FindingKind, bootstrap};
+use keyrail_store::{Change, FindingKind};
 use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
@@ -53,55 +51,6 @@ service_operation!(
     Unseal,
     SystemUnseal
 );
-
-/// Tells what opens the store.
-#[derive(Clone, Copy, Debug)]
-pub struct ShowRoot;
-
-/// What opens the store.
-#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
-pub struct RootView {
-    /// The ways to open it.
-    pub slots: Vec<SlotView>,
-}
-
-/// One way to open the store.
-#[derive(Clone, Debug, Deserialize, Serialize, utoipa::ToSchema)]
-pub struct SlotView {
-    /// Its id, in hex.
-    pub id: String,
-    /// What kind of root it is.
-    pub kind: String,
-    /// When it was made.
-    pub created_at: Timestamp,
-}
-
-impl Operation for ShowRoot {
-    const ACTION: Action = Action::SystemRead;
-    type Loaded = RootView;
-    type Answer = RootView;
-
-    async fn load(&self, open: &Arc<Unsealed>) -> Result<RootView, EngineError> {
-        let mut slots = Vec::new();
-        for row in bootstrap(open.state().store().as_ref()).await?.slots {
-            let slot = RootSlot::from_bytes(&row.slot)?;
-            slots.push(SlotView {
-                id: hex::encode(row.id),
-                kind: slot.kind().as_str().to_owned(),
-                created_at: row.created_at,
-            });
-        }
-        Ok(RootView { slots })
-    }
-
-    fn target(&self, _: &RootView) -> Target {
-        Target::service("root", None)
-    }
-
-    async fn act(_: &Authorized<Self>, view: RootView, _: &Context<'_>) -> Result<Acted<RootView>, EngineError> {
-        Ok(Acted::new(view))
-    }
-}
 
 /// Reads every row of the store and names each that was altered.
 #[derive(Clone, Copy, Debug)]

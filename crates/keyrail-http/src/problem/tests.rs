@@ -12,7 +12,7 @@ use keyrail_core::retirement::Obstacle;
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::CryptoError;
 use keyrail_data::AssetError;
-use keyrail_seal::{SealError, SealState};
+use keyrail_seal::{SealError, SealState, ShareProblem};
 use keyrail_store::StoreError;
 
 use super::*;
@@ -65,10 +65,6 @@ fn engine_errors() -> Vec<EngineError> {
         E::Refused { reason: "the role does not include the action" },
         E::DestroyBlocked { obstacles: vec![left.clone()] },
         E::RetireBlocked { obstacles: vec![left, outside] },
-        E::Root(SealError::WrongSecret),
-        E::Root(SealError::File { action: "read", path: "/key".into(), source: file() }),
-        E::Root(SealError::Permissions { path: "/key".into(), mode: 0o644 }),
-        E::Root(SealError::SlotDamaged),
         E::Sealed { state: SealState::Sealed },
         E::Sealed { state: SealState::WrongSecret },
         E::Sealed { state: SealState::RootUnavailable },
@@ -86,6 +82,20 @@ fn engine_errors() -> Vec<EngineError> {
         E::VersionUnusable { version, state: VersionState::Suspended },
         E::VersionUnusable { version, state: VersionState::Destroyed },
         E::WriteWindowOpen { seconds_left: 60 },
+    ]
+}
+
+fn root_errors() -> Vec<EngineError> {
+    use EngineError as E;
+    let file = std::io::Error::from(std::io::ErrorKind::NotFound);
+    vec![
+        E::Root(SealError::WrongSecret),
+        E::Root(SealError::File { action: "read", path: "/key".into(), source: file }),
+        E::Root(SealError::Permissions { path: "/key".into(), mode: 0o644 }),
+        E::Root(SealError::SlotDamaged),
+        E::Shares(SealError::Share { share: "share 2 (number 4)".to_owned(), problem: ShareProblem::DoesNotFit }),
+        E::Shares(SealError::SharesDoNotOpen { given: 3, threshold: 3 }),
+        E::Shares(SealError::TooFewShares { given: 2, threshold: 3 }),
     ]
 }
 
@@ -114,7 +124,7 @@ fn refusals() -> [RequestRefusal; 7] {
 }
 
 fn problems() -> Vec<Problem> {
-    let engine = engine_errors().into_iter().map(|error| Problem::of(&error));
+    let engine = engine_errors().into_iter().chain(root_errors()).map(|error| Problem::of(&error));
     let asset = asset_errors().into_iter().map(|error| Problem::of(&error.into_engine("people")));
     engine.chain(asset).chain(refusals().map(Problem::request)).collect()
 }

@@ -6,7 +6,7 @@ use axum::routing::{get, post, put};
 use http::{StatusCode, header};
 use keyrail_core::access::Action;
 use keyrail_engine::ops::evidence::{Evidence, TakeEvidence};
-use keyrail_engine::ops::system::{RootView, SetLocalOperator, ShowRoot, StoreReport, VerifyStore};
+use keyrail_engine::ops::system::{SetLocalOperator, StoreReport, VerifyStore};
 use keyrail_engine::{Engine, EngineError, Health, HealthCheck};
 use keyrail_seal::SealState;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
 use crate::problem::Failure;
+use crate::routes::roots::SharesGiven;
 use crate::routes::{Answer, Answered, Json, Shared, answer, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
@@ -32,13 +33,12 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
             get(audit_health),
         )
         .route::<Nothing, Nothing>(About::get("/v1/metrics", "metrics", "Metrics for Prometheus"), get(metrics))
-        .route::<Nothing, RootStatus>(About::get("/v1/system/root", "showRoot", "What opens the store"), get(root))
         .route::<Nothing, Evidence>(
             About::post("/v1/system/root/evidence", "takeEvidence", "What the root of trust says of itself"),
             post(evidence),
         )
         .route::<Nothing, SealView>(About::post("/v1/system/seal", "seal", "Closes the store"), post(seal))
-        .route::<Nothing, SealView>(About::post("/v1/system/unseal", "unseal", "Opens the store"), post(unseal))
+        .route::<SharesGiven, SealView>(About::post("/v1/system/unseal", "unseal", "Opens the store"), post(unseal))
         .route::<Nothing, StoreReport>(
             About::post("/v1/system/verify", "verifyStore", "Reads every row and names each that was altered"),
             post(verify),
@@ -122,36 +122,6 @@ async fn metrics(State(service): State<Shared>, call: Call) -> Response {
     }
 }
 
-/// What opens the store, whether it is open, and whether a rollback of it could be detected.
-#[derive(Serialize, ToSchema)]
-struct RootStatus {
-    /// Whether the store is open, and if not, why.
-    seal: &'static str,
-    /// Where the root of trust is.
-    root: Option<String>,
-    /// What remembers the head of the log outside the store; `none`, since there are no anchors yet.
-    anchor: &'static str,
-    /// What is not seen without an anchor, and what to do about it.
-    hint: &'static str,
-    /// The ways to open it; known while it is open.
-    slots: Vec<keyrail_engine::ops::system::SlotView>,
-}
-
-/// There are no anchors yet.
-const ANCHOR: &str = "none";
-
-/// Said with every status: a store and a log that were put back together have good seals and signatures.
-const WITHOUT_ANCHOR: &str = "without an anchor, a rollback of the whole store together with its log cannot be detected; \
-    keep checkpoints elsewhere: `keyrail audit checkpoint`";
-
-async fn root(State(service): State<Shared>, call: Call) -> Answered<RootStatus> {
-    let engine = service.engine();
-    let shown = run(&service, &call, ShowRoot).await?;
-    let root = engine.configured_root().ok().map(|root| root.to_string());
-    let seal = engine.seal_state().as_str();
-    Ok(shown.map(|RootView { slots }| RootStatus { seal, root, anchor: ANCHOR, hint: WITHOUT_ANCHOR, slots }))
-}
-
 async fn evidence(State(service): State<Shared>, call: Call) -> Answered<Evidence> {
     run(&service, &call, TakeEvidence).await
 }
@@ -161,8 +131,8 @@ async fn seal(State(service): State<Shared>, call: Call) -> Answered<SealView> {
     Ok(answer(&call, SealView::of(service.engine())))
 }
 
-async fn unseal(State(service): State<Shared>, call: Call) -> Answered<SealView> {
-    service.engine().unseal_for(&call.caller()).await.map_err(|error| call.fail(error))?;
+async fn unseal(State(service): State<Shared>, call: Call, Json(body): Json<SharesGiven>) -> Answered<SealView> {
+    service.engine().unseal_for_with(&call.caller(), body.into_source()).await.map_err(|error| call.fail(error))?;
     Ok(answer(&call, SealView::of(service.engine())))
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Global, RootCommand, SettingCommand};
 use crate::clock::SystemClock;
-use crate::commands::{finish, print};
+use crate::commands::{finish, print, roots};
 use crate::connect::{Api, data_dir};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
@@ -19,7 +19,13 @@ pub(super) async fn root(global: &Global, command: RootCommand) -> Result<(), Fa
             print(global, Access::Write, Method::POST, "/v1/system/root/evidence", Value::Null).await
         }
         RootCommand::Seal => print(global, Access::Write, Method::POST, "/v1/system/seal", Value::Null).await,
-        RootCommand::Unseal => print(global, Access::Write, Method::POST, "/v1/system/unseal", Value::Null).await,
+        RootCommand::Unseal { root } => roots::unseal(global, root.as_ref()).await,
+        RootCommand::Rehearse { root } => roots::rehearse(global, &root).await,
+        RootCommand::Migrate { to, root } => roots::migrate(global, &to, root).await,
+        RootCommand::Deal { recovery, shares } => roots::deal(global, recovery, &shares).await,
+        RootCommand::Remove { slot } => {
+            print(global, Access::Write, Method::POST, "/v1/system/root/remove", json!({ "slot": slot })).await
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod leaks;
 mod lines;
 mod place;
 mod quickstart;
+mod recovery;
 mod sealed;
 mod shutdown;
 mod terminal;

@@ -43,7 +43,7 @@ async fn run<Op: Operation>(open: &Arc<Unsealed>, op: Op) -> Op::Answer {
 
 /// A store whose key has a retired version that waits to be destroyed.
 async fn waiting(dir: &std::path::Path, clock: &Arc<SetClock>) -> (Arc<Unsealed>, KeyName) {
-    bootstrap::init(dir.to_owned(), None, clock.as_ref()).await.unwrap();
+    bootstrap::init(dir.to_owned(), None, None, clock.as_ref()).await.unwrap();
     let paths = Paths::new(dir);
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
     let (metrics, refusals) = (Arc::default(), Arc::default());

@@ -44,6 +44,8 @@ fn the_document_is_one_and_describes_every_route() {
                 "censusAsset",
                 "planCampaign",
                 "exportVersion",
+                "migrateRoot",
+                "rehearseRoot",
                 "seal",
                 "unseal",
                 "verifyStore",
