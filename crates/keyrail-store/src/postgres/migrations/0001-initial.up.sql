@@ -25,6 +25,9 @@ CREATE TABLE root_slot (
   created_at bigint NOT NULL,
   generation bigint NOT NULL,
   seal       bytea NOT NULL,
+  role       text COLLATE "C",
+  recipients text COLLATE "C",
+  rehearsed_at bigint,
   CONSTRAINT root_slot_pk PRIMARY KEY (id),
   CONSTRAINT root_slot_id_len CHECK (octet_length(id) = 16)
 );
@@ -34,6 +37,9 @@ COMMENT ON COLUMN root_slot.slot IS 'kind, parameters and the wrapped root key';
 COMMENT ON COLUMN root_slot.created_at IS 'when the row was made';
 COMMENT ON COLUMN root_slot.generation IS 'how often the row was written';
 COMMENT ON COLUMN root_slot.seal IS 'HMAC over all other columns';
+COMMENT ON COLUMN root_slot.role IS 'pending or recovery; primary if NULL';
+COMMENT ON COLUMN root_slot.recipients IS 'JSON list of whom its shares were encrypted to';
+COMMENT ON COLUMN root_slot.rehearsed_at IS 'when its root last proved to open the store';
 
 -- Keys directly under the root key that are no master keys.
 CREATE TABLE root_secret (
