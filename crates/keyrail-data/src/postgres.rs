@@ -146,6 +146,12 @@ impl PgAsset {
 
     /// Names the row that a constraint refused: each is tried for itself, and taken back.
     fn named(&mut self, updates: &[RowUpdate], refused: AssetError) -> AssetError {
+        let refused = match (refused, updates.first()) {
+            (AssetError::Constraint { source, .. }, Some(first)) => {
+                AssetError::Constraint { row: format!("{} or one after it in its page", first.name), source }
+            }
+            (other, _) => other,
+        };
         for update in updates {
             let tried =
                 self.session.execute("BEGIN").and_then(|()| self.apply(std::slice::from_ref(update), How::Write));
@@ -221,9 +227,10 @@ impl AssetAdapter for PgAsset {
             Ok(()) => Ok(written),
             // Whether it was committed is not known, and does not matter: the rows are read again.
             Err(error) if is_away(&error) => Err(AssetError::Moved),
+            // What a constraint that is checked at the end refuses has no row.
             Err(error) => {
                 let _broken_off_anyway = self.session.execute("ROLLBACK");
-                Err(error)
+                Err(if matches!(error, AssetError::Constraint { .. }) { self.named(updates, error) } else { error })
             }
         }
     }

@@ -94,6 +94,15 @@ fn table_kind(session: &mut Session, table: &Table, misfits: &mut Vec<Misfit>) -
             "name a table of the application",
         ));
     }
+    let own = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid \
+               WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = $1::oid) \
+                 AND c.relname = 'root_slot' AND a.attname = 'generation')::text::char";
+    if is_true(session, own, &[&table.oid])? {
+        misfits.push(refuse(
+            format!("schema `{}` belongs to Keyrail itself", table.schema),
+            "name the schema of the application",
+        ));
+    }
     if table.is_partition {
         let parent = "SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = $1::oid";
         let parent = session.texts(parent, &[&table.oid])?.into_iter().flatten().flatten().next().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What holds of PostgreSQL alone.
 
+mod adapter;
 mod remains;
 mod rights;
 mod tables;

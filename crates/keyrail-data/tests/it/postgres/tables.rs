@@ -15,6 +15,12 @@ async fn on(version: Version, sql: &str) -> World {
 async fn what_cannot_be_protected_is_refused_with_a_reason() {
     let cases = [
         (
+            "CREATE TABLE root_slot (id int PRIMARY KEY, generation int); CREATE TABLE people (id int PRIMARY KEY, v text)",
+            "people",
+            "v",
+            "belongs to Keyrail itself",
+        ),
+        (
             "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE MATERIALIZED VIEW people AS SELECT * FROM t",
             "people",
             "v",
