@@ -334,6 +334,7 @@ CREATE TABLE asset (
   updated_at       bigint NOT NULL,
   generation       bigint NOT NULL,
   seal             bytea NOT NULL,
+  "schema"         text COLLATE "C",
   CONSTRAINT asset_pk PRIMARY KEY (id),
   CONSTRAINT asset_key_fk FOREIGN KEY ("key") REFERENCES data_key (id),
   CONSTRAINT asset_name_unique UNIQUE (name),
@@ -354,6 +355,7 @@ COMMENT ON COLUMN asset.created_at IS 'when the row was made';
 COMMENT ON COLUMN asset.updated_at IS 'when it last changed';
 COMMENT ON COLUMN asset.generation IS 'how often the row was written';
 COMMENT ON COLUMN asset.seal IS 'HMAC over all other columns';
+COMMENT ON COLUMN asset."schema" IS 'the schema with the table';
 
 -- Columns of assets, or paths within JSON columns.
 CREATE TABLE asset_column (
