@@ -16,10 +16,16 @@ pub(super) struct Migration {
 }
 
 /// Every step. They are numbered for themselves: PostgreSQL came later than SQLite.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration {
-    up: include_str!("migrations/0001-initial.up.sql"),
-    down: include_str!("migrations/0001-initial.down.sql"),
-}];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        up: include_str!("migrations/0001-initial.up.sql"),
+        down: include_str!("migrations/0001-initial.down.sql"),
+    },
+    Migration {
+        up: include_str!("migrations/0002-schema.up.sql"),
+        down: include_str!("migrations/0002-schema.down.sql"),
+    },
+];
 
 /// The newest schema.
 pub const POSTGRES_SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
