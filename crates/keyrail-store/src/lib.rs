@@ -24,7 +24,7 @@ pub use change::{Change, Recorded};
 pub use driver::{Condition, OpenMode, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
 pub use error::{DatabaseError, Fault, StoreError};
 pub use postgres::{
-    Durability, POSTGRES_SCHEMA_VERSION, PgStore, PostgresOptions, PostgresUrl, PostgresUrlError,
+    Durability, POSTGRES_SCHEMA_VERSION, PgLog, PgStore, PostgresOptions, PostgresUrl, PostgresUrlError,
     limits as postgres_limits,
 };
 pub use row::{Row, TABLES, Table};

@@ -3,6 +3,7 @@
 mod apply;
 mod catalog;
 mod errors;
+mod log;
 mod migrate;
 mod passfile;
 mod pool;
@@ -23,6 +24,7 @@ use crate::error::StoreError;
 use crate::row::Table;
 use crate::statement::Statement;
 use errors::{classify, told};
+pub use log::PgLog;
 pub use migrate::POSTGRES_SCHEMA_VERSION;
 use migrate::{MIGRATIONS, identify, migrate, require_newest};
 use pool::Pool;
@@ -34,6 +36,7 @@ use writer::Writer;
 /// The limits of a store on PostgreSQL.
 pub mod limits {
     pub use super::apply::{POSTGRES_RETRIES_MAX, POSTGRES_RETRY_MILLIS};
+    pub use super::log::{LOG_BATCHES_READ_MAX, LOG_BYTES_READ_MAX};
     pub use super::passfile::PASSFILE_LEN_MAX;
     pub use super::pool::{POSTGRES_ACQUIRE_MILLIS_MAX, POSTGRES_CONNECTIONS_MAX};
     pub use super::session::{

@@ -25,6 +25,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         up: include_str!("migrations/0002-schema.up.sql"),
         down: include_str!("migrations/0002-schema.down.sql"),
     },
+    Migration {
+        up: include_str!("migrations/0003-audit.up.sql"),
+        down: include_str!("migrations/0003-audit.down.sql"),
+    },
 ];
 
 /// The newest schema.

@@ -13,9 +13,15 @@ mod changes;
 mod conformance;
 mod files;
 mod killed;
+mod log;
 mod model;
 mod postgres;
 mod rows;
 mod stores;
+#[path = "../../../keyrail-audit/tests/it/suite.rs"]
+mod suite;
+#[allow(dead_code, reason = "the log's own tests use the rest")]
+#[path = "../../../keyrail-audit/tests/it/support.rs"]
+mod support;
 mod tamper;
 mod vectors;
