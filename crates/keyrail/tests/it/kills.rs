@@ -7,11 +7,14 @@ mod table;
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keyrail_testkit::scale;
+use keyrail_testkit::softhsm::SoftHsm;
 
 use self::init::Init;
 use self::world::World;
+use crate::place::Place;
 
 /// How often the binary is killed at full scale.
 const KILLS: usize = 300;
@@ -33,10 +36,21 @@ const PHASES: [Phase; 5] = [Phase::Init, Phase::KeyChange, Phase::Rewrap, Phase:
 
 #[test]
 fn killed_at_any_moment_it_loses_nothing() {
+    kill_it(World::new(Place::new()), Init::new(Place::new));
+}
+
+/// Each store has a key of its own on the token, so that `init` is killed while it makes one, too.
+#[test]
+fn killed_at_any_moment_with_its_root_on_a_token_it_loses_nothing() {
+    let hsm = SoftHsm::new().unwrap();
+    let made = AtomicUsize::new(0);
+    let place = || Place::on_token(&hsm, &format!("root{}", made.fetch_add(1, Ordering::Relaxed)));
+    kill_it(World::new(place()), Init::new(place));
+}
+
+fn kill_it(mut world: World, mut init: Init<'_>) {
     let kills = scale(KILLS);
     let hits_min = (HITS_MIN * kills / KILLS).max(1);
-    let mut world = World::new();
-    let mut init = Init::new();
     let mut hits: BTreeMap<Phase, usize> = PHASES.into_iter().map(|phase| (phase, 0)).collect();
     let mut killed = 0;
     // The phases take turns; one that was missed too often has more turns at the end.

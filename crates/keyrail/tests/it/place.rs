@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use keyrail_testkit::softhsm::{PIN, SoftHsm, TOKEN};
 use keyrail_testkit::{Server, TempHome, keyrail_bin};
 use serde_json::Value;
 
@@ -15,6 +17,8 @@ pub(crate) struct Place {
     pub(crate) home: TempHome,
     /// What each command finds in its environment besides.
     env: Vec<(OsString, OsString)>,
+    /// What opens its stores, if that is no key file beside the data.
+    root: Option<String>,
 }
 
 /// How a command ended.
@@ -44,7 +48,7 @@ impl Ran {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { home: TempHome::new().unwrap(), env: Vec::new() }
+        Self { home: TempHome::new().unwrap(), env: Vec::new(), root: None }
     }
 
     /// A place whose commands are equipped like this one.
@@ -53,6 +57,22 @@ impl Place {
         equip(&mut command);
         let env = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
         Self { env: env.collect(), ..Self::new() }
+    }
+
+    /// A place whose stores are opened by the key with this label on a token.
+    pub(crate) fn on_token(hsm: &SoftHsm, object: &str) -> Self {
+        let place = Self::equipped(|command| hsm.equip(command));
+        let (pin, module) = (place.file("pin"), SoftHsm::module().unwrap());
+        std::fs::write(&pin, PIN).unwrap();
+        std::fs::set_permissions(&pin, PermissionsExt::from_mode(0o600)).unwrap();
+        let token = TOKEN.replace(' ', "%20");
+        let root = format!("pkcs11:{}?token={token}&object={object}&pin-file={}", module.display(), pin.display());
+        Self { root: Some(root), ..place }
+    }
+
+    /// The command line that makes a store here.
+    pub(crate) fn init(&self) -> String {
+        self.root.as_ref().map_or("init --json".to_owned(), |root| format!("init --json --root {root}"))
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -119,7 +139,7 @@ impl Place {
 
     /// A store with the key `acme/prod/crm/customer-pii`; gives the owner's token.
     pub(crate) fn with_key(&self) -> String {
-        let made = self.run("init --json").json();
+        let made = self.run(&self.init()).json();
         self.ok("domain create acme");
         self.ok("app create acme/prod/crm");
         self.ok("key create acme/prod/crm/customer-pii --label confidential");

@@ -11,16 +11,18 @@ use rustix::process::Signal;
 use super::world::{spin, wait_for};
 use crate::place::Place;
 
-pub(super) struct Init {
+pub(super) struct Init<'a> {
+    make: Box<dyn Fn() -> Place + 'a>,
     random: SmallRng,
     /// How long an undisturbed one takes from its first directory on.
     takes: Duration,
 }
 
-impl Init {
-    pub(super) fn new() -> Self {
-        let mut init = Self { random: rand::SeedableRng::seed_from_u64(11), takes: Duration::ZERO };
-        let place = Place::new();
+impl<'a> Init<'a> {
+    pub(super) fn new(make: impl Fn() -> Place + 'a) -> Self {
+        let mut init =
+            Self { make: Box::new(make), random: rand::SeedableRng::seed_from_u64(11), takes: Duration::ZERO };
+        let place = (init.make)();
         let mut child = init.start(&place);
         let begun = Instant::now();
         assert!(child.wait().unwrap().success());
@@ -31,7 +33,8 @@ impl Init {
     /// Starts it, and returns when its directory is there.
     fn start(&self, place: &Place) -> std::process::Child {
         let dir = place.data_dir();
-        let mut command = place.command(&["init", "--json", "--data-dir", dir.to_str().unwrap()]);
+        let mut command = place.command(&["--data-dir", dir.to_str().unwrap()]);
+        command.args(place.init().split(' '));
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         wait_for("the directory of `init`", || dir.exists());
         child
@@ -39,7 +42,7 @@ impl Init {
 
     /// Kills one; tells whether it was at work, and had not said that it was done.
     pub(super) fn kill(&mut self) -> bool {
-        let place = Place::new();
+        let place = (self.make)();
         let mut child = self.start(&place);
         spin(self.takes.mul_f64(self.random.random_range(0.0..1.0)));
         child.kill().unwrap();
@@ -51,7 +54,7 @@ impl Init {
             assert!([0, 2, 4, 5, 6].contains(&ran.code), "{line}: {}: {}", ran.code, ran.stderr);
             assert!(!acknowledged || ran.code == 0, "{line}: {}", ran.stderr);
         }
-        let again = place.run("init --json");
+        let again = place.run(&place.init());
         match again.code {
             0 => assert!(!acknowledged, "a store that was acknowledged is gone"),
             2 => {}

@@ -59,8 +59,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
-        let place = Place::new();
+    pub(super) fn new(place: Place) -> Self {
         let token = place.with_key();
         let table = Table::new(&place.file("app.sqlite"));
         let zero = Duration::ZERO;
