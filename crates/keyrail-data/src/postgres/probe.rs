@@ -23,12 +23,31 @@ pub(super) fn probe(
 ) -> Result<(), AssetError> {
     for cell in &spec.cells {
         let column = table.require(&cell.column)?;
+        // Before the transaction: to look for them may take as long as to read the table, with no row locked meanwhile.
+        let places = places(session, table, &value_of(column, cell))?;
         session.execute("BEGIN")?;
-        let found = try_cell(session, table, column, cell);
+        let found = try_cell(session, table, column, cell, places);
         session.execute("ROLLBACK")?;
         misfits.extend(found?);
     }
     Ok(())
+}
+
+/// The rows to try: partition, place and length of the value.
+fn places(session: &mut Session, table: &Table, value: &Value) -> Result<Vec<[String; 3]>, AssetError> {
+    let length = format!("octet_length({})", value.get);
+    let mut places = Vec::new();
+    for order in
+        [format!("ORDER BY {length} DESC LIMIT 1"), format!("ORDER BY {length} LIMIT 1"), format!("LIMIT {ROWS_MAX}")]
+    {
+        let sql = format!(
+            "SELECT tableoid::text, ctid::text, {length}::text FROM {} WHERE {} IS NOT NULL {order}",
+            table.sql(),
+            value.get
+        );
+        places.extend(session.texts(&sql, &[])?.into_iter().filter_map(super::table::fields));
+    }
+    Ok(places)
 }
 
 fn try_cell(
@@ -36,22 +55,15 @@ fn try_cell(
     table: &Table,
     column: &Column,
     cell: &CellSpec,
+    places: Vec<[String; 3]>,
 ) -> Result<Option<Misfit>, AssetError> {
-    let value = value_of(column, cell);
-    let length = format!("octet_length({})", value.get);
-    let name = quoted(&column.name);
-    let mut places = Vec::new();
-    for order in
-        [format!("ORDER BY {length} DESC LIMIT 1"), format!("ORDER BY {length} LIMIT 1"), format!("LIMIT {ROWS_MAX}")]
-    {
-        let sql = format!(
-            "SELECT tableoid::text, ctid::text, {length}::text FROM {} WHERE {} IS NOT NULL {order} FOR NO KEY UPDATE SKIP LOCKED",
-            table.sql(),
-            value.get
-        );
-        places.extend(session.texts(&sql, &[])?.into_iter().filter_map(super::table::fields));
-    }
+    let (value, name) = (value_of(column, cell), quoted(&column.name));
     for [part, place, length] in places {
+        let wheres = format!("tableoid = {} AND ctid = {}", literal(&part), literal(&place));
+        let free = format!("SELECT '' FROM {} WHERE {wheres} FOR NO KEY UPDATE SKIP LOCKED", table.sql());
+        if session.texts(&free, &[])?.is_empty() {
+            continue;
+        }
         let sample = value.sample(&sample_text(sealed_text_len(length.parse().unwrap_or(0))));
         let sql = format!(
             "UPDATE {} SET {name} = {} WHERE tableoid = {} AND ctid = {} RETURNING tableoid::text, ctid::text",
