@@ -22,12 +22,8 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         down: include_str!("migrations/0001-initial.down.sql"),
     },
     Migration {
-        up: include_str!("migrations/0002-schema.up.sql"),
-        down: include_str!("migrations/0002-schema.down.sql"),
-    },
-    Migration {
-        up: include_str!("migrations/0003-audit.up.sql"),
-        down: include_str!("migrations/0003-audit.down.sql"),
+        up: include_str!("migrations/0002-audit.up.sql"),
+        down: include_str!("migrations/0002-audit.down.sql"),
     },
 ];
 
