@@ -7,6 +7,7 @@ import sys
 import envelope_failures
 import envelope_vectors
 import key_vectors
+import share_vectors
 
 VECTORS = pathlib.Path(__file__).parent.parent / "vectors"
 ABOUT_ENVELOPE = (
@@ -33,6 +34,7 @@ def files():
         "envelope.json": {"about": ABOUT_ENVELOPE, "valid": own + foreign, "failing": failing},
         "wrapped-key.json": key_vectors.wrapped_keys(),
         "root-slot.json": key_vectors.root_slots(),
+        "recovery-share.json": share_vectors.share_vectors(),
     }
 
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::testdata::{rows, text, vectors};
 
-const PAGES: [&str; 3] = ["envelope", "wrapped-key", "root-slot"];
+const PAGES: [&str; 4] = ["envelope", "wrapped-key", "root-slot", "recovery-share"];
 
 /// `name = value` of the blocks of a page, one map for each `=` block; a value goes on in the lines below it.
 fn example(page: &str) -> Vec<(String, String)> {
@@ -50,6 +50,8 @@ fn the_examples_are_the_vectors() {
     require_fields(&envelope, &rows(&vectors("envelope"), "valid")[0], &["id", "about"]);
     let wrapped = example(&text("spec/wrapped-key.md"));
     require_fields(&wrapped, &rows(&vectors("wrapped-key"), "valid")[0], &["id"]);
+    let share = example(&text("spec/recovery-share.md"));
+    require_fields(&share, &rows(&vectors("recovery-share"), "valid")[0], &["id"]);
     let slots = example(&text("spec/root-slot.md"));
     let place = |first: &str| slots.iter().position(|(name, _)| name == first).unwrap();
     let (before, by_token) = slots.split_at(place("token_key"));

@@ -167,3 +167,45 @@ fn there_is_one_recipient_for_each_share_or_none() {
     let spec: keyrail_seal::RecoverySpec = "shamir:3/5".parse().unwrap();
     assert_eq!(spec.to_string(), "shamir:3/5");
 }
+
+/// `testdata/vectors/recovery-share.json`: dealt by code that is not ours.
+#[test]
+fn the_vectors_open_and_what_fails_says_why() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/vectors/recovery-share.json");
+    let vectors: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let slot = |row: &serde_json::Value| RootSlot::from_bytes(&hex::decode(row["slot"].as_str().unwrap()).unwrap());
+    let given = |texts: &[String]| {
+        let named = texts.iter().zip(0..);
+        let texts: Vec<_> =
+            named.map(|(text, at)| ShareText { from: format!("at {at}"), text: text.clone().into() }).collect();
+        Shares::new(&texts)
+    };
+    let valid = vectors["valid"].as_array().unwrap();
+    let mut roots = Vec::new();
+    for row in valid {
+        let threshold = usize::try_from(row["threshold"].as_u64().unwrap()).unwrap();
+        let all: Vec<String> = (1..=row["total"].as_u64().unwrap())
+            .map(|number| row[format!("share_{number}")].as_str().unwrap().to_owned())
+            .collect();
+        let slot = slot(row).unwrap();
+        assert_eq!(hex::encode(slot.to_bytes()), row["slot"]);
+        let last: Vec<_> = all.iter().rev().take(threshold).map(|text| text.to_uppercase().replace('-', " ")).collect();
+        let misread: Vec<_> =
+            all.iter().map(|text| format!("krs1.{}", text[5..].replace('0', "o").replace('1', "l"))).collect();
+        for texts in [&all[..threshold], &all, &last, &misread] {
+            roots.push(given(texts).unwrap().open(&slot).unwrap_or_else(|error| panic!("{}: {error}", row["id"])));
+        }
+    }
+    assert!(roots.iter().all(|root| root.ct_eq(&roots[0])), "one root key in all of them");
+    let failing = vectors["failing"].as_array().unwrap();
+    assert_eq!((valid.len(), failing.len()), (3, 21));
+    for row in failing {
+        let texts: Vec<String> = serde_json::from_value(row["shares"].clone()).unwrap();
+        let opened = given(&texts).and_then(|shares| shares.open(&slot(row)?));
+        let error = opened.err().unwrap_or_else(|| panic!("{}: it opened", row["id"]));
+        assert_eq!(word(&error), row["failure"].as_str().unwrap(), "{}: {error}", row["id"]);
+        if let Some(at) = row["named"].as_u64() {
+            assert!(error.to_string().contains(&format!("at {at}")), "{}: {error}", row["id"]);
+        }
+    }
+}
