@@ -84,6 +84,8 @@ text_enum! {
         LocalOperator = "local-operator",
         /// The name of the log, in every checkpoint.
         LogOrigin = "log-origin",
+        /// `on`: changes are done without a standby that has them; set when the store is made.
+        AcceptAsyncLoss = "accept-async-loss",
     }
 }
 

@@ -17,7 +17,7 @@ use keyrail_core::token::TOKEN_TTL_SECONDS_MAX;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
 use keyrail_seal::{RootKind, RootOfTrust, RootSpec, SealError};
-use keyrail_store::{Change, OpenMode, RowSealer, SqliteStore, State, Store, bootstrap};
+use keyrail_store::{Change, OpenMode, RowSealer, State, Store, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
@@ -33,6 +33,7 @@ use crate::paths::Paths;
 use crate::pipeline::encode;
 use crate::refusals::Refusals;
 use crate::roots::{absolute, make_root, new_row, open_any};
+use crate::store_place::{self, StorePlace, has_store};
 use crate::unsealed::{Parts, Unsealed};
 use crate::usage::UsageBook;
 
@@ -90,6 +91,7 @@ pub(crate) async fn init(
     data_dir: PathBuf,
     root: Option<RootSpec>,
     recovery: Option<DealRecovery>,
+    place: &StorePlace,
     clock: &dyn Clock,
 ) -> Result<Initialized, EngineError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
@@ -100,11 +102,9 @@ pub(crate) async fn init(
         // Before a store is made that would look like one.
         require_free(&paths)?;
     }
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&paths.store(), OpenMode::Create)?);
-    if !bootstrap(store.as_ref()).await?.slots.is_empty() {
-        return Err(EngineError::AlreadyInitialized);
-    }
+    let store = place.make(&paths).await?;
     require_free(&paths)?;
+    place.remember(&paths)?;
     let root_beside_data = root.is_none();
     let spec = root.unwrap_or_else(|| RootSpec::KeyFile(paths.default_root_key()));
     let spec = absolute(spec)?;
@@ -143,7 +143,8 @@ pub(crate) async fn init(
     secrets.iter().for_each(|row| {
         change.insert(row);
     });
-    for (name, value) in [(SettingName::LocalOperator, "on".to_owned()), (SettingName::LogOrigin, origin)] {
+    let settings = [(SettingName::LocalOperator, "on".to_owned()), (SettingName::LogOrigin, origin)];
+    for (name, value) in settings.into_iter().chain(place.setting()) {
         change.insert(&Setting { name, value, updated_at: now, generation: 1 });
     }
     let labels = default_labels(now).map_err(|_| EngineError::Bug { what: "a default label has no name" })?;
@@ -203,12 +204,6 @@ fn require_free(paths: &Paths) -> Result<(), EngineError> {
     }
 }
 
-/// Whether there is more than an empty file: to open that would leave a write-ahead log beside it, and the store that is
-/// put back in its place would take that for its own.
-pub(crate) fn has_store(paths: &Paths) -> bool {
-    std::fs::metadata(paths.store()).is_ok_and(|found| found.len() > 0)
-}
-
 /// What there is in place of a store: nothing, or a log whose store is gone.
 pub(crate) fn no_store(paths: &Paths) -> EngineError {
     match keyrail_audit::site(&paths.audit(), &paths.journal()) {
@@ -218,7 +213,7 @@ pub(crate) fn no_store(paths: &Paths) -> EngineError {
 }
 
 /// Writes a small file as a whole: after a crash it is the old one or the new one.
-fn write_file(path: &Path, content: &[u8]) -> Result<(), EngineError> {
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), EngineError> {
     let temporary = path.with_extension("new");
     let failed = |source| file_failed("write", path, source);
     let mut file =
@@ -263,7 +258,7 @@ pub(crate) async fn unseal(
     if !has_store(paths) {
         return Err(no_store(paths));
     }
-    let store = Arc::new(SqliteStore::open(&paths.store(), mode)?);
+    let store = store_place::open(paths, mode).await?;
     unseal_on(store, paths, access, provider, clock, metrics, refusals).await
 }
 
@@ -289,6 +284,9 @@ pub(crate) async fn unseal_on(
     let seed: SigningSeed = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::LogSigning)?)?;
     let state = State::new(store, RowSealer::new(&store_key)?);
     state.check_bootstrap().await?;
+    if state.setting(&SettingName::AcceptAsyncLoss).await?.is_some_and(|setting| setting.value == "on") {
+        state.store().accept_async_loss();
+    }
     let origin =
         state.setting(&SettingName::LogOrigin).await?.ok_or(EngineError::Bug { what: "the log has no name" })?.value;
     let verifier = VerifierKey::new(&origin, seed.public_key()?)

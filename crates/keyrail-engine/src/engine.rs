@@ -29,6 +29,7 @@ use crate::request::{Caller, Credential, KeptCaller};
 use crate::retry::{Retry, SealCause};
 use crate::roots::RootSource;
 use crate::scheduler;
+use crate::store_place::{StorePlace, has_store};
 use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
 use crate::unsealed::late::Late;
@@ -103,20 +104,22 @@ impl Engine {
         root: Option<RootSpec>,
         clock: &dyn Clock,
     ) -> Result<Initialized, EngineError> {
-        bootstrap::init(data_dir, root, None, clock).await
+        bootstrap::init(data_dir, root, None, &StorePlace::DataDir, clock).await
     }
 
-    /// Makes a store that a recovery root opens, too.
+    /// The same, with a recovery root that opens the store, too, or with its rows in another place than the data
+    /// directory.
     ///
     /// # Errors
-    /// As [`Engine::init`].
-    pub async fn init_with_recovery(
+    /// As [`Engine::init`], and [`EngineError::Store`].
+    pub async fn init_with(
         data_dir: PathBuf,
         root: Option<RootSpec>,
-        recovery: DealRecovery,
+        recovery: Option<DealRecovery>,
+        place: &StorePlace,
         clock: &dyn Clock,
     ) -> Result<Initialized, EngineError> {
-        bootstrap::init(data_dir, root, Some(recovery), clock).await
+        bootstrap::init(data_dir, root, recovery, place, clock).await
     }
 
     /// Takes hold of a data directory; its store stays sealed.
@@ -125,7 +128,7 @@ impl Engine {
     /// [`EngineError::NotInitialized`], [`EngineError::LogWithoutStore`], [`EngineError::InUse`], [`EngineError::File`].
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let paths = Paths::new(&options.data_dir);
-        if !bootstrap::has_store(&paths) {
+        if !has_store(&paths) {
             return Err(bootstrap::no_store(&paths));
         }
         let lock = match options.access {

@@ -31,6 +31,7 @@ mod request;
 mod retry;
 mod roots;
 mod scheduler;
+mod store_place;
 #[cfg(test)]
 mod testing;
 mod unsealed;
@@ -47,4 +48,5 @@ pub use pipeline::{Acted, Context, Further, Operation, Replay, Scope, Target};
 pub use request::{Caller, Credential};
 pub use retry::SealCause;
 pub use roots::RootSource;
+pub use store_place::{AsyncLoss, StorePlace};
 pub use unsealed::{Cached, Material, OpenKey, Unsealed};

@@ -34,6 +34,11 @@ impl Paths {
         self.root.join("store.sqlite")
     }
 
+    /// Names the database that the store is in, where it is not in the data directory.
+    pub fn store_url(&self) -> PathBuf {
+        self.root.join("store-url")
+    }
+
     /// Held by the one process that writes.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")

@@ -14,6 +14,7 @@ use crate::error::EngineError;
 use crate::ops::domain::CreateDomain;
 use crate::paths::Paths;
 use crate::request::{Caller, Credential};
+use crate::store_place::StorePlace;
 use crate::unsealed::Unsealed;
 
 pub(crate) struct FixedClock;
@@ -66,7 +67,7 @@ pub(crate) async fn open_at<S: Store + 'static>(
 ) -> (Arc<Unsealed>, Arc<S>) {
     let paths = Paths::new(dir);
     if !paths.store().exists() {
-        bootstrap::init(dir.to_owned(), None, None, clock.as_ref()).await.unwrap();
+        bootstrap::init(dir.to_owned(), None, None, &StorePlace::DataDir, clock.as_ref()).await.unwrap();
     }
     let store = Arc::new(wrap(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap()));
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();

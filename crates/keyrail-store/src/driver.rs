@@ -139,6 +139,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError`] when it cannot be asked.
     async fn integrity(&self) -> Result<Vec<String>, StoreError>;
 
+    /// Lets changes be done though no standby has them. A database in a file has no standby, and nothing to do.
+    fn accept_async_loss(&self) {}
+
     /// Whether the database answers.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod url;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use tokio_postgres::Row as SqlRow;
@@ -77,7 +78,8 @@ pub struct PgStore {
 struct Inner {
     pool: Arc<Pool>,
     writer: Option<Writer>,
-    demand: Durability,
+    /// Whether a change is refused where no standby is waited for.
+    standby_demanded: AtomicBool,
 }
 
 impl PgStore {
@@ -99,11 +101,12 @@ impl PgStore {
             }
             OpenMode::Write | OpenMode::Create => migrate(&session, &place, MIGRATIONS).await?,
         }
+        let standby_demanded = AtomicBool::new(options.demand == Durability::Standby);
         let writer = match writes {
             true => Some(Writer::claim(Arc::clone(&connector)).await?),
             false => None,
         };
-        Ok(Self { inner: Arc::new(Inner { pool: Pool::new(connector), writer, demand: options.demand }) })
+        Ok(Self { inner: Arc::new(Inner { pool: Pool::new(connector), writer, standby_demanded }) })
     }
 
     /// What a commit waits for at present, as the server is set up.
@@ -174,6 +177,10 @@ impl Store for PgStore {
         let findings = answered(catalog::findings(&pooled.session)).await?;
         pooled.keep();
         Ok(findings)
+    }
+
+    fn accept_async_loss(&self) {
+        self.inner.standby_demanded.store(false, Ordering::Relaxed);
     }
 
     async fn health(&self) -> Result<(), StoreError> {

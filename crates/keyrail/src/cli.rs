@@ -70,6 +70,12 @@ pub(crate) enum Command {
         recovery: Option<RecoverySpec>,
         #[command(flatten)]
         shares: SharesOut,
+        /// A PostgreSQL database for the store instead of a file: postgres://USER@HOST/DATABASE, without a password.
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
+        /// Hand out keys though no standby has them: a lost server can take the latest ones with it.
+        #[arg(long, requires = "store")]
+        accept_async_loss: bool,
     },
     /// Serve the HTTP API.
     Serve(Serve),

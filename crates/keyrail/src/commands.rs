@@ -11,7 +11,7 @@ mod system;
 
 use clap::CommandFactory;
 use keyrail_engine::ops::root::DealRecovery;
-use keyrail_engine::{Access, Engine, Initialized};
+use keyrail_engine::{Access, AsyncLoss, Engine, Initialized, StorePlace};
 use keyrail_seal::{RecoverySpec, RootSpec};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -42,9 +42,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let output = Output { json: global.json };
     match command {
         Command::Quickstart(args) => crate::quickstart::run(args, output).await,
-        Command::Init { root, recovery, shares } => {
+        Command::Init { root, recovery, shares, store, accept_async_loss } => {
             let recovery = recovery.map(|spec| (spec, shares));
-            init(&global, root.as_deref(), recovery.as_ref(), output).await
+            let place = store_place(store.as_deref(), accept_async_loss)?;
+            init(&global, root.as_deref(), recovery.as_ref(), &place, output).await
         }
         Command::Serve(args) => serve::run(&global, args, output).await,
         Command::Domain(command) => access::domain(&global, command).await,
@@ -102,10 +103,18 @@ async fn finish(api: Api, answer: Result<Value, Failure>, output: Output) -> Res
     closed
 }
 
+/// Where the new store is to be.
+fn store_place(store: Option<&str>, accept_async_loss: bool) -> Result<StorePlace, Failure> {
+    let Some(url) = store else { return Ok(StorePlace::DataDir) };
+    let loss = if accept_async_loss { AsyncLoss::Accepted } else { AsyncLoss::Refused };
+    Ok(StorePlace::postgres(url, loss)?)
+}
+
 async fn init(
     global: &Global,
     root: Option<&str>,
     recovery: Option<&(RecoverySpec, SharesOut)>,
+    place: &StorePlace,
     output: Output,
 ) -> Result<(), Failure> {
     if global.server.is_some() {
@@ -114,18 +123,15 @@ async fn init(
     let parsed = root.map(str::parse::<RootSpec>).transpose();
     let root = parsed.map_err(|error| Failure::caller(error.to_string(), "like keyfile:/media/usb/root.key"))?;
     let dir = data_dir(global)?;
-    let asked = match recovery {
-        Some((spec, shares)) => Some((DealRecovery { spec: *spec, recipients: roots::recipients(shares)? }, shares)),
-        None => None,
-    };
-    let clock = SystemClock::new();
-    let (made, shares) = match asked {
-        Some((asked, shares)) => {
+    let (recovery, shares) = match recovery {
+        Some((spec, shares)) => {
+            let asked = DealRecovery { spec: *spec, recipients: roots::recipients(shares)? };
             roots::prepare(shares, output)?;
-            (Engine::init_with_recovery(dir.clone(), root, asked, &clock).await?, Some(shares))
+            (Some(asked), Some(shares))
         }
-        None => (Engine::init(dir.clone(), root, &clock).await?, None),
+        None => (None, None),
     };
+    let made = Engine::init_with(dir.clone(), root, recovery, place, &SystemClock::new()).await?;
     // The first opening puts the record of making it into the log. Whatever becomes of that, the token is told.
     let opened = open_and_close(dir.clone()).await;
     if made.root_beside_data && !output.json {

@@ -1,5 +1,6 @@
 //! A transaction, from its first statement to a commit whose fate is known or said to be unknown.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, join3};
@@ -7,12 +8,12 @@ use rand::RngExt as _;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
+use super::Inner;
 use super::errors::{classify, classify_commit, classify_write, is_broken, is_repeatable, told};
 use super::pool::Pooled;
 use super::session::answered;
 use super::sql::{Bound, DIALECT};
 use super::writer::GUARD;
-use super::{Durability, Inner};
 use crate::driver::{Transaction, Write};
 use crate::error::StoreError;
 use crate::statement::Statement as Words;
@@ -98,7 +99,7 @@ impl Inner {
         begun.map_err(classify)?;
         let guarded = guarded.map_err(classify)?;
         let waits: bool = guarded.first().ok_or(StoreError::TakenOver)?.try_get(0).map_err(classify)?;
-        if !waits && self.demand == Durability::Standby {
+        if !waits && self.standby_demanded.load(Ordering::Relaxed) {
             return Err(StoreError::NoStandby);
         }
         judge(first, done)?;
@@ -134,7 +135,7 @@ impl Inner {
         if pooled.session.warning().is_some() {
             return Err(unknown("the wait for the standby was broken off"));
         }
-        if self.demand == Durability::Standby {
+        if self.standby_demanded.load(Ordering::Relaxed) {
             let waits = waits.and_then(|row| row.try_get::<_, bool>(0));
             if !waits.is_ok_and(|waits| waits) {
                 return Err(unknown("it is not known whether the commit waited for a standby"));

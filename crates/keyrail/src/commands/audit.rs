@@ -256,7 +256,11 @@ fn written_key(paths: &Paths) -> Result<VerifierKey, Failure> {
     let path = paths.public_key();
     match std::fs::metadata(&path) {
         // Where nobody may look there may be a store all the same.
-        Err(_) if [paths.store(), paths.audit()].iter().all(|path| matches!(path.try_exists(), Ok(false))) => {
+        Err(_)
+            if [paths.store(), paths.store_url(), paths.audit()]
+                .iter()
+                .all(|path| matches!(path.try_exists(), Ok(false))) =>
+        {
             Err(EngineError::NotInitialized.into())
         }
         Err(error) => Err(Failure::file("read", &path, &error)),

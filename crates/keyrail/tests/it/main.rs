@@ -23,6 +23,7 @@ mod kills;
 mod leaks;
 mod lines;
 mod place;
+mod postgres;
 mod quickstart;
 mod recovery;
 mod sealed;

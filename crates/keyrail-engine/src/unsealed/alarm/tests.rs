@@ -13,6 +13,7 @@ use crate::ops::retire::{DestroyVersion, RetireVersion};
 use crate::paths::Paths;
 use crate::pipeline::Operation;
 use crate::request::{Caller, Credential};
+use crate::store_place::StorePlace;
 
 const DAY: u64 = 86_400;
 
@@ -43,7 +44,7 @@ async fn run<Op: Operation>(open: &Arc<Unsealed>, op: Op) -> Op::Answer {
 
 /// A store whose key has a retired version that waits to be destroyed.
 async fn waiting(dir: &std::path::Path, clock: &Arc<SetClock>) -> (Arc<Unsealed>, KeyName) {
-    bootstrap::init(dir.to_owned(), None, None, clock.as_ref()).await.unwrap();
+    bootstrap::init(dir.to_owned(), None, None, &StorePlace::DataDir, clock.as_ref()).await.unwrap();
     let paths = Paths::new(dir);
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
     let (metrics, refusals) = (Arc::default(), Arc::default());

@@ -70,7 +70,7 @@ CREATE TABLE setting (
   generation bigint NOT NULL,
   seal       bytea NOT NULL,
   CONSTRAINT setting_pk PRIMARY KEY (name),
-  CONSTRAINT setting_name CHECK (name IN ('local-operator', 'log-origin'))
+  CONSTRAINT setting_name CHECK (name IN ('local-operator', 'log-origin', 'accept-async-loss'))
 );
 COMMENT ON TABLE setting IS 'How the service behaves, where that can be changed while it runs.';
 COMMENT ON COLUMN setting.name IS 'the name, unique in its place';
