@@ -1,10 +1,12 @@
 //! One process writes: a lock of the server for its life, and an epoch that fences whoever lost it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use super::errors::{classify, told};
+use super::pool::POSTGRES_ACQUIRE_MILLIS_MAX;
 use super::session::{Connector, Session, answered};
 use crate::error::StoreError;
 
@@ -50,7 +52,11 @@ impl Writer {
     /// # Errors
     /// [`StoreError::TakenOver`], [`StoreError::Busy`]: another process is or may be the writer.
     pub(super) async fn hold(&self) -> Result<(), StoreError> {
-        let mut held = self.session.lock().await;
+        // While one takes it again, others wait as long as for a connection.
+        let limit = Duration::from_millis(POSTGRES_ACQUIRE_MILLIS_MAX);
+        let Ok(mut held) = tokio::time::timeout(limit, self.session.lock()).await else {
+            return Err(StoreError::Unreachable(told("the writer's lock is not back within the time")));
+        };
         if held.as_ref().is_some_and(|session| !session.is_closed()) {
             return Ok(());
         }
