@@ -10,6 +10,7 @@ pub mod journal;
 pub mod json;
 pub mod log_files;
 pub mod names;
+pub mod node;
 pub mod note;
 pub mod record;
 pub mod row;

@@ -1,6 +1,6 @@
-"""Makes audit-log.json, journal.json and sealed-row.json by the pages in spec/, without code of Keyrail.
+"""Makes audit-log.json, journal.json, sealed-row.json and state-map.json by the pages in spec/, without code of Keyrail.
 
-    make_audit_vectors.py DIR    writes the three files into DIR
+    make_audit_vectors.py DIR    writes the four files into DIR
 
 All bytes come from SHA-256 over a name, so that every run makes the same files.
 """
@@ -274,8 +274,112 @@ def sealed_row():
     }
 
 
+def row_seal(table, columns):
+    covered = [b"keyrail/row/v1", table.encode()]
+    for column, value in columns:
+        covered += [column.encode(), typed(value)]
+    return tag(mac_key(f"keyrail/store/{table}"), *covered)
+
+
+def place(first, *values):
+    out = bytes([first])
+    for value in values:
+        if value is None:
+            out += b"n"
+        elif isinstance(value, int):
+            out += b"i" + (value + 2**63).to_bytes(8, "big")
+        else:
+            letter, raw = (b"t", value.encode()) if isinstance(value, str) else (b"b", value)
+            long = len(raw) > 128
+            out += letter.upper() + hashlib.sha256(raw).digest() if long else letter + bytes([len(raw)]) + raw
+    return out
+
+
+def node(level, entries):
+    out = b"\x01" + bytes([level]) + len(entries).to_bytes(2, "big")
+    for key, child, seal in entries:
+        out += len(key).to_bytes(2, "big") + key + (child.to_bytes(8, "big") if level else b"") + seal
+    return out
+
+
+def state_map():
+    domain = [("id", some("id of the domain", 16)), ("name", "acme"), ("created_at", 1_795_512_600_007), ("generation", 1)]
+    master_key = [
+        ("id", some("id of the master key", 16)),
+        ("domain", domain[0][1]),
+        ("environment", "prod"),
+        ("created_at", 1_795_512_600_007),
+        ("generation", 1),
+    ]
+    version = [
+        ("id", some("id of the version", 16)),
+        ("master_key", master_key[0][1]),
+        ("version", 2),
+        ("state", "destroyed"),
+        ("wrapped", None),
+        ("wrap_generation", 1),
+        ("activated_at", -1),
+        ("state_changed_at", 1_795_512_600_007),
+        ("generation", 5),
+    ]
+    entries = [
+        (place(4, domain[0][1]), 0, row_seal("domain", domain)),
+        (place(6, master_key[0][1]), 0, row_seal("master_key", master_key)),
+        (place(7, version[0][1]), 0, row_seal("master_key_version", version)),
+        (place(0x87, master_key[0][1], version[0][1]), 0, bytes(32)),
+    ]
+
+    def stored(entries, generation):
+        content = node(0, entries)
+        seal = row_seal("map_node", [("id", 1), ("bytes", content), ("generation", generation)])
+        head = [
+            ("root_node", 1),
+            ("root", seal),
+            ("next_node", 2),
+            ("entries", len(entries)),
+            ("recorded", None),
+            ("recorded_generation", 0),
+            ("generation", generation),
+        ]
+        head_seal = row_seal("map_head", [("only", 1), *head])
+        shown = [[column, value.hex() if isinstance(value, bytes) else value] for column, value in head]
+        return {"bytes": content.hex(), "seal": seal.hex(), "head": shown, "head_seal": head_seal.hex()}
+
+    branch = node(1, [(b"", 3, some("seal of node 3")), (place(9), 7, some("seal of node 7"))])
+    leaf = node(0, entries[:2])
+    places = [
+        ("place-of-ids", "data_key_version", [some("kid", 16)], place(10, some("kid", 16))),
+        ("place-of-words", "usage", [some("kid", 16), "system", "data.encrypt", "asset"], place(16, some("kid", 16), "system", "data.encrypt", "asset")),
+        ("place-of-a-number", "log_head", [1], place(18, 1)),
+        ("place-of-a-negative-number", "log_head", [-2], place(18, -2)),
+        ("place-of-long-text", "accepted_damage", [some("asset", 16), some("column", 16), "x" * 129], place(14, some("asset", 16), some("column", 16), "x" * 129)),
+    ]
+    failing = [
+        ("other-format", b"\x02" + leaf[1:]),
+        ("more-behind", leaf + b"\0"),
+        ("cut-off", leaf[:-1]),
+        ("not-in-order", node(0, [entries[1], entries[0]])),
+        ("twice", node(0, [entries[0], entries[0]])),
+        ("branch-of-nothing", node(1, [])),
+        ("too-many", node(0, [(bytes([4, index]), 0, bytes(32)) for index in range(65)])),
+        ("key-too-long", node(0, [(bytes([4]) * 1025, 0, bytes(32))])),
+    ]
+    hexed = lambda values: [value.hex() if isinstance(value, bytes) else value for value in values]
+    return {
+        "about": "Vectors of spec/state-map.md, made by testdata/interop/make_audit_vectors.py. Bytes are in hex.",
+        "keys": KEYS,
+        "valid": [
+            {"id": "worked-example", **stored(entries[:1], 1)},
+            {"id": "with-an-owner", **stored(entries, 2)},
+        ],
+        "nodes": [{"id": "leaf", "bytes": leaf.hex()}, {"id": "branch", "bytes": branch.hex()}, {"id": "empty", "bytes": node(0, []).hex()}],
+        "places": [{"id": name, "table": table, "key": hexed(key), "place": made.hex()} for name, table, key, made in places],
+        "failing": [{"id": name, "bytes": made.hex()} for name, made in failing],
+    }
+
+
 if __name__ == "__main__":
-    for name, made in (("audit-log", audit_log()), ("journal", journal()), ("sealed-row", sealed_row())):
+    for name, made in (("audit-log", audit_log()), ("journal", journal()), ("sealed-row", sealed_row()), ("state-map", state_map())):
         with open(f"{sys.argv[1]}/{name}.json", "w", encoding="utf-8") as file:
             json.dump(made, file, indent=1, ensure_ascii=False)
             file.write("\n")

@@ -103,6 +103,8 @@ text_enum! {
         SystemRead = "system.read",
         /// Forget the root key.
         SystemSeal = "system.seal",
+        /// Tell what the rows of the store come to. Only in the log.
+        SystemState = "system.state",
         /// Open the store with its root of trust.
         SystemUnseal = "system.unseal",
         /// Change a setting.
@@ -248,7 +250,7 @@ pub fn decide(principal: &Principal, action: Action, resource: Resource<'_>) -> 
 fn allows(role: Role, action: Action) -> bool {
     use Action as A;
     match role {
-        Role::Owner => !matches!(action, A::RootSettle | A::SystemInit | A::SystemRewrap),
+        Role::Owner => !matches!(action, A::RootSettle | A::SystemInit | A::SystemRewrap | A::SystemState),
         Role::App => matches!(action, A::DataEncrypt | A::DataDecrypt | A::DataReencrypt | A::DataDataKey | A::KeyRead),
         Role::Auditor => reads(action) || action == A::RootEvidence,
         Role::Operator => reads(action) || operates(action),

@@ -99,6 +99,21 @@ pub struct Record {
     /// More about a change, in words: versions, counts, reasons. Never data.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub detail: Vec<Detail>,
+    /// What the rows of the store came to with the change that the record tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateMark>,
+}
+
+/// What the rows of the store come to after a commit.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StateMark {
+    /// Counts the commits.
+    pub generation: u64,
+    /// The seal of the root of the map over all rows, in hex.
+    #[serde(with = "hash_text")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub root: [u8; 32],
 }
 
 /// One more fact of a record.
@@ -194,6 +209,21 @@ mod kid_text {
     }
 }
 
+mod hash_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(hash: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(hash))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let mut hash = [0; 32];
+        hex::decode_to_slice(text.as_bytes(), &mut hash).map_err(|_| D::Error::custom("a hash is 64 hex digits"))?;
+        Ok(hash)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +264,7 @@ mod tests {
             items: Some(10),
             failed: Some(1),
             detail: vec![Detail { name: "reason".to_owned(), value: "demand".to_owned() }],
+            state: Some(StateMark { generation: 7, root: [0xab; 32] }),
         };
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);

@@ -124,6 +124,36 @@ pub struct LogHeadRow {
     pub generation: u64,
 }
 
+/// A node of the map over all rows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MapNode {
+    /// Immutable id of the node; none is given twice.
+    pub id: u64,
+    /// Its entries, in the encoding of `keyrail-store`.
+    pub bytes: Vec<u8>,
+    /// Counts the changes of this row.
+    pub generation: u64,
+}
+
+/// The head of the map over all rows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MapHead {
+    /// The node that all others hang from.
+    pub root_node: u64,
+    /// That node's seal.
+    pub root: [u8; 32],
+    /// The id that the next new node gets.
+    pub next_node: u64,
+    /// Entries in the map.
+    pub entries: u64,
+    /// The request of the last change that has a record; none as long as the map is being built.
+    pub recorded: Option<RequestId>,
+    /// The generation that it made.
+    pub recorded_generation: u64,
+    /// Counts the commits.
+    pub generation: u64,
+}
+
 /// The last look at the machine's clocks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ObservationRow {

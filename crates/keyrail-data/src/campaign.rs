@@ -523,6 +523,7 @@ fn record(campaign: &Campaign, asset: &Asset, now: keyrail_core::time::Timestamp
         items: None,
         failed: None,
         detail: Vec::new(),
+        state: None,
     })
 }
 

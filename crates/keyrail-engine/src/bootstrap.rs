@@ -22,6 +22,7 @@ use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 use crate::error::EngineError;
+use crate::history;
 use crate::journal::Journal;
 use crate::keys;
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ use crate::pipeline::encode;
 use crate::refusals::Refusals;
 use crate::roots::{absolute, make_root, new_row, open_any};
 use crate::store_place::{self, StorePlace, has_store};
+use crate::unsealed::told::Told;
 use crate::unsealed::{Parts, Unsealed};
 use crate::usage::UsageBook;
 
@@ -157,9 +159,11 @@ pub(crate) async fn init(
     change.insert(&row);
     let mut record = init_record(RequestId::from_bytes(random::array()?), now, slot.kind(), row.id);
     record.detail.extend(details_of(&claims));
-    let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
     let state = State::new(store, RowSealer::new(&store_key)?);
-    state.commit(change.recorded(OutboxEntry { request: record.id, log_index_min: 0, body })).await?;
+    let staged = state.stage(change, record.id).await?;
+    record.state = staged.mark();
+    let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
+    state.commit_staged(staged, &OutboxEntry { request: record.id, log_index_min: 0, body }).await?;
     Ok(Initialized { token, public_key, root: spec, root_beside_data, recovery })
 }
 
@@ -189,6 +193,7 @@ fn init_record(
         items: None,
         failed: None,
         detail: vec![detail("root", root.as_str().to_owned()), detail("token", token.to_string())],
+        state: None,
     }
 }
 
@@ -262,6 +267,20 @@ pub(crate) async fn unseal(
     unseal_on(store, paths, access, provider, clock, metrics, refusals).await
 }
 
+/// Refuses rows that are not of the time of the log, and looks up in the map what was read before that was known.
+async fn require_newest(
+    state: &State,
+    log: &Journal,
+    access: Access,
+    now: keyrail_core::time::Timestamp,
+) -> Result<u64, EngineError> {
+    let told = history::require_present(state, log, access, now).await?;
+    state.check_bootstrap().await?;
+    state.setting(&SettingName::LogOrigin).await?;
+    state.log_head().await?;
+    Ok(told)
+}
+
 /// Opens the rows of `store` and the log beside them.
 pub(crate) async fn unseal_on(
     store: Arc<dyn Store>,
@@ -283,15 +302,17 @@ pub(crate) async fn unseal_on(
     let store_key: StoreKey = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::Store)?)?;
     let seed: SigningSeed = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::LogSigning)?)?;
     let state = State::new(store, RowSealer::new(&store_key)?);
-    state.check_bootstrap().await?;
-    if state.setting(&SettingName::AcceptAsyncLoss).await?.is_some_and(|setting| setting.value == "on") {
+    // What finds the log. Whether these rows are the newest is known when there is a log to ask.
+    let found = state.by_seals_alone();
+    found.check_bootstrap().await?;
+    if found.setting(&SettingName::AcceptAsyncLoss).await?.is_some_and(|setting| setting.value == "on") {
         state.store().accept_async_loss();
     }
     let origin =
-        state.setting(&SettingName::LogOrigin).await?.ok_or(EngineError::Bug { what: "the log has no name" })?.value;
+        found.setting(&SettingName::LogOrigin).await?.ok_or(EngineError::Bug { what: "the log has no name" })?.value;
     let verifier = VerifierKey::new(&origin, seed.public_key()?)
         .map_err(|_| EngineError::Bug { what: "the log has no usable name" })?;
-    let remembered = state.log_head().await?;
+    let remembered = found.log_head().await?;
     let log = match access {
         Access::Write => {
             let mut options = LogOptions::new(paths.audit(), paths.journal(), origin);
@@ -305,6 +326,7 @@ pub(crate) async fn unseal_on(
         }
         Access::Read => Journal::Read(Reader::open(&paths.audit())?, store_key.mac_key(JOURNAL_PURPOSE)?),
     };
+    let told = require_newest(&state, &log, access, clock.now()).await?;
     let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
     let audit_dir = paths.audit();
     let parts = Parts {
@@ -317,6 +339,7 @@ pub(crate) async fn unseal_on(
         opened_by,
         token_key,
         remembered,
+        told: Told::at(told),
         usage: UsageBook::default(),
         metrics,
         refusals,

@@ -215,6 +215,20 @@ pub enum EngineError {
         /// Records that the store remembers.
         remembered: u64,
     },
+    /// The rows of the store are older than the log says.
+    #[error("state is older than the log: generation {found}, the log says {logged}")]
+    StateOlder {
+        /// The generation of the rows.
+        found: u64,
+        /// The generation that the log tells of.
+        logged: u64,
+    },
+    /// The store holds a change that the log does not tell of.
+    #[error("the state holds a change without its record: generation {generation}")]
+    StateUnrecorded {
+        /// The generation that the change made.
+        generation: u64,
+    },
     /// The log does not open or does not verify.
     #[error("the audit log failed")]
     Log(#[from] LogError),
@@ -324,6 +338,8 @@ impl EngineError {
             Self::Sealed { .. } => "sealed",
             Self::Shares(_) => "bad_shares",
             Self::ShuttingDown => "shutting_down",
+            Self::StateOlder { .. } => "state_older",
+            Self::StateUnrecorded { .. } => "state_unrecorded",
             Self::StillCounting => "still_counting",
             Self::Store(error) if error.fault() == keyrail_store::Fault::StoredData => "store_damaged",
             Self::Store(_) => "store_failed",
@@ -367,7 +383,11 @@ impl EngineError {
             | Self::WriteWindowOpen { .. } => Fault::Policy,
             Self::Contended | Self::TooManyFailures => Fault::Load,
             Self::Unauthenticated => Fault::Unauthenticated,
-            Self::LogOlder { .. } | Self::LogWithoutStore | Self::Unopenable => Fault::StoredData,
+            Self::LogOlder { .. }
+            | Self::LogWithoutStore
+            | Self::StateOlder { .. }
+            | Self::StateUnrecorded { .. }
+            | Self::Unopenable => Fault::StoredData,
             Self::Store(error) => store_fault(error),
             Self::Root(error) => root_fault(error),
             Self::AuditUnavailable(_)
@@ -433,9 +453,7 @@ impl EngineError {
             Self::Indeterminate => "look the request id up in the log with `keyrail audit show` before trying again",
             Self::Contended => "try again",
             Self::TooMany { .. } => "give up what is no longer needed, or wait until some of them are over",
-            Self::LogOlder { .. } => {
-                "an older copy of the log was put in place; restore log and store from the same backup"
-            }
+            Self::LogOlder { .. } | Self::StateOlder { .. } | Self::StateUnrecorded { .. } => times_hint(self),
             Self::LogWithoutStore => "put `store.sqlite` back, or choose another --data-dir: the log is evidence",
             Self::IdempotencyConflict { same } => idempotency_hint(*same),
             Self::Campaign(_) => "`keyrail campaign status` tells how far it is",
@@ -453,6 +471,19 @@ impl EngineError {
             Self::TooLarge { .. } => "send it in smaller parts",
         };
         Some(hint.to_owned())
+    }
+}
+
+/// Where store and log are not of one time.
+fn times_hint(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::StateOlder { .. } => {
+            "an older copy of the store was put in place; put store and log of one copy back"
+        }
+        EngineError::StateUnrecorded { .. } => {
+            "the log was cut off, or the store is another one; put store and log of one copy back"
+        }
+        _ => "an older copy of the log was put in place; restore log and store from the same backup",
     }
 }
 

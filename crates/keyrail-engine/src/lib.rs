@@ -14,6 +14,7 @@ mod counting;
 mod engine;
 pub mod error;
 mod health;
+mod history;
 mod idempotency;
 mod journal;
 mod kept;

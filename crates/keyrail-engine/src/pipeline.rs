@@ -470,6 +470,7 @@ pub(crate) fn record_of(
         items: None,
         failed: None,
         detail: Vec::new(),
+        state: None,
     })
 }
 
@@ -548,8 +549,11 @@ async fn append_written(open: &Unsealed, written: Written, generation: u64) -> R
     } else {
         open.log().append(body, Epoch(generation)).await?
     };
-    if let Some((Position { index }, noted)) = appended.zip(noted) {
-        open.usage().note(index, noted);
+    if let Some(Position { index }) = appended {
+        open.told_other(index);
+        if let Some(noted) = noted {
+            open.usage().note(index, noted);
+        }
     }
     Ok(())
 }

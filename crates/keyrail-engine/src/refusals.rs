@@ -170,6 +170,7 @@ fn aggregate(id: RequestId, whose: &Whose, counted: &Counted, now: Timestamp) ->
         items: Some(counted.count),
         failed: None,
         detail: vec![Detail { name: "since".to_owned(), value: counted.first_at.to_string() }],
+        state: None,
     }
 }
 

@@ -32,6 +32,9 @@ const COUNTDOWN_TICKS: u64 = 60;
 /// How often the head is remembered and expired keys are forgotten, in ticks.
 const TIDY_TICKS: u64 = 5;
 
+/// How often it is told what the rows come to, if the log does not tell it, in ticks.
+const STATE_TICKS: u64 = 60;
+
 /// How many expired idempotency keys are forgotten at once.
 const FORGET_MAX: usize = 500;
 
@@ -59,6 +62,9 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     if turn.is_multiple_of(TIDY_TICKS) {
         results.push(forget_expired(open).await);
         results.push(open.remember().await);
+    }
+    if open.state_is_due() || turn % STATE_TICKS == STATE_TICKS - 1 {
+        results.push(open.tell_state().await);
     }
     results.into_iter().collect()
 }

@@ -3,6 +3,7 @@
 pub(crate) mod alarm;
 pub(crate) mod commit;
 pub(crate) mod late;
+pub(crate) mod told;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ use crate::request::Caller;
 use crate::unsealed::alarm::Raised;
 use crate::unsealed::commit::Pending;
 use crate::unsealed::late::{COMMIT_WAIT_MAX, Late};
+use crate::unsealed::told::Told;
 use crate::usage::UsageBook;
 
 /// How many tokens, decisions and keys are kept at hand.
@@ -90,6 +92,8 @@ pub struct Unsealed {
     /// Outbox rows that the log has: deleted along with the next change.
     settled: Mutex<Vec<RequestId>>,
     remembered: Mutex<Option<LogHeadRow>>,
+    /// How far the log tells of the rows.
+    told: Told,
     assets: OnceLock<Arc<dyn AssetPort>>,
     usage: UsageBook,
     /// Counts of assets that go on by themselves.
@@ -131,6 +135,7 @@ pub(crate) struct Parts {
     pub(crate) opened_by: [u8; 16],
     pub(crate) token_key: MacKey,
     pub(crate) remembered: Option<LogHeadRow>,
+    pub(crate) told: Told,
     pub(crate) usage: UsageBook,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Arc<Refusals>,
@@ -163,6 +168,7 @@ impl Unsealed {
             masters: GenerationCache::new(MASTERS_MAX),
             settled: Mutex::default(),
             remembered: Mutex::new(parts.remembered),
+            told: parts.told,
             assets: OnceLock::new(),
             usage: parts.usage,
             counts: Counts::default(),

@@ -16,9 +16,21 @@ pub struct Change {
 
 #[derive(Debug)]
 pub(crate) enum Step {
-    Insert { table: &'static Table, values: Vec<Value> },
-    Update { table: &'static Table, values: Vec<Value>, former_generation: u64 },
-    Delete { table: &'static Table, key: Vec<Value> },
+    Insert {
+        table: &'static Table,
+        values: Vec<Value>,
+    },
+    Update {
+        table: &'static Table,
+        values: Vec<Value>,
+        former_generation: u64,
+    },
+    /// With the values of the row, as far as somebody needs them.
+    Delete {
+        table: &'static Table,
+        key: Vec<Value>,
+        values: Vec<Value>,
+    },
 }
 
 /// A change that may be committed.
@@ -26,6 +38,8 @@ pub(crate) enum Step {
 #[must_use = "a change does nothing until it is committed"]
 pub struct Recorded {
     pub(crate) steps: Vec<Step>,
+    /// The record of it, if it has one.
+    pub(crate) entry: Option<OutboxEntry>,
 }
 
 impl Change {
@@ -49,27 +63,28 @@ impl Change {
 
     /// Deletes a row.
     pub fn delete<R: Row>(&mut self, row: &R) -> &mut Self {
-        self.steps.push(Step::Delete { table: R::TABLE, key: row.key() });
+        self.steps.push(Step::Delete { table: R::TABLE, key: row.key(), values: row.values() });
         self
     }
 
     /// Deletes the outbox rows of records that the log has.
     pub fn settle(&mut self, requests: &[RequestId]) -> &mut Self {
-        let steps =
-            requests.iter().map(|request| Step::Delete { table: OutboxEntry::TABLE, key: vec![request.to_value()] });
-        self.steps.extend(steps);
+        self.steps.extend(requests.iter().map(|request| Step::Delete {
+            table: OutboxEntry::TABLE,
+            key: vec![request.to_value()],
+            values: Vec::new(),
+        }));
         self
     }
 
     /// The change with its record: both are stored, or none.
-    pub fn recorded(mut self, entry: OutboxEntry) -> Recorded {
-        self.insert(&entry);
-        Recorded { steps: self.steps }
+    pub fn recorded(self, entry: OutboxEntry) -> Recorded {
+        Recorded { steps: self.steps, entry: Some(entry) }
     }
 
     /// The change without a record: only for what no auditor asks about, such as counters that are taken
     /// from the log. The reason stands at the call.
     pub fn unrecorded(self, _reason: &'static str) -> Recorded {
-        Recorded { steps: self.steps }
+        Recorded { steps: self.steps, entry: None }
     }
 }

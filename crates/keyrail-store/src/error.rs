@@ -53,6 +53,30 @@ pub enum StoreError {
         /// The row's key, in hex or words.
         id: String,
     },
+    /// A row is whole, and not as it was last written.
+    #[error("a row of `{table}` is not the one that was last written: {id}")]
+    RowStale {
+        /// The table.
+        table: &'static str,
+        /// The row's key, in hex or words.
+        id: String,
+    },
+    /// A row is gone that nobody deleted.
+    #[error("a row of `{table}` is missing: {id}")]
+    RowMissing {
+        /// The table.
+        table: &'static str,
+        /// The row's key, in hex or words.
+        id: String,
+    },
+    /// A row is there that was deleted, or never made.
+    #[error("a row of `{table}` should not be there: {id}")]
+    RowUnexpected {
+        /// The table.
+        table: &'static str,
+        /// The row's key, in hex or words.
+        id: String,
+    },
     /// A row holds a value that cannot be.
     #[error("a row of `{table}` has no readable `{column}`")]
     Malformed {
@@ -83,6 +107,9 @@ pub enum StoreError {
         /// The newest schema.
         known: i64,
     },
+    /// The store has no map of its rows yet, and it was opened for reading only.
+    #[error("the store has no map of its rows yet")]
+    NoMap,
     /// A list is longer than it may be.
     #[error("table `{table}` holds more than {max} matching rows")]
     TooMany {
@@ -167,9 +194,13 @@ impl StoreError {
         match self {
             Self::Exists { .. } | Self::Conflict { .. } | Self::Url(_) => Fault::Caller,
             Self::Constraint { .. } => Fault::Bug,
-            Self::RowSeal { .. } | Self::Malformed { .. } | Self::NotAStore { .. } | Self::Damaged(_) => {
-                Fault::StoredData
-            }
+            Self::RowSeal { .. }
+            | Self::RowStale { .. }
+            | Self::RowMissing { .. }
+            | Self::RowUnexpected { .. }
+            | Self::Malformed { .. }
+            | Self::NotAStore { .. }
+            | Self::Damaged(_) => Fault::StoredData,
             _ => Fault::Dependency,
         }
     }
@@ -180,12 +211,17 @@ impl StoreError {
             Self::Exists { .. } => "choose another name, or use what is there",
             Self::Conflict { .. } => "read it again and repeat the change",
             Self::Constraint { .. } => "please report it",
-            Self::RowSeal { .. } | Self::Malformed { .. } => {
-                "`keyrail verify` lists every altered row; restore the store from a backup"
+            Self::RowSeal { .. }
+            | Self::RowStale { .. }
+            | Self::RowMissing { .. }
+            | Self::RowUnexpected { .. }
+            | Self::Malformed { .. } => {
+                "`keyrail verify` lists every row that is not as it was written; restore the store from a backup"
             }
             Self::NotAStore { .. } => "name another --data-dir",
             Self::UnknownSchema { .. } => "use the release of Keyrail that wrote it, or a newer one",
             Self::OldSchema { .. } => "run a command that writes, or start the server once: it brings the schema up",
+            Self::NoMap => "run a command that writes, or start the server once: it makes the map",
             Self::TooMany { .. } => "ask for a page at a time",
             Self::Full(_) => "make room on the disk of the data directory; nothing was changed",
             Self::Busy(_) => "end the other process that holds the file, then try again",

@@ -4,6 +4,7 @@
 //! rows of `keyrail-core`: it seals each row when it is written and checks the seal whenever it is read, so
 //! that every driver gives the same guarantee.
 
+mod build;
 mod change;
 mod driver;
 mod error;
@@ -12,14 +13,19 @@ mod finders;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod map;
 mod postgres;
+mod proof;
 mod row;
 mod rows;
 mod seal;
 mod sqlite;
+mod staged;
 mod state;
 mod statement;
+mod verify;
 
+pub use build::MapState;
 pub use change::{Change, Recorded};
 pub use driver::{Condition, OpenMode, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
 pub use error::{DatabaseError, Fault, StoreError};
@@ -30,4 +36,6 @@ pub use postgres::{
 pub use row::{Row, TABLES, Table};
 pub use seal::RowSealer;
 pub use sqlite::{APPLICATION_ID, SCHEMA_VERSION, SqliteStore};
-pub use state::{Bootstrap, Finding, FindingKind, LIST_ROWS_MAX, State, bootstrap};
+pub use staged::Staged;
+pub use state::{Bootstrap, LIST_ROWS_MAX, State, bootstrap};
+pub use verify::{Finding, FindingKind};

@@ -5,7 +5,8 @@ use keyrail_core::campaign::Campaign;
 use keyrail_core::key::{App, DataKey, DataKeyVersion, Domain, MasterKey, MasterVersion};
 use keyrail_core::label::Label;
 use keyrail_core::system::{
-    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, UsageMark,
+    IdempotencyEntry, LogHeadRow, MapHead, MapNode, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting,
+    UsageMark,
 };
 use keyrail_core::token::Token;
 use keyrail_core::usage::Usage;
@@ -137,7 +138,9 @@ macro_rules! row_types {
             OutboxEntry,
             LogHeadRow,
             ObservationRow,
-            IdempotencyEntry
+            IdempotencyEntry,
+            MapNode,
+            MapHead
         }
     };
 }
@@ -149,4 +152,4 @@ macro_rules! tables {
 }
 
 /// Every table, in an order in which rows can be inserted.
-pub const TABLES: [&Table; 21] = crate::row_types!(tables);
+pub const TABLES: [&Table; 23] = crate::row_types!(tables);

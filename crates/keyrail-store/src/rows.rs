@@ -5,7 +5,8 @@ use keyrail_core::campaign::{Campaign, CampaignCounts};
 use keyrail_core::key::{App, DataKey, DataKeyVersion, DestroyWait, Domain, MasterKey, MasterVersion};
 use keyrail_core::label::{ApprovalDemand, Demands, Label};
 use keyrail_core::system::{
-    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, SlotRole, UsageMark,
+    IdempotencyEntry, LogHeadRow, MapHead, MapNode, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting,
+    SlotRole, UsageMark,
 };
 use keyrail_core::time::Observation;
 use keyrail_core::token::Token;
@@ -414,6 +415,20 @@ macro_rules! single_row {
     };
 }
 
+plain_row!(MapNode, "map_node", key [id], { id, bytes, generation });
+single_row!(MapHead, "map_head", |row, values| {
+    "root_node" => row.root_node, "root" => row.root, "next_node" => row.next_node, "entries" => row.entries,
+    "recorded" => row.recorded, "recorded_generation" => row.recorded_generation,
+}
+Self {
+    root_node: values.next()?,
+    root: values.next()?,
+    next_node: values.next()?,
+    entries: values.next()?,
+    recorded: values.next()?,
+    recorded_generation: values.next()?,
+    generation: values.next()?,
+});
 single_row!(LogHeadRow, "log_head", |row, values| { "size" => row.size, "root" => row.root }
     Self { size: values.next()?, root: values.next()?, generation: values.next()? });
 single_row!(UsageMark, "usage_mark", |row, values| { "log_index" => row.log_index }

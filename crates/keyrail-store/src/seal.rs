@@ -48,16 +48,24 @@ impl RowSealer {
     /// # Errors
     /// [`StoreError::RowSeal`].
     pub(crate) fn check(&self, table: &'static Table, mut values: Vec<Value>) -> Result<Vec<Value>, StoreError> {
-        let seal = values.pop();
-        let broken = |values: &[Value]| StoreError::RowSeal { table: table.name, id: row_id(table, values) };
-        let (Some(key), Some(Value::Blob(seal))) = (self.keys.get(table.name), seal) else {
-            return Err(broken(&values));
+        self.require(table, &values)?;
+        values.pop();
+        Ok(values)
+    }
+
+    /// Checks the seal, which is the last value.
+    ///
+    /// # Errors
+    /// [`StoreError::RowSeal`].
+    pub(crate) fn require(&self, table: &'static Table, row: &[Value]) -> Result<(), StoreError> {
+        let (seal, values) = row.split_last().map_or((None, row), |(seal, values)| (Some(seal), values));
+        let fits = match (self.keys.get(table.name), seal) {
+            (Some(key), Some(Value::Blob(seal))) => <&[u8; TAG_LEN]>::try_from(seal.as_slice()).is_ok_and(|seal| {
+                values.len() == table.columns.len() && with_parts(table, values, |parts| key.verify(parts, seal))
+            }),
+            _ => false,
         };
-        let Ok(seal) = <[u8; TAG_LEN]>::try_from(seal.as_slice()) else {
-            return Err(broken(&values));
-        };
-        let whole = values.len() == table.columns.len() && with_parts(table, &values, |parts| key.verify(parts, &seal));
-        if whole { Ok(values) } else { Err(broken(&values)) }
+        if fits { Ok(()) } else { Err(StoreError::RowSeal { table: table.name, id: row_id(table, values) }) }
     }
 }
 
@@ -90,15 +98,18 @@ fn typed(value: &Value) -> Vec<u8> {
 /// The row's key, for people: ids in hex, words as they are.
 pub(crate) fn row_id(table: &Table, values: &[Value]) -> String {
     let keys = table.columns.iter().zip(values).filter(|(column, _)| table.key.contains(column));
-    let texts: Vec<_> = keys
-        .map(|(_, value)| match value {
-            Value::Null => "null".to_owned(),
-            Value::Integer(number) => number.to_string(),
-            Value::Text(text) => text.chars().take(ID_CHARS_MAX).collect(),
-            Value::Blob(bytes) => hex::encode(bytes.get(..ID_CHARS_MAX.min(bytes.len())).unwrap_or_default()),
-        })
-        .collect();
+    let texts: Vec<_> = keys.map(|(_, value)| shown_value(value)).collect();
     texts.join(", ")
+}
+
+/// A value of a key, for people.
+pub(crate) fn shown_value(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.chars().take(ID_CHARS_MAX).collect(),
+        Value::Blob(bytes) => hex::encode(bytes.get(..ID_CHARS_MAX.min(bytes.len())).unwrap_or_default()),
+    }
 }
 
 /// The most characters of a key that are shown.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use keyrail_core::system::{RootSecret, RootSlotRow};
 
-use crate::change::{Recorded, Step};
-use crate::driver::{Condition, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
+use crate::driver::{Condition, SELECT_ROWS_MAX, Select, Store, Value};
 use crate::error::StoreError;
-use crate::row::{Row, TABLES, Table, Values};
-use crate::seal::{RowSealer, row_id};
+use crate::map::Map;
+use crate::map::place::key_of;
+use crate::row::{Row, Table, Values};
+use crate::seal::RowSealer;
 
 /// The most rows that a list is read into at once.
 pub const LIST_ROWS_MAX: usize = 100_000;
@@ -36,49 +37,32 @@ async fn unchecked<R: Row>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
     rows.into_iter().map(|values| R::from_values(&mut Values::new(R::TABLE, values))).collect()
 }
 
-fn select_all(table: &'static Table, after: Option<Vec<Value>>) -> Select {
+pub(crate) fn select_all(table: &'static Table, after: Option<Vec<Value>>) -> Select {
     Select { table, conditions: Vec::new(), order: table.key, after, limit: SELECT_ROWS_MAX }
-}
-
-/// What [`State::verify_all`] found wrong.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
-    /// The table; empty for the file as a whole.
-    pub table: &'static str,
-    /// The row's key.
-    pub id: String,
-    /// What is wrong.
-    pub kind: FindingKind,
-}
-
-/// What can be wrong with a row.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum FindingKind {
-    /// Its seal does not fit.
-    Altered,
-    /// The seal fits and a value makes no sense: a bug, or a newer program wrote it.
-    Malformed {
-        /// The column.
-        column: &'static str,
-    },
-    /// The database finds its own structures broken.
-    Database {
-        /// What it says.
-        says: String,
-    },
 }
 
 /// The rows of an opened store. Cheap to clone.
 #[derive(Clone)]
 pub struct State {
-    store: Arc<dyn Store>,
-    sealer: Arc<RowSealer>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) sealer: Arc<RowSealer>,
+    pub(crate) map: Arc<Map>,
+    /// Whether what is read is looked up in the map.
+    pub(crate) proves: bool,
 }
 
 impl State {
     /// The rows of `store`, sealed by `sealer`.
     pub fn new(store: Arc<dyn Store>, sealer: RowSealer) -> Self {
-        Self { store, sealer: Arc::new(sealer) }
+        let sealer = Arc::new(sealer);
+        let map = Arc::new(Map::new(store.clone(), sealer.clone()));
+        Self { store, sealer, map, proves: true }
+    }
+
+    /// The same rows without the map: for what is read before it is known whether the map is the newest.
+    #[must_use]
+    pub fn by_seals_alone(&self) -> Self {
+        Self { proves: false, ..self.clone() }
     }
 
     /// The database below.
@@ -96,10 +80,12 @@ impl State {
         Ok(())
     }
 
-    /// One page of rows.
+    /// One page of rows. Where rows are changed while it is read, it may be shorter than the limit.
     ///
     /// # Errors
-    /// [`StoreError::RowSeal`] for the first altered row, [`StoreError`] when the database fails.
+    /// [`StoreError::RowSeal`] for the first altered row, [`StoreError::RowStale`], [`StoreError::RowMissing`],
+    /// [`StoreError::RowUnexpected`] for the first that is not as it was last written; [`StoreError`] when the database
+    /// fails.
     pub async fn page<R: Row>(
         &self,
         conditions: Vec<Condition>,
@@ -107,37 +93,58 @@ impl State {
         after: Option<Vec<Value>>,
         limit: usize,
     ) -> Result<Vec<R>, StoreError> {
-        let select = Select { table: R::TABLE, conditions, order, after, limit: limit.min(SELECT_ROWS_MAX) };
+        let limit = limit.min(SELECT_ROWS_MAX);
+        let select = Select { table: R::TABLE, conditions: conditions.clone(), order, after, limit };
         let rows = self.store.select(select).await?;
+        let rows = self.proven(R::TABLE, &conditions, self.whole(R::TABLE, rows)?).await?;
         rows.into_iter().map(|values| self.parse(values)).collect()
     }
 
-    /// All rows that fulfil the conditions, in the order of their keys.
+    /// All rows that fulfil the conditions, in the order of their keys. Where these are the first columns of the key, or
+    /// name what the rows belong to, none can be missing.
     ///
     /// # Errors
     /// [`StoreError::TooMany`] beyond [`LIST_ROWS_MAX`], and as [`State::page`].
     pub async fn all<R: Row>(&self, conditions: Vec<Condition>) -> Result<Vec<R>, StoreError> {
-        let mut rows: Vec<R> = Vec::new();
+        let (table, mut rows) = (R::TABLE, Vec::new());
+        let mut after = None;
         loop {
-            let after = rows.last().map(Row::key);
-            let page = self.page(conditions.clone(), R::TABLE.key, after, SELECT_ROWS_MAX).await?;
+            let select =
+                Select { table, conditions: conditions.clone(), order: table.key, after, limit: SELECT_ROWS_MAX };
+            let page = self.store.select(select).await?;
             let last = page.len() < SELECT_ROWS_MAX;
-            rows.extend(page);
+            after = page.last().map(|values| key_of(table, values));
+            rows.extend(self.whole(table, page)?);
             if last {
-                return Ok(rows);
+                break;
             }
             if rows.len() >= LIST_ROWS_MAX {
-                return Err(StoreError::TooMany { table: R::TABLE.name, max: LIST_ROWS_MAX });
+                return Err(StoreError::TooMany { table: table.name, max: LIST_ROWS_MAX });
             }
         }
+        let read = rows.len();
+        let mut rows = self.proven(table, &conditions, rows).await?;
+        self.complete(table, &conditions, &mut rows, LIST_ROWS_MAX).await?;
+        let mut rows: Vec<R> = rows.into_iter().map(|values| self.parse(values)).collect::<Result<_, _>>()?;
+        if rows.len() > read {
+            // What came in meanwhile stands at the end.
+            rows.sort_by_cached_key(|row| sortable(&row.key()));
+        }
+        Ok(rows)
     }
 
-    /// The one row that fulfils the conditions.
+    /// The one row that fulfils the conditions. Where these are the whole key, it cannot be missing.
     ///
     /// # Errors
     /// As [`State::page`].
     pub async fn one<R: Row>(&self, conditions: Vec<Condition>) -> Result<Option<R>, StoreError> {
-        Ok(self.page(conditions, R::TABLE.key, None, 1).await?.pop())
+        let found = self.page(conditions.clone(), R::TABLE.key, None, 1).await?.pop();
+        if found.is_some() {
+            return Ok(found);
+        }
+        let mut besides = Vec::new();
+        self.complete(R::TABLE, &conditions, &mut besides, 1).await?;
+        besides.pop().map(|values| self.parse(values)).transpose()
     }
 
     /// Counts rows, without looking at their seals.
@@ -148,75 +155,24 @@ impl State {
         self.store.count(R::TABLE, conditions).await
     }
 
+    /// Checks the seals of rows.
+    fn whole(&self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<Vec<Vec<Value>>, StoreError> {
+        rows.iter().try_for_each(|row| self.sealer.require(table, row))?;
+        Ok(rows)
+    }
+
     fn parse<R: Row>(&self, values: Vec<Value>) -> Result<R, StoreError> {
-        let values = self.sealer.check(R::TABLE, values)?;
         R::from_values(&mut Values::new(R::TABLE, values))
-    }
-
-    /// Seals the rows of a change and stores it, durably, as a whole.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`], [`StoreError::Conflict`]; [`StoreError::Indeterminate`] when the fate is unknown.
-    pub async fn commit(&self, change: Recorded) -> Result<(), StoreError> {
-        let writes = change.steps.into_iter().map(|step| self.sealed(step)).collect::<Result<_, _>>()?;
-        self.store.apply(Transaction { writes }).await
-    }
-
-    fn sealed(&self, step: Step) -> Result<Write, StoreError> {
-        let seal = |table, mut values: Vec<Value>| -> Result<Vec<Value>, StoreError> {
-            let seal = self.sealer.seal(table, &values)?;
-            values.push(Value::Blob(seal.to_vec()));
-            Ok(values)
-        };
-        Ok(match step {
-            Step::Insert { table, values } => Write::Insert { table, values: seal(table, values)? },
-            Step::Update { table, values, former_generation } => {
-                Write::Update { table, values: seal(table, values)?, former_generation }
-            }
-            Step::Delete { table, key } => Write::Delete { table, key },
-        })
-    }
-
-    /// Reads every row of every table, and names each that was altered.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database fails.
-    pub async fn verify_all(&self) -> Result<Vec<Finding>, StoreError> {
-        let says = self.store.integrity().await?;
-        let broken =
-            says.into_iter().map(|says| Finding { table: "", id: String::new(), kind: FindingKind::Database { says } });
-        let mut findings: Vec<Finding> = broken.collect();
-        for table in TABLES {
-            self.verify_table(table, &mut findings).await?;
-        }
-        Ok(findings)
-    }
-
-    async fn verify_table(&self, table: &'static Table, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            let rows = self.store.select(select_all(table, after)).await?;
-            let last = rows.len() < SELECT_ROWS_MAX;
-            after = rows.last().map(|values| key_of(table, values));
-            for values in rows {
-                let id = row_id(table, &values);
-                let found = self.sealer.check(table, values).and_then(|values| crate::rows::check(table, values));
-                match found {
-                    Ok(()) => {}
-                    Err(StoreError::Malformed { column, .. }) => {
-                        findings.push(Finding { table: table.name, id, kind: FindingKind::Malformed { column } })
-                    }
-                    Err(_) => findings.push(Finding { table: table.name, id, kind: FindingKind::Altered }),
-                }
-            }
-            if last {
-                return Ok(());
-            }
-        }
     }
 }
 
-fn key_of(table: &Table, values: &[Value]) -> Vec<Value> {
-    let keys = table.columns.iter().zip(values).filter(|(column, _)| table.key.contains(column));
-    keys.map(|(_, value)| value.clone()).collect()
+/// The values of a key, in the order of the database.
+fn sortable(key: &[Value]) -> Vec<(i64, Vec<u8>)> {
+    let sortable = key.iter().map(|value| match value {
+        Value::Null => (i64::MIN, Vec::new()),
+        Value::Integer(number) => (*number, Vec::new()),
+        Value::Text(text) => (0, text.clone().into_bytes()),
+        Value::Blob(bytes) => (0, bytes.clone()),
+    });
+    sortable.collect()
 }

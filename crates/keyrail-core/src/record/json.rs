@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use super::{Detail, Origin, Record, VersionUse};
+use super::{Detail, Origin, Record, StateMark, VersionUse};
 
 impl Record {
     /// Appends the record as JSON, the same bytes as a serializer gives.
@@ -32,6 +32,7 @@ impl Record {
         self.items.map_or(Ok(()), |items| put_number(out, br#","items":"#, items))?;
         self.failed.map_or(Ok(()), |failed| put_number(out, br#","failed":"#, failed))?;
         put_list(out, br#","detail":["#, &self.detail, put_detail)?;
+        self.state.as_ref().map_or(Ok(()), |state| put_state(out, state))?;
         out.push(b'}');
         Ok(())
     }
@@ -58,6 +59,13 @@ fn put_version(out: &mut Vec<u8>, version: &VersionUse) -> serde_json::Result<()
 fn put_detail(out: &mut Vec<u8>, detail: &Detail) -> serde_json::Result<()> {
     put_text(out, br#"{"name":"#, &detail.name)?;
     put_text(out, br#","value":"#, &detail.value)?;
+    out.push(b'}');
+    Ok(())
+}
+
+fn put_state(out: &mut Vec<u8>, state: &StateMark) -> serde_json::Result<()> {
+    put_number(out, br#","state":{"generation":"#, state.generation)?;
+    put_hex(out, br#","root":""#, &state.root)?;
     out.push(b'}');
     Ok(())
 }
@@ -104,12 +112,13 @@ fn put_word(out: &mut Vec<u8>, before: &[u8], word: &str) {
     out.push(b'"');
 }
 
-/// An id. `before` ends with its first quote.
-fn put_hex(out: &mut Vec<u8>, before: &[u8], id: &[u8; 16]) -> serde_json::Result<()> {
-    let mut digits = [0; 32];
-    hex::encode_to_slice(id, &mut digits).map_err(|error| serde_json::Error::io(std::io::Error::other(error)))?;
+/// An id or a hash. `before` ends with its first quote.
+fn put_hex(out: &mut Vec<u8>, before: &[u8], id: &[u8]) -> serde_json::Result<()> {
+    let mut room = [0; 64];
+    let digits = room.get_mut(..2 * id.len()).unwrap_or_default();
+    hex::encode_to_slice(id, digits).map_err(|error| serde_json::Error::io(std::io::Error::other(error)))?;
     out.extend_from_slice(before);
-    out.extend_from_slice(&digits);
+    out.extend_from_slice(digits);
     out.push(b'"');
     Ok(())
 }
@@ -179,12 +188,13 @@ mod tests {
             proptest::collection::vec(version(), 0..3),
             any::<[Option<u64>; 2]>(),
             proptest::collection::vec((text(), text()), 0..3),
+            proptest::option::of((any::<u64>(), any::<[u8; 32]>())),
         );
         (words, texts, rest).prop_map(
             |(
                 (kind, action, decision, outcome, id, session, time),
                 (principal, resource, asset, reason, code),
-                (origin, versions, [items, failed], detail),
+                (origin, versions, [items, failed], detail, state),
             )| Record {
                 v: RECORD_FORMAT,
                 id: RequestId::from_bytes(id),
@@ -204,6 +214,7 @@ mod tests {
                 items,
                 failed,
                 detail: detail.into_iter().map(|(name, value)| Detail { name, value }).collect(),
+                state: state.map(|(generation, root)| StateMark { generation, root }),
             },
         )
     }

@@ -52,7 +52,7 @@ service_operation!(
     SystemUnseal
 );
 
-/// Reads every row of the store and names each that was altered.
+/// Reads every row of the store and names each that is not as it was last written, or missing.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifyStore;
 
@@ -81,7 +81,9 @@ pub struct StoreFinding {
     pub table: String,
     /// The row's key.
     pub id: String,
-    /// What is wrong.
+    /// What kind of thing is wrong: `altered`, `stale`, `missing`, `unexpected`, `malformed` or `database`.
+    pub kind: String,
+    /// What is wrong, in words.
     pub problem: String,
 }
 
@@ -104,8 +106,12 @@ impl Operation for VerifyStore {
         let findings = findings.into_iter().map(|finding| StoreFinding {
             table: finding.table.to_owned(),
             id: finding.id,
+            kind: finding.kind.as_str().to_owned(),
             problem: match finding.kind {
                 FindingKind::Altered => "the row was altered outside Keyrail".to_owned(),
+                FindingKind::Stale => "the row is not the one that was last written".to_owned(),
+                FindingKind::Missing => "the row is missing".to_owned(),
+                FindingKind::Unexpected => "the row should not be there".to_owned(),
                 FindingKind::Malformed { column } => format!("`{column}` is not readable"),
                 FindingKind::Database { says } => says,
             },

@@ -225,6 +225,7 @@ fn alarm(now: Timestamp, action: Action, code: &str, reason: &str) -> Result<Rec
         items: None,
         failed: None,
         detail: Vec::new(),
+        state: None,
     })
 }
 

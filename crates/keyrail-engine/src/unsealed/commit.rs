@@ -8,7 +8,7 @@ use keyrail_core::fence::{Epoch, may_append};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::system::{LogHeadRow, OutboxEntry};
-use keyrail_store::{Change, Recorded, StoreError};
+use keyrail_store::{Change, Recorded, Staged, StoreError};
 
 use crate::error::EngineError;
 use crate::outbox::requests_since;
@@ -39,7 +39,7 @@ impl Pending {
         let unreadable = |_| EngineError::Bug { what: "a record that is not readable" };
         let record: Record = serde_json::from_slice(&self.body).map_err(unreadable)?;
         let code = Some(EngineError::Indeterminate.code().to_owned());
-        let record = Record { outcome: Outcome::Failed, code, versions: Vec::new(), ..record };
+        let record = Record { outcome: Outcome::Failed, code, versions: Vec::new(), state: None, ..record };
         let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
         Ok(Self { body, ..self.clone() })
     }
@@ -140,13 +140,20 @@ impl Unsealed {
 
     /// Commits the rows with the record in the outbox; what comes back is to be handed over to the log.
     async fn write(&self, mut change: Change, record: &Record, log_index_min: u64) -> Result<Pending, CommitError> {
-        let body = encode(record).map_err(|error| CommitError::Failed(EngineError::AuditUnavailable(error)))?;
-        let outbox = OutboxEntry { request: record.id, log_index_min, body: body.clone() };
         let settled = std::mem::take(&mut *self.settled.lock());
         change.settle(&settled);
         let head = self.remember_head(&mut change);
+        let (staged, body) = match self.stage(change, record).await {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.settled.lock().extend(settled);
+                return Err(error);
+            }
+        };
+        let outbox = OutboxEntry { request: record.id, log_index_min, body: body.clone() };
         let pending = Pending { request: record.id, body, log_index_min, head, fate: Fate::Unknown };
-        match self.commit_in_time(change.recorded(outbox)).await {
+        let state = self.state.clone();
+        match self.commit_in_time(async move { state.commit_staged(staged, &outbox).await }).await {
             InTime::Done(Ok(())) => Ok(self.made(pending)),
             InTime::Done(Err(error)) => {
                 self.settled.lock().extend(settled);
@@ -160,6 +167,33 @@ impl Unsealed {
         }
     }
 
+    /// Works out what the rows come to with a change, and writes that into its record. Nothing is stored yet.
+    async fn stage(&self, change: Change, record: &Record) -> Result<(Staged, Vec<u8>), CommitError> {
+        let staging = tokio::time::timeout(self.commit_wait, self.state.stage(change, record.id));
+        let stuck = |_| CommitError::Failed(EngineError::StoreStuck { seconds: self.commit_wait.as_secs() });
+        let staged = match staging.await.map_err(stuck)? {
+            Ok(staged) => staged,
+            Err(StoreError::Conflict { .. }) => return Err(self.overtaken().await),
+            Err(error) => return Err(CommitError::Failed(error.into())),
+        };
+        let record = Record { state: staged.mark(), ..record.clone() };
+        let body = encode(&record).map_err(|error| CommitError::Failed(EngineError::AuditUnavailable(error)))?;
+        Ok((staged, body))
+    }
+
+    /// Somebody else changed what a change is about: the next attempt begins from what is stored.
+    async fn overtaken(&self) -> CommitError {
+        // A key may have been read before its countdown went on, and kept after.
+        self.keyrings.clear();
+        match self.state.log_head().await {
+            Ok(head) => {
+                *self.remembered.lock() = head;
+                CommitError::Fenced
+            }
+            Err(error) => CommitError::Failed(error.into()),
+        }
+    }
+
     /// The commit is in the store, and with it the head that it remembers.
     fn made(&self, pending: Pending) -> Pending {
         *self.remembered.lock() = Some(pending.head);
@@ -170,12 +204,7 @@ impl Unsealed {
     /// before the next change.
     async fn after_failed_commit(&self, error: StoreError, pending: Pending) -> Result<Pending, CommitError> {
         if matches!(error, StoreError::Conflict { .. }) {
-            // A key may have been read before its countdown went on, and kept after.
-            self.keyrings.clear();
-            // The head itself may be what somebody else renewed: the next attempt begins from the stored one.
-            let head = self.state.log_head().await.map_err(|error| CommitError::Failed(error.into()))?;
-            *self.remembered.lock() = head;
-            return Err(CommitError::Fenced);
+            return Err(self.overtaken().await);
         }
         if !matches!(error, StoreError::Indeterminate { .. }) {
             return Err(CommitError::Failed(error.into()));
@@ -192,8 +221,9 @@ impl Unsealed {
 
     /// The record is safe in the outbox; now the log gets it, also when it takes no others. Until it has it, no answer leaves.
     async fn hand_over(&self, made: Pending) -> Result<(), CommitError> {
-        if self.log.append_reserved(made.body.clone(), Epoch(self.generation())).await.is_ok() {
+        if let Ok(place) = self.log.append_reserved(made.body.clone(), Epoch(self.generation())).await {
             self.settled.lock().push(made.request);
+            self.told_state(place);
             return Ok(());
         }
         // The change is made, and its record waits in the outbox until the log takes it.

@@ -37,13 +37,16 @@ pub(super) enum InTime {
 
 impl Unsealed {
     /// Commits, and gives up waiting after the limit. The commit itself goes on: nothing can call it back.
-    pub(super) async fn commit_in_time(&self, change: Recorded) -> InTime {
-        let (state, wake, wait) = (self.state.clone(), self.wake.clone(), self.commit_wait);
+    pub(super) async fn commit_in_time(
+        &self,
+        commit: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) -> InTime {
+        let (wake, wait) = (self.wake.clone(), self.commit_wait);
         let since = Instant::now();
         let (tell, ended) = watch::channel(());
         let mut commit = tokio::spawn(async move {
-            let ended = state.commit(change).await;
-            drop((state, tell));
+            let ended = commit.await;
+            drop(tell);
             if since.elapsed() >= wait {
                 // Somebody was told that nobody knows: now it is known.
                 wake.notify_one();
@@ -63,7 +66,8 @@ impl Unsealed {
 
     /// Commits what has no record.
     pub(super) async fn commit_unasked(&self, change: Recorded) -> Result<(), EngineError> {
-        match self.commit_in_time(change).await {
+        let state = self.state.clone();
+        match self.commit_in_time(async move { state.commit(change).await }).await {
             InTime::Done(ended) => Ok(ended?),
             InTime::Late => Err(self.stuck().unwrap_or(EngineError::Indeterminate)),
         }

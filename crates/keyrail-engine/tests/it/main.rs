@@ -14,6 +14,7 @@ mod crowd;
 mod defaults;
 mod fence;
 mod gone;
+mod history;
 mod idempotency;
 mod life;
 mod retire;

@@ -58,6 +58,8 @@ fn engine_errors() -> Vec<EngineError> {
         E::Log(LogError::Closed),
         E::LogOlder { found: 5, remembered: 9 },
         E::LogWithoutStore,
+        E::StateOlder { found: 5, logged: 9 },
+        E::StateUnrecorded { generation: 9 },
         E::NotCiphertext,
         E::NotFound { what: "key", name: "acme/prod/crm/nothing".to_owned() },
         E::NotInitialized,

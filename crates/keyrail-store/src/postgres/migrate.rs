@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         up: include_str!("migrations/0002-audit.up.sql"),
         down: include_str!("migrations/0002-audit.down.sql"),
     },
+    Migration { up: include_str!("migrations/0003-map.up.sql"), down: include_str!("migrations/0003-map.down.sql") },
 ];
 
 /// The newest schema.

@@ -44,6 +44,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         up: include_str!("migrations/0005-roots.up.sql"),
         down: include_str!("migrations/0005-roots.down.sql"),
     },
+    Migration { up: include_str!("migrations/0006-map.up.sql"), down: include_str!("migrations/0006-map.down.sql") },
 ];
 
 /// The newest schema.

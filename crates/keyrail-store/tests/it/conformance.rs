@@ -119,8 +119,9 @@ async fn values_of_every_size_and_letter_read_back(store: TestStore) {
         .iter()
         .zip(0_u8..)
         .map(|(len, id)| {
-            let slot = vec![Value::Blob(vec![id; 16]), Value::Blob(bytes(*len))];
-            [slot, vec![Value::Integer(0), Value::Integer(1), Value::Blob(Vec::new())]].concat()
+            let slot = [Value::Blob(vec![id; 16]), Value::Blob(bytes(*len))];
+            let rest = [Value::Integer(0), Value::Integer(1), Value::Null, Value::Null, Value::Null];
+            slot.into_iter().chain(rest).chain([Value::Blob(Vec::new())]).collect::<Vec<_>>()
         })
         .collect();
     apply(&store, wanted.iter().cloned().map(|values| insert(table("root_slot"), values)).collect()).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use keyrail_core::id::RequestId;
 use keyrail_core::usage::{Usage, UsageCount, UsageKey, UsagePlace};
 use keyrail_crypto::envelope::Kid;
 use keyrail_crypto::secret::StoreKey;
@@ -144,6 +145,7 @@ async fn rows_of_the_first_schema_keep_their_seals() {
     state.commit(rows.recorded(outbox(1))).await.unwrap();
     drop(state);
     let back = concat!(
+        include_str!("../../src/sqlite/migrations/0006-map.down.sql"),
         include_str!("../../src/sqlite/migrations/0005-roots.down.sql"),
         include_str!("../../src/sqlite/migrations/0004-schema.down.sql"),
         include_str!("../../src/sqlite/migrations/0003-scrub.down.sql"),
@@ -155,6 +157,9 @@ async fn rows_of_the_first_schema_keep_their_seals() {
     let read = SqliteStore::open(&path, OpenMode::Read).err().unwrap();
     assert!(matches!(read, StoreError::OldSchema { found: 1, known } if known == SCHEMA_VERSION), "{read}");
     let state = open(&path, &key);
+    let request = RequestId::from_bytes([9; 16]);
+    let staged = state.build_map(request).await.unwrap();
+    state.commit_staged(staged, &outbox(9)).await.unwrap();
     assert_eq!(state.verify_all().await.unwrap(), []);
     let (_, keyring) = state.keyrings_page(None, None, 10).await.unwrap().remove(0);
     let wait = keyring.versions[0].destroy.unwrap();

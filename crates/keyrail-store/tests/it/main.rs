@@ -9,9 +9,11 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod attacked;
 mod changes;
 mod conformance;
 mod files;
+mod hostile;
 mod killed;
 mod log;
 mod model;

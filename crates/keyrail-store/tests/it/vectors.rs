@@ -7,7 +7,7 @@ use keyrail_core::id::{DomainId, MasterKeyId, MasterVersionId, RequestId};
 use keyrail_core::key::{Domain, MasterKey, MasterVersion};
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::VersionNumber;
-use keyrail_core::system::IdempotencyEntry;
+use keyrail_core::system::{IdempotencyEntry, MapHead, MapNode};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::CryptoError;
 use keyrail_crypto::secret::{RootKey, SlotKey, StoreKey};
@@ -133,5 +133,56 @@ fn page_vectors_and_tests_agree() {
     let words = page.split('`').skip(1).step_by(2);
     for name in words.filter(|word| word.matches('_').count() > 3 && !word.contains(' ')) {
         assert!(sources.contains(&format!("fn {name}(")), "there is no test `{name}`");
+    }
+}
+
+/// The map of a store that holds these rows, node and head, against what code that is not ours made of the page.
+#[tokio::test]
+async fn the_map_is_the_one_that_others_made() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/vectors/state-map.json");
+    let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/vectors/sealed-row.json");
+    let rows: Value = serde_json::from_slice(&std::fs::read(rows).unwrap()).unwrap();
+    let column = |row: usize, column: usize| rows["valid"][row]["columns"][column][1].clone();
+    let at = Timestamp::from_millis(1_795_512_600_007);
+    let domain = Domain {
+        id: DomainId::from_bytes(id(&column(0, 0))),
+        name: "acme".parse().unwrap(),
+        created_at: at,
+        generation: 1,
+    };
+    let key = MasterKey {
+        id: MasterKeyId::from_bytes(id(&column(2, 1))),
+        domain: domain.id,
+        environment: "prod".parse().unwrap(),
+        created_at: at,
+        generation: 1,
+    };
+    let version = MasterVersion {
+        id: MasterVersionId::from_bytes(id(&column(2, 0))),
+        master_key: key.id,
+        version: VersionNumber::new(2).unwrap(),
+        state: VersionState::Destroyed,
+        wrapped: None,
+        wrap_generation: 1,
+        activated_at: Timestamp::from_millis(-1),
+        state_changed_at: at,
+        generation: 5,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(&dir.path().join("s"), OpenMode::Create).unwrap());
+    let state = State::new(store.clone(), sealer(&vectors));
+    let (mut first, mut second) = (Change::new(), Change::new());
+    first.insert(&domain);
+    second.insert(&key).insert(&version);
+    for (change, vector) in [first, second].into_iter().zip(vectors["valid"].as_array().unwrap()) {
+        state.commit(change.unrecorded("a vector")).await.unwrap();
+        let only = |table| Select { table, conditions: Vec::new(), order: &["seal"], after: None, limit: 2 };
+        let nodes = store.select(only(MapNode::TABLE)).await.unwrap();
+        let heads = store.select(only(MapHead::TABLE)).await.unwrap();
+        assert_eq!((nodes.len(), heads.len()), (1, 1));
+        assert_eq!(nodes[0][1], Column::Blob(bytes(&vector["bytes"])), "{}", vector["id"]);
+        assert_eq!(nodes[0][3], Column::Blob(bytes(&vector["seal"])), "{}", vector["id"]);
+        assert_eq!(heads[0].last(), Some(&Column::Blob(bytes(&vector["head_seal"]))), "{}", vector["id"]);
     }
 }

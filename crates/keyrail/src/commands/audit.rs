@@ -296,24 +296,43 @@ async fn open_store(global: &Global) -> Result<Store, Failure> {
 /// Every row of the store, then the log.
 pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
     let output = Output { json: global.json };
-    let api = Api::connect(global, Access::Read).await?;
+    let api = match Api::connect(global, Access::Read).await {
+        Ok(api) => api,
+        Err(refused) => return Err(refused_state(output, refused)),
+    };
     let store = api.send(Method::POST, "/v1/system/verify", &Value::Null).await;
     api.close().await?;
     let store = store?;
     let log = if global.server.is_some() { Ok(Value::Null) } else { offline(global, &Named::default()).await };
     // What the store showed is told as well when the log does not verify.
     let audit = log.as_ref().map_or_else(|_| json!({ "verified": false }), Value::clone);
-    let printed = output.print(&json!({ "store": store, "audit": audit }));
-    match store.get("findings").and_then(Value::as_array) {
-        Some(findings) if !findings.is_empty() => {
-            let first =
-                findings.first().map(|row| format!("{} {}", text(row, "table"), text(row, "id"))).unwrap_or_default();
-            Err(Failure::stored_data(
-                format!("{} rows of the store were altered, first {first}", findings.len()),
-                "restore the store from a backup",
-            ))
-        }
-        _ => log.and(printed),
+    let findings = store.get("findings").cloned().unwrap_or_default();
+    let found = findings.as_array().map_or(&[][..], Vec::as_slice);
+    let ok = found.is_empty() && log.is_ok();
+    let printed = output.print(&json!({ "ok": ok, "findings": findings, "store": store, "audit": audit }));
+    match found.first() {
+        Some(first) => Err(Failure::stored_data(
+            format!(
+                "{} rows of the store are not as they were last written, first {} {}",
+                found.len(),
+                text(first, "table"),
+                text(first, "id")
+            ),
+            "keep the files as they are, and put back a copy from before",
+        )),
+        None => log.and(printed),
+    }
+}
+
+/// Rows that are not those that the log tells of do not open. That is what was to be found out.
+fn refused_state(output: Output, refused: Failure) -> Failure {
+    if !["state_older", "state_unrecorded"].contains(&refused.code.as_str()) {
+        return refused;
+    }
+    let finding = json!({ "table": "map_head", "id": "1", "kind": "stale", "problem": refused.title });
+    match output.print(&json!({ "ok": false, "findings": [finding] })) {
+        Ok(()) => refused,
+        Err(unprinted) => unprinted,
     }
 }
 

@@ -1,0 +1,2 @@
+DROP TABLE map_head;
+DROP TABLE map_node;

@@ -1,0 +1,3 @@
+#![no_main]
+
+keyrail_fuzz::target!(node);
