@@ -55,6 +55,28 @@ fn rows(api: &Api) -> Vec<Row> {
         row("GET /v1/metrics", "/v1/metrics", none(), ServiceReadByAll, "app"),
         row("GET /v1/system/root", "/v1/system/root", none(), ServiceReadByAll, "app"),
         row("POST /v1/system/root/evidence", "/v1/system/root/evidence", none(), Service, "app"),
+        row(
+            "POST /v1/system/root/deal",
+            "/v1/system/root/deal",
+            json!({ "recovery": "shamir:2/3" }),
+            Service,
+            "operator",
+        ),
+        row(
+            "POST /v1/system/root/migrate",
+            "/v1/system/root/migrate",
+            json!({ "to": "keyfile:f" }),
+            Service,
+            "operator",
+        ),
+        row("POST /v1/system/root/rehearse", "/v1/system/root/rehearse", json!({}), Service, "app"),
+        row(
+            "POST /v1/system/root/remove",
+            "/v1/system/root/remove",
+            json!({ "slot": "00".repeat(16) }),
+            Service,
+            "operator",
+        ),
         row("POST /v1/system/verify", "/v1/system/verify", none(), Service, "app"),
         row("POST /v1/system/seal", "/v1/system/seal", none(), Service, "auditor"),
         row("POST /v1/system/unseal", "/v1/system/unseal", none(), Nobody, ""),
@@ -253,7 +275,9 @@ fn every_route_refuses_whom_it_should() {
     assert_eq!(listed.difference(&documented).collect::<Vec<_>>(), Vec::<&String>::new());
 
     let nobody = Http::new(api.url(), None);
-    let bad = api.with_token("krt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    // Of a server of its own: an address with a hundred failures a second is told to wait.
+    let other = Api::new();
+    let bad = other.with_token("krt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
     let lacking = |role: &str| api.with_token(&api.token_for(role, (role == "app").then_some("acme/prod/crm")));
     let (app, auditor, operator) = (lacking("app"), lacking("auditor"), lacking("operator"));
     let foreign_app = api.with_token(&api.token_for("app", Some("acme/prod/shop")));

@@ -97,6 +97,7 @@ fn metrics_parse_keep_their_names_and_hold_no_secret() {
         "keyrail_items_total",
         "keyrail_key_memory",
         "keyrail_operations_total",
+        "keyrail_seal_state",
         "keyrail_unsealed",
     ];
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), golden);
@@ -123,6 +124,6 @@ fn metrics_parse_keep_their_names_and_hold_no_secret() {
     // A sealed store knows no tokens: then the metrics say that, to anybody, and nothing else.
     api.http.post("/v1/system/seal", &Value::Null);
     let said = Http::new(api.url(), None).send(Method::GET, "/v1/metrics", &[], &Value::Null);
-    assert_eq!((said.status, parse(&said.text).len()), (200, 1));
-    assert!(said.text.contains("keyrail_unsealed 0"), "{}", said.text);
+    assert_eq!((said.status, parse(&said.text).len()), (200, 2));
+    assert!(said.text.contains("keyrail_unsealed 0") && said.text.contains("keyrail_seal_state"), "{}", said.text);
 }
