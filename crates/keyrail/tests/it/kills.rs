@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keyrail_testkit::scale;
-use keyrail_testkit::softhsm::SoftHsm;
+use keyrail_testkit::softhsm::{P11Server, SoftHsm};
 
 use self::init::Init;
 use self::world::World;
@@ -39,12 +39,15 @@ fn killed_at_any_moment_it_loses_nothing() {
     kill_it(World::new(Place::new()), Init::new(Place::new));
 }
 
-/// Each store has a key of its own on the token, so that `init` is killed while it makes one, too.
+/// Each store has a key of its own on the token, so that `init` is killed while it makes one, too. The token stands behind a
+/// server, as a device does that goes on when its caller is killed: SoftHSM2 itself rewrites its files in place, and whoever
+/// is killed with it in his process in the middle of that is left without a token.
 #[test]
 fn killed_at_any_moment_with_its_root_on_a_token_it_loses_nothing() {
     let hsm = SoftHsm::new().unwrap();
     let made = AtomicUsize::new(0);
-    let place = || Place::on_token(&hsm, &format!("root{}", made.fetch_add(1, Ordering::Relaxed)));
+    let (_front, module) = (hsm.serve().unwrap(), P11Server::module().unwrap());
+    let place = || Place::on_token(&hsm, &module, &format!("root{}", made.fetch_add(1, Ordering::Relaxed)));
     kill_it(World::new(place()), Init::new(place));
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use keyrail_testkit::softhsm::{PIN, SoftHsm, TOKEN};
@@ -60,9 +60,9 @@ impl Place {
     }
 
     /// A place whose stores are opened by the key with this label on a token.
-    pub(crate) fn on_token(hsm: &SoftHsm, object: &str) -> Self {
+    pub(crate) fn on_token(hsm: &SoftHsm, module: &Path, object: &str) -> Self {
         let place = Self::equipped(|command| hsm.equip(command));
-        let (pin, module) = (place.file("pin"), SoftHsm::module().unwrap());
+        let pin = place.file("pin");
         std::fs::write(&pin, PIN).unwrap();
         std::fs::set_permissions(&pin, PermissionsExt::from_mode(0o600)).unwrap();
         let token = TOKEN.replace(' ', "%20");
