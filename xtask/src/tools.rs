@@ -1,5 +1,6 @@
 //! Tools that the tests need: taken from the path where they are there, else installed, else named as missing.
 
+mod go;
 mod postgres;
 
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use anyhow::{Context as _, bail};
 
 use crate::command::Cmd;
 use crate::workspace::Workspace;
+pub(crate) use go::GoTool;
 pub(crate) use postgres::postgres;
 
 /// A program that comes as a crate, at a fixed version so that its findings do not change by themselves.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::command::Cmd;
 use crate::report::Tally;
-use crate::tools::{self, CargoTool};
+use crate::tools::{self, CargoTool, GoTool};
 use crate::workspace::{Scale, Workspace};
 
 /// The sources are formatted.
@@ -41,6 +41,7 @@ pub(super) fn test_tools(workspace: &Workspace) -> anyhow::Result<Vec<(&'static 
     }
     let mut found = tools::postgres(workspace)?;
     found.push(("KEYRAIL_PYTHON", tools::python(workspace)?));
+    found.push(("KEYRAIL_LITEWITNESS", LITEWITNESS.ensure(workspace)?));
     Ok(found)
 }
 
@@ -71,6 +72,9 @@ pub(super) fn deny(workspace: &Workspace) -> anyhow::Result<Tally> {
 const CARGO_DENY: CargoTool =
     CargoTool { name: "cargo-deny", version: "0.20.2", install_args: &["--no-default-features"] };
 
+/// A witness of transparency logs that is not ours.
+const LITEWITNESS: GoTool = GoTool { name: "litewitness", package: "filippo.io/torchwood/cmd/litewitness@v0.9.0" };
+
 /// Programs that tests call, each with the Debian package that holds it: a core of a running process is forced with
 /// `gcore`, system calls are traced with `strace`, an HSM is played by SoftHSM2, also behind `p11-kit server`.
 const TEST_PROGRAMS: &[(&str, &str)] = &[
@@ -79,5 +83,6 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("p11-kit", "p11-kit"),
     ("pkcs11-tool", "opensc"),
     ("softhsm2-util", "softhsm2"),
+    ("ssh-agent", "openssh-client"),
     ("strace", "strace"),
 ];
