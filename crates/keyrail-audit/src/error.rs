@@ -62,6 +62,24 @@ pub enum LogError {
         /// The size at which it was remembered.
         size: u64,
     },
+    /// The log is shorter than what an anchor remembers of it.
+    #[error("the log has {found} records, and the anchor at {place} remembers {remembered}")]
+    BehindAnchor {
+        /// Records in the log.
+        found: u64,
+        /// Records that are remembered.
+        remembered: u64,
+        /// Where the anchor is.
+        place: String,
+    },
+    /// The log differs from what an anchor remembers of it.
+    #[error("the log differs from the one of {size} records that the anchor at {place} remembers")]
+    AnchorFork {
+        /// The size at which it was remembered.
+        size: u64,
+        /// Where the anchor is.
+        place: String,
+    },
     /// The checkpoint cannot be read.
     #[error("the checkpoint is not usable")]
     Checkpoint(#[source] NoteError),

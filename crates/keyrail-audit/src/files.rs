@@ -119,6 +119,18 @@ pub(crate) fn replace(temporary: &Path, path: &Path, content: &[u8]) -> Result<(
     }
 }
 
+/// [`replace`] that is durable when it returns, in a directory that must be there.
+pub(crate) fn replace_durably(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), LogError> {
+    let mut file = None;
+    let write = |bytes: &[u8]| file.insert(open_emptied(temporary)?).write_all(bytes);
+    write_step(Step::Write, temporary, content, write).map_err(failed("write", temporary))?;
+    let sync = || file.map_or(Ok(()), |file| file.sync_all());
+    step(Step::Sync, temporary, sync).map_err(failed("write", temporary))?;
+    step(Step::Rename, path, || std::fs::rename(temporary, path)).map_err(failed("write", path))?;
+    let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    sync_dir(parent)
+}
+
 /// Opens a plain file, emptied, and makes it if it is not there. What else lies there is removed: to write through a
 /// link would change a file elsewhere, and a pipe takes nothing until somebody reads it.
 fn open_emptied(path: &Path) -> io::Result<File> {

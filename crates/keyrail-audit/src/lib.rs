@@ -6,8 +6,10 @@
 #[cfg(test)]
 extern crate self as keyrail_audit;
 
+mod anchor;
 mod body;
 mod committer;
+mod cosign;
 mod database;
 mod error;
 mod export;
@@ -19,6 +21,7 @@ mod journal;
 mod log;
 mod note;
 mod peaks;
+mod proof;
 mod publish;
 mod reader;
 mod sequencer;
@@ -32,15 +35,18 @@ mod tile;
 mod tree;
 mod verify;
 
+pub use anchor::{AnchorFile, Anchored, write_whole};
 pub use body::{BODY_LEN_MAX, Record, parse_bodies, parse_entries};
+pub use cosign::{COSIGNATURES_LEN_MAX, Cosignature, WitnessKey, add_checkpoint, known_size};
 pub use database::{Appended, Batch, LogStore, StoredHead, Turn};
 pub use error::{AppendError, LogError, LogStoreError, VerifyFailure, VerifyProblem};
 pub use export::{Exported, export};
 pub use journal::parse_frame;
 pub use log::rows::RowsOptions;
-pub use log::{Head, Keys, Limits, Log, LogHealth, LogOptions, Position, Recovered};
+pub use log::{Head, HeadWatch, Keys, KnownElsewhere, Limits, Log, LogHealth, LogOptions, Position, Recovered};
 pub use note::{Checkpoint, NoteError, VerifierKey};
 pub use peaks::Peaks;
+pub use proof::{PROOF_LEN_MAX, Tiles, is_consistent};
 pub use reader::Reader;
 pub use site::{Site, clear, site};
 pub use tree::Hash;

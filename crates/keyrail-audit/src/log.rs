@@ -26,6 +26,7 @@ use crate::log::replay::Replay;
 use crate::log::shared::Place;
 pub(crate) use crate::log::shared::Shared;
 use crate::note::VerifierKey;
+use crate::proof::{Tiles, is_consistent};
 use crate::publish::{Publisher, RightEdge};
 use crate::reader::Reader;
 use crate::sequencer::{Publishing, Sequencer};
@@ -47,6 +48,8 @@ pub struct LogOptions {
     pub journal_len_max: u64,
     /// The head that the store remembers: a log that is older or another one is not opened, and left as it is.
     pub remembered: Option<Head>,
+    /// What anchors remember: a log that does not come through these heads is not opened, and left as it is.
+    pub anchored: Vec<KnownElsewhere>,
 }
 
 /// What may wait in the log, and how long.
@@ -84,6 +87,7 @@ impl LogOptions {
             limits: Limits::default(),
             journal_len_max: JOURNAL_LEN_MAX,
             remembered: None,
+            anchored: Vec::new(),
         }
     }
 }
@@ -110,6 +114,26 @@ pub struct Head {
     pub size: u64,
     /// Root hash of the tree of that size.
     pub root: Hash,
+}
+
+/// A head that an anchor remembers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KnownElsewhere {
+    /// The head.
+    pub head: Head,
+    /// Where the anchor is, in words for people.
+    pub place: String,
+}
+
+/// Looks at what is published, without keeping the log open.
+#[derive(Clone)]
+pub struct HeadWatch(Arc<Shared>);
+
+impl HeadWatch {
+    /// The published head: what the files under `D/audit` say.
+    pub fn published(&self) -> Head {
+        self.0.published_head()
+    }
 }
 
 /// What opening had to do.
@@ -178,8 +202,10 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::JournalAltered`]; [`LogError::Mismatch`] when the evidence is not the journal's;
-    /// [`LogError::Older`] and [`LogError::Fork`] against what is remembered; [`LogError::File`]. What such a log
-    /// holds is left as it is.
+    /// [`LogError::Older`] and [`LogError::Fork`] against what is remembered; [`LogError::BehindAnchor`] and
+    /// [`LogError::AnchorFork`] against what anchors remember; [`LogError::File`]. What such a log holds is left as it is,
+    /// but for a head that an anchor remembers from before the journal's beginning: that is proved from the files, and so
+    /// once they are whole.
     pub fn open(options: LogOptions, keys: Keys) -> Result<(Self, Recovered), LogError> {
         let key = verifier_key(&options.origin, &keys.seed)?;
         let file_system = FileSystem::of(&options.audit_dir)?;
@@ -199,9 +225,10 @@ impl Log {
             publisher.checkpoint(&keys.seed, &key)?;
             publisher.sweep_stale()?;
         }
+        let published = Head { size: publisher.edge().size(), root: publisher.edge().root() };
+        require_extension(&options, &published)?;
         journal::forget_begun(&options.journal_dir);
         let journal = JournalFile::resume(&replay.path, &replay.last)?;
-        let published = Head { size: publisher.edge().size(), root: publisher.edge().root() };
         let shared = Arc::new(Shared::new(options.limits, published));
         let publishing = Publishing { publisher, seed: keys.seed, key: key.clone() };
         let sequencer = Sequencer {
@@ -328,6 +355,11 @@ impl Log {
         self.0.shared.published_head()
     }
 
+    /// Looks at what is published from now on.
+    pub fn watch(&self) -> HeadWatch {
+        HeadWatch(self.0.shared.clone())
+    }
+
     /// Publishes everything that is durable.
     ///
     /// # Errors
@@ -389,6 +421,17 @@ impl Drop for Handle {
             let _joined = thread.join();
         }
     }
+}
+
+/// Whether the log comes through what anchors remember.
+fn require_extension(options: &LogOptions, published: &Head) -> Result<(), LogError> {
+    for KnownElsewhere { head, place } in &options.anchored {
+        let proof = Tiles::new(&options.audit_dir, published.size).consistency(head.size)?;
+        if !is_consistent(head, published, &proof) {
+            return Err(LogError::AnchorFork { size: head.size, place: place.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn verifier_key(origin: &str, seed: &SigningSeed) -> Result<VerifierKey, LogError> {

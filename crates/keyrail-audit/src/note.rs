@@ -30,11 +30,7 @@ impl VerifierKey {
     /// # Errors
     /// [`NoteError::Key`] for a name with spaces, a plus or control characters.
     pub fn new(name: &str, key: [u8; sign::PUBLIC_KEY_LEN]) -> Result<Self, NoteError> {
-        let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '+';
-        if name.is_empty() || name.len() > 255 || !name.chars().all(plain) {
-            return Err(NoteError::Key);
-        }
-        Ok(Self { name: name.to_owned(), key })
+        Ok(Self { name: key_name(name)?, key })
     }
 
     /// The log's name, which is also its origin.
@@ -44,9 +40,7 @@ impl VerifierKey {
 
     /// The first four bytes of SHA-256(name, newline, type, key).
     fn hash(&self) -> [u8; 4] {
-        let digest = Sha256::new().with(self.name.as_bytes()).with(b"\n").with(&[ED25519]).with(&self.key).finish();
-        let [a, b, c, d, ..] = digest;
-        [a, b, c, d]
+        key_hash(&self.name, ED25519, &self.key)
     }
 }
 
@@ -61,13 +55,8 @@ impl FromStr for VerifierKey {
     type Err = NoteError;
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(hash), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(NoteError::Key);
-        };
-        let typed = STANDARD.decode(encoded).map_err(|_| NoteError::Key)?;
-        let (&ED25519, key) = typed.split_first().ok_or(NoteError::Key)? else { return Err(NoteError::Key) };
-        let key = Self::new(name, key.try_into().map_err(|_| NoteError::Key)?)?;
+        let (name, hash, key) = split_key(text, ED25519)?;
+        let key = Self::new(name, key)?;
         if format!("{:08x}", u32::from_be_bytes(key.hash())) != hash {
             return Err(NoteError::Key);
         }
@@ -105,8 +94,30 @@ impl Checkpoint {
     /// [`NoteError`].
     pub fn verify(note: &str, key: &VerifierKey) -> Result<Self, NoteError> {
         let (body, signatures) = split(note)?;
-        let line =
-            signatures.strip_prefix("\u{2014} ").and_then(|line| line.strip_suffix('\n')).ok_or(NoteError::Form)?;
+        let line = signatures.strip_suffix('\n').ok_or(NoteError::Form)?;
+        Self::verify_line(body, line, key)
+    }
+
+    /// Reads a checkpoint that `key` signed, and perhaps others with it: each line is a signature, and one that is not
+    /// of this log is passed over.
+    ///
+    /// # Errors
+    /// [`NoteError`].
+    pub fn verify_cosigned(note: &str, key: &VerifierKey) -> Result<Self, NoteError> {
+        let (body, signatures) = split(note)?;
+        let lines = signatures.strip_suffix('\n').ok_or(NoteError::Form)?;
+        let mut found = Err(NoteError::Form);
+        for line in lines.split('\n') {
+            found = Self::verify_line(body, line, key);
+            if found != Err(NoteError::OtherKey) {
+                break;
+            }
+        }
+        found
+    }
+
+    fn verify_line(body: &str, line: &str, key: &VerifierKey) -> Result<Self, NoteError> {
+        let line = line.strip_prefix("\u{2014} ").ok_or(NoteError::Form)?;
         let (name, encoded) = line.split_once(' ').ok_or(NoteError::Form)?;
         let signature = STANDARD.decode(encoded).map_err(|_| NoteError::Form)?;
         let (hash, signature) = signature.split_first_chunk::<4>().ok_or(NoteError::Form)?;
@@ -153,8 +164,35 @@ impl Checkpoint {
     }
 }
 
+/// A name that a key may have: no spaces, no plus, no control characters.
+pub(crate) fn key_name(name: &str) -> Result<String, NoteError> {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '+';
+    let usable = !name.is_empty() && name.len() <= 255 && name.chars().all(plain);
+    if usable { Ok(name.to_owned()) } else { Err(NoteError::Key) }
+}
+
+/// The first four bytes of SHA-256(name, newline, type, key).
+pub(crate) fn key_hash(name: &str, kind: u8, key: &[u8; sign::PUBLIC_KEY_LEN]) -> [u8; 4] {
+    let [a, b, c, d, ..] = Sha256::new().with(name.as_bytes()).with(b"\n").with(&[kind]).with(key).finish();
+    [a, b, c, d]
+}
+
+/// Name, hash and key of a public key of this type, as it is written.
+pub(crate) fn split_key(text: &str, kind: u8) -> Result<(&str, &str, [u8; sign::PUBLIC_KEY_LEN]), NoteError> {
+    let mut parts = text.splitn(3, '+');
+    let (Some(name), Some(hash), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(NoteError::Key);
+    };
+    let typed = STANDARD.decode(encoded).map_err(|_| NoteError::Key)?;
+    let (found, key) = typed.split_first().ok_or(NoteError::Key)?;
+    if *found != kind {
+        return Err(NoteError::Key);
+    }
+    Ok((name, hash, key.try_into().map_err(|_| NoteError::Key)?))
+}
+
 /// Text, empty line, signatures.
-fn split(note: &str) -> Result<(&str, &str), NoteError> {
+pub(crate) fn split(note: &str) -> Result<(&str, &str), NoteError> {
     if note.len() > NOTE_LEN_MAX {
         return Err(NoteError::Form);
     }

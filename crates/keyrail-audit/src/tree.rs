@@ -95,7 +95,7 @@ pub(crate) const LEVELS_MAX: usize = 8;
 
 /// The tree over hashes of equal subtrees, of which the last may be smaller. Its shape is the one of RFC 6962:
 /// the left part of a split is the largest power of two below the number of leaves.
-fn subtree(hashes: &[Hash]) -> Hash {
+pub(crate) fn subtree(hashes: &[Hash]) -> Hash {
     match hashes {
         [] => Sha256::new().finish(),
         [only] => *only,

@@ -80,6 +80,10 @@ impl Replay {
         if let Some(head) = options.remembered.filter(|head| head.size > size) {
             return Err(LogError::Older { found: size, remembered: head.size });
         }
+        if let Some(newer) = options.anchored.iter().find(|known| known.head.size > size) {
+            let (remembered, place) = (newer.head.size, newer.place.clone());
+            return Err(LogError::BehindAnchor { found: size, remembered, place });
+        }
         let leaves = self.records.iter().map(|logged| logged.hashes.leaf);
         let mut tree = self.edge.tree().clone();
         for leaf in leaves.map(Some).chain([None]) {
@@ -89,6 +93,9 @@ impl Replay {
             }
             if options.remembered.is_some_and(|head| differs(&head)) {
                 return Err(LogError::Fork { size: tree.size() });
+            }
+            if let Some(known) = options.anchored.iter().find(|known| differs(&known.head)) {
+                return Err(LogError::AnchorFork { size: tree.size(), place: known.place.clone() });
             }
             leaf.into_iter().for_each(|leaf| drop(tree.push(leaf)));
         }
