@@ -273,14 +273,36 @@ impl Client {
             request = request.header(header::AUTHORIZATION, value);
         }
         let request = request.body(Full::new(Bytes::from(body)))?;
-        let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
-        match tokio::time::timeout(limit, self.exchange(request)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(ClientError::TimedOut { url: self.base.clone(), seconds: ANSWER_SECONDS_MAX }),
-        }
+        self.within(ANSWER_SECONDS_MAX, self.exchange(request, ANSWER_LEN_MAX)).await
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, ClientError> {
+    /// Sends a text to a service of another kind than ours, without the token, and reads an answer of so many bytes at
+    /// most within so many seconds.
+    ///
+    /// # Errors
+    /// Those of [`Client::send`].
+    pub async fn post_text(
+        &self,
+        path: &str,
+        text: String,
+        seconds_max: u64,
+        answer_len_max: usize,
+    ) -> Result<Reply, ClientError> {
+        let request = Request::post(format!("{}{path}", self.base)).header(header::CONTENT_TYPE, "text/plain");
+        let request = request.body(Full::new(Bytes::from(text)))?;
+        self.within(seconds_max, self.exchange(request, answer_len_max)).await
+    }
+
+    async fn within(
+        &self,
+        seconds: u64,
+        exchange: impl Future<Output = Result<Reply, ClientError>>,
+    ) -> Result<Reply, ClientError> {
+        let answer = tokio::time::timeout(Duration::from_secs(seconds), exchange).await;
+        answer.unwrap_or_else(|_| Err(ClientError::TimedOut { url: self.base.clone(), seconds }))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, answer_len_max: usize) -> Result<Reply, ClientError> {
         let url = || self.base.clone();
         let answer = self.http.request(request).await;
         let answer = answer.map_err(|error| match CertificateProblem::among(&error) {
@@ -288,7 +310,7 @@ impl Client {
             None => ClientError::Unreachable { url: url(), source: error.into() },
         })?;
         let (parts, body) = answer.into_parts();
-        let read = Limited::new(body, ANSWER_LEN_MAX).collect().await;
+        let read = Limited::new(body, answer_len_max).collect().await;
         let body = read.map_err(|source| ClientError::Answer { url: url(), source })?.to_bytes();
         Ok(Reply { status: parts.status, headers: parts.headers, body })
     }

@@ -21,6 +21,7 @@ use keyrail_store::{Change, OpenMode, RowSealer, State, Store, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
+use crate::anchor::{AnchorSet, Anchors, LogSite};
 use crate::error::EngineError;
 use crate::history;
 use crate::journal::Journal;
@@ -250,21 +251,27 @@ pub(crate) fn configured_root(paths: &Paths) -> Result<RootSpec, EngineError> {
     text.trim_end().parse().map_err(|_| SealError::Malformed { path, what: "root of trust" }.into())
 }
 
+/// What an opened store shares with the process that it is in.
+pub(crate) struct Around {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) anchors: Anchors,
+}
+
 /// Opens the store with a root of trust.
 pub(crate) async fn unseal(
     paths: &Paths,
     access: Access,
     provider: &dyn RootOfTrust,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-    refusals: Arc<Refusals>,
+    around: Around,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let mode = if access == Access::Write { OpenMode::Write } else { OpenMode::Read };
     if !has_store(paths) {
         return Err(no_store(paths));
     }
     let store = store_place::open(paths, mode).await?;
-    unseal_on(store, paths, access, provider, clock, metrics, refusals).await
+    unseal_on(store, paths, access, provider, around).await
 }
 
 /// Refuses rows that are not of the time of the log, and looks up in the map what was read before that was known.
@@ -287,9 +294,7 @@ pub(crate) async fn unseal_on(
     paths: &Paths,
     access: Access,
     provider: &dyn RootOfTrust,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-    refusals: Arc<Refusals>,
+    around: Around,
 ) -> Result<Arc<Unsealed>, EngineError> {
     let found = bootstrap(store.as_ref()).await?;
     if found.slots.is_empty() {
@@ -313,20 +318,24 @@ pub(crate) async fn unseal_on(
     let verifier = VerifierKey::new(&origin, seed.public_key()?)
         .map_err(|_| EngineError::Bug { what: "the log has no usable name" })?;
     let remembered = found.log_head().await?;
+    let site = LogSite { audit_dir: paths.audit(), cosigned_dir: paths.cosigned(), key: verifier.clone() };
+    let anchors = AnchorSet::new(&around.anchors, &site, &around.clock);
+    let guard = store_key.mac_key(JOURNAL_PURPOSE)?;
     let log = match access {
         Access::Write => {
             let mut options = LogOptions::new(paths.audit(), paths.journal(), origin);
             options.remembered = remembered.map(|head| Head { size: head.size, root: head.root });
-            let keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
-            let opened = Log::open(options, keys).map_err(|error| match error {
-                LogError::Older { found, remembered } => EngineError::LogOlder { found, remembered },
-                other => other.into(),
-            });
-            Journal::Write(opened?.0)
+            options.anchored = anchors.known(&site)?;
+            Journal::Write(open_log(options, Keys { seed, journal: guard }, &anchors, &site)?)
         }
-        Access::Read => Journal::Read(Reader::open(&paths.audit())?, store_key.mac_key(JOURNAL_PURPOSE)?),
+        Access::Read => {
+            let reader = Reader::open(&paths.audit())?;
+            anchors.look(&site, reader.size());
+            Journal::Read(reader, guard)
+        }
     };
-    let told = require_newest(&state, &log, access, clock.now()).await?;
+    let told = require_newest(&state, &log, access, around.clock.now()).await?;
+    let keepers = log.watch().map(|watch| anchors.keep(&site, &watch)).unwrap_or_default();
     let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
     let audit_dir = paths.audit();
     let parts = Parts {
@@ -334,19 +343,33 @@ pub(crate) async fn unseal_on(
         log,
         verifier,
         audit_dir,
-        clock,
+        clock: around.clock,
         root,
         opened_by,
         token_key,
         remembered,
         told: Told::at(told),
         usage: UsageBook::default(),
-        metrics,
-        refusals,
+        metrics: around.metrics,
+        refusals: around.refusals,
+        anchors,
+        keepers,
     };
     let open = Arc::new(Unsealed::new(parts));
     if access == Access::Write {
         crate::outbox::replay(&open).await?;
     }
     Ok(open)
+}
+
+/// Opens the log, and shows it to the witnesses before anything is appended.
+fn open_log(options: LogOptions, keys: Keys, anchors: &AnchorSet, site: &LogSite) -> Result<Log, EngineError> {
+    let (log, _) = Log::open(options, keys).map_err(|error| match error {
+        LogError::Older { found, remembered } => EngineError::LogOlder { found, remembered },
+        LogError::BehindAnchor { found, remembered, place } => EngineError::AnchorAhead { found, remembered, place },
+        LogError::AnchorFork { size, place } => EngineError::AnchorFork { size, place },
+        other => other.into(),
+    })?;
+    anchors.confirm(site)?;
+    Ok(log)
 }

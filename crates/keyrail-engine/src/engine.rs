@@ -10,10 +10,11 @@ use keyrail_core::time::Clock;
 use keyrail_seal::{RootSpec, SealState};
 use parking_lot::{Mutex, RwLock};
 
+use crate::anchor::Anchors;
 use crate::attempts::Attempts;
 use crate::authenticate::{authenticate, is_plausible};
 use crate::authorize::may;
-use crate::bootstrap::{self, Access, DirLock, Initialized};
+use crate::bootstrap::{self, Access, Around, DirLock, Initialized};
 use crate::error::EngineError;
 use crate::health::{Health, HealthCheck};
 use crate::kept::Kept;
@@ -60,6 +61,7 @@ pub struct Engine {
 /// What opening and closing hold: both go on when the caller, or the engine itself, is gone.
 struct Inner {
     options: EngineOptions,
+    anchors: Anchors,
     paths: Paths,
     phase: RwLock<Phase>,
     /// Held while the store is opened, and while it is closed until its log has ended: the next one writes the same
@@ -127,6 +129,14 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotInitialized`], [`EngineError::LogWithoutStore`], [`EngineError::InUse`], [`EngineError::File`].
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
+        Self::open_anchored(options, Anchors::default())
+    }
+
+    /// [`Engine::open`], with places outside the store that remember the head of its log.
+    ///
+    /// # Errors
+    /// Those of [`Engine::open`].
+    pub fn open_anchored(options: EngineOptions, anchors: Anchors) -> Result<Self, EngineError> {
         let paths = Paths::new(&options.data_dir);
         if !has_store(&paths) {
             return Err(bootstrap::no_store(&paths));
@@ -138,6 +148,7 @@ impl Engine {
         let phase = RwLock::new(Phase { state: SealState::Sealed, open: None });
         let inner = Inner {
             options,
+            anchors,
             paths,
             phase,
             turning: Arc::default(),
@@ -391,7 +402,12 @@ impl Engine {
         };
         let waits = || open.has_pending().then(|| "a change waits for its record".to_owned());
         let audit = open.log().health().failure.or_else(waits);
-        let checks = vec![HealthCheck::of("store", store), HealthCheck::of("audit", audit)];
+        let mut checks = vec![HealthCheck::of("store", store), HealthCheck::of("audit", audit)];
+        let anchors = open.anchor_set();
+        if !anchors.is_empty() {
+            let check = HealthCheck::of("anchor", anchors.problem(open.log().published().size));
+            checks.push(if anchors.required() { check } else { check.advice() });
+        }
         Health::new(SealState::Unsealed, None, checks)
     }
 
@@ -516,16 +532,13 @@ impl Inner {
         // A passphrase may come through a pipe, whose writer takes its time.
         match blocking(|| root.resolve(|| self.configured_root())) {
             Ok(provider) => {
-                let options = &self.options;
-                bootstrap::unseal(
-                    &self.paths,
-                    options.access,
-                    provider.as_ref(),
-                    options.clock.clone(),
-                    self.metrics.clone(),
-                    self.refusals.clone(),
-                )
-                .await
+                let around = Around {
+                    clock: self.options.clock.clone(),
+                    metrics: self.metrics.clone(),
+                    refusals: self.refusals.clone(),
+                    anchors: self.anchors.clone(),
+                };
+                bootstrap::unseal(&self.paths, self.options.access, provider.as_ref(), around).await
             }
             Err(error) => Err(error),
         }

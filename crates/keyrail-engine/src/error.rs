@@ -229,6 +229,40 @@ pub enum EngineError {
         /// The generation that the change made.
         generation: u64,
     },
+    /// The log has fewer records than an anchor remembers.
+    #[error("the log has {found} records, and the anchor at {place} remembers {remembered}")]
+    AnchorAhead {
+        /// Records in the log.
+        found: u64,
+        /// Records that the anchor remembers.
+        remembered: u64,
+        /// Where the anchor is.
+        place: String,
+    },
+    /// The log is not the one that an anchor remembers.
+    #[error("the log is not the one of {size} records that the anchor at {place} remembers")]
+    AnchorFork {
+        /// The size at which it was remembered.
+        size: u64,
+        /// Where the anchor is.
+        place: String,
+    },
+    /// An anchor remembers another log, or nothing that can be read.
+    #[error("the anchor at {place} remembers no head of this log: {problem}")]
+    AnchorOther {
+        /// Where the anchor is.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An anchor that is required cannot be used.
+    #[error("the anchor at {place} cannot be used: {problem}")]
+    AnchorUnavailable {
+        /// Where the anchor is.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The log does not open or does not verify.
     #[error("the audit log failed")]
     Log(#[from] LogError),
@@ -304,6 +338,10 @@ impl EngineError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AlreadyInitialized => "already_initialized",
+            Self::AnchorAhead { .. } => "anchor_ahead",
+            Self::AnchorFork { .. } => "anchor_fork",
+            Self::AnchorOther { .. } => "anchor_other_log",
+            Self::AnchorUnavailable { .. } => "anchor_unavailable",
             Self::Asset { code, .. } => code,
             Self::AuditUnavailable(_) => "audit_unavailable",
             Self::BadContext => "bad_context",
@@ -383,14 +421,18 @@ impl EngineError {
             | Self::WriteWindowOpen { .. } => Fault::Policy,
             Self::Contended | Self::TooManyFailures => Fault::Load,
             Self::Unauthenticated => Fault::Unauthenticated,
-            Self::LogOlder { .. }
+            Self::AnchorAhead { .. }
+            | Self::AnchorFork { .. }
+            | Self::AnchorOther { .. }
+            | Self::LogOlder { .. }
             | Self::LogWithoutStore
             | Self::StateOlder { .. }
             | Self::StateUnrecorded { .. }
             | Self::Unopenable => Fault::StoredData,
             Self::Store(error) => store_fault(error),
             Self::Root(error) => root_fault(error),
-            Self::AuditUnavailable(_)
+            Self::AnchorUnavailable { .. }
+            | Self::AuditUnavailable(_)
             | Self::ClockJumped { .. }
             | Self::Crypto(_)
             | Self::File { .. }
@@ -421,9 +463,7 @@ impl EngineError {
             }
             Self::VersionUnusable { state: VersionState::Suspended, .. } => "resume it with `keyrail key resume`",
             Self::VersionUnusable { .. } => "`keyrail key show` tells the state of each version",
-            Self::Unauthenticated => {
-                "pass a token with --token-file, KEYRAIL_TOKEN or the Authorization header; `keyrail token create` makes one"
-            }
+            Self::Unauthenticated => TOKEN_HINT,
             Self::TooManyFailures => "wait ten seconds, then use a valid token",
             Self::Refused { .. } => "ask an owner for a token whose role includes this action",
             Self::NotFound { .. } => "check the name; a token that is confined to one app sees only that app",
@@ -440,9 +480,7 @@ impl EngineError {
             }
             Self::NotCiphertext => "a ciphertext is a text that begins with kr1.",
             Self::OtherKey => "name the key that it was encrypted under",
-            Self::BadContext => {
-                "a context has at most 32 pairs, keys of 1 to 128 bytes and values of at most 4096 bytes, each key once"
-            }
+            Self::BadContext => CONTEXT_HINT,
             Self::Sealed { state } => return Some(state.hint().to_owned()),
             Self::AlreadyInitialized => "choose another --data-dir, or use the store that is there",
             Self::NotInitialized => "make one with `keyrail init`",
@@ -454,6 +492,9 @@ impl EngineError {
             Self::Contended => "try again",
             Self::TooMany { .. } => "give up what is no longer needed, or wait until some of them are over",
             Self::LogOlder { .. } | Self::StateOlder { .. } | Self::StateUnrecorded { .. } => times_hint(self),
+            Self::AnchorAhead { .. } | Self::AnchorFork { .. } => ANCHOR_HINT,
+            Self::AnchorOther { .. } => OTHER_ANCHOR_HINT,
+            Self::AnchorUnavailable { .. } => AWAY_ANCHOR_HINT,
             Self::LogWithoutStore => "put `store.sqlite` back, or choose another --data-dir: the log is evidence",
             Self::IdempotencyConflict { same } => idempotency_hint(*same),
             Self::Campaign(_) => "`keyrail campaign status` tells how far it is",
@@ -473,6 +514,21 @@ impl EngineError {
         Some(hint.to_owned())
     }
 }
+
+const CONTEXT_HINT: &str =
+    "a context has at most 32 pairs, keys of 1 to 128 bytes and values of at most 4096 bytes, each key once";
+
+const TOKEN_HINT: &str =
+    "pass a token with --token-file, KEYRAIL_TOKEN or the Authorization header; `keyrail token create` makes one";
+
+const ANCHOR_HINT: &str = "an older copy of the data directory was put back, or it went on elsewhere: keep the files as they \
+    are, and look at who could write to them";
+
+const OTHER_ANCHOR_HINT: &str =
+    "name the anchor of this store, or give this one a file of its own with `keyrail anchor create`";
+
+const AWAY_ANCHOR_HINT: &str =
+    "mount its volume or start the witness; without --anchor-required the store opens with a warning";
 
 /// Where store and log are not of one time.
 fn times_hint(error: &EngineError) -> &'static str {

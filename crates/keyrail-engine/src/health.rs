@@ -15,6 +15,9 @@ pub struct HealthCheck {
     /// What is wrong, if something is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Whether requests can be served only while it is well.
+    #[serde(skip)]
+    pub needed: bool,
 }
 
 /// How the service is.
@@ -37,7 +40,7 @@ pub struct Health {
 impl Health {
     pub(crate) fn new(seal: SealState, cause: Option<SealCause>, checks: Vec<HealthCheck>) -> Self {
         let open = seal == SealState::Unsealed;
-        let ready = open && checks.iter().all(|check| check.ok);
+        let ready = open && checks.iter().all(|check| check.ok || !check.needed);
         let hint = (!open).then(|| cause.and_then(|cause| cause.hint).unwrap_or(seal.hint()));
         Self { ready, seal: seal.as_str(), cause: cause.map(|cause| cause.word), hint, checks }
     }
@@ -45,6 +48,11 @@ impl Health {
 
 impl HealthCheck {
     pub(crate) fn of(name: &'static str, problem: Option<String>) -> Self {
-        Self { name, ok: problem.is_none(), problem }
+        Self { name, ok: problem.is_none(), problem, needed: true }
+    }
+
+    /// The same check, without which requests are served all the same.
+    pub(crate) fn advice(self) -> Self {
+        Self { needed: false, ..self }
     }
 }

@@ -1,6 +1,6 @@
 //! The log as the engine sees it: written by the one process that holds the data directory, read by others.
 
-use keyrail_audit::{AppendError, Head, Log, LogError, LogHealth, Position, Reader, Record};
+use keyrail_audit::{AppendError, Head, HeadWatch, Log, LogError, LogHealth, Position, Reader, Record};
 use keyrail_core::fence::Epoch;
 use keyrail_crypto::mac::MacKey;
 
@@ -69,6 +69,14 @@ impl Journal {
         match self {
             Self::Write(log) => log.published(),
             Self::Read(reader, _) => Head { size: reader.size(), root: [0; 32] },
+        }
+    }
+
+    /// Looks at what is published from now on; a reader publishes nothing.
+    pub(crate) fn watch(&self) -> Option<HeadWatch> {
+        match self {
+            Self::Write(log) => Some(log.watch()),
+            Self::Read(..) => None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Every operation, whatever transport brought it, is a typed request that goes the same way once, forward:
 //! authenticate → load → authorize → act → record (durable) → answer. The crate knows no transport.
 
+pub mod anchor;
 mod attempts;
 mod authenticate;
 mod authorize;

@@ -39,6 +39,11 @@ impl Paths {
         self.root.join("store-url")
     }
 
+    /// The newest checkpoint with the signature of each witness.
+    pub fn cosigned(&self) -> PathBuf {
+        self.root.join("cosigned")
+    }
+
     /// Held by the one process that writes.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")

@@ -17,3 +17,21 @@ pub trait AssetPort: Send + Sync {
     /// [`EngineError`] when the list of assets itself cannot be read.
     async fn evidence(&self, key: DataKeyId, kid: Kid) -> Result<Vec<AssetEvidence>, EngineError>;
 }
+
+/// The way to a witness.
+pub trait WitnessPort: Send + Sync {
+    /// Sends a text to a path below the witness's URL, and waits for its answer: seconds at most.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words for people.
+    fn post(&self, path: &str, body: String) -> Result<WitnessReply, String>;
+}
+
+/// The answer of a witness.
+#[derive(Clone, Debug)]
+pub struct WitnessReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body; one that is no text is empty.
+    pub body: String,
+}

@@ -9,6 +9,7 @@ use keyrail_core::record::{Outcome, Record};
 use keyrail_core::time::{BootId, Clock, Observation, Timestamp};
 use keyrail_store::{OpenMode, SqliteStore, Store};
 
+use crate::anchor::Anchors;
 use crate::bootstrap::{self, Access};
 use crate::error::EngineError;
 use crate::ops::domain::CreateDomain;
@@ -72,7 +73,8 @@ pub(crate) async fn open_at<S: Store + 'static>(
     let store = Arc::new(wrap(SqliteStore::open(&paths.store(), OpenMode::Write).unwrap()));
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
     let (metrics, refusals) = (Arc::default(), Arc::default());
-    let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), clock, metrics, refusals);
+    let around = bootstrap::Around { clock, metrics, refusals, anchors: Anchors::default() };
+    let open = bootstrap::unseal_on(store.clone(), &paths, Access::Write, root.as_ref(), around);
     (open.await.unwrap(), store)
 }
 

@@ -28,6 +28,7 @@ use keyrail_seal::{RootSpec, SealState};
 use keyrail_store::State;
 use parking_lot::{Mutex, RwLock};
 
+use crate::anchor::{AnchorSet, AnchorView, Keepers};
 use crate::authorize::DecisionKey;
 use crate::cache::GenerationCache;
 use crate::clock::ClockWatch;
@@ -102,6 +103,9 @@ pub struct Unsealed {
     pub(crate) count_wait: std::time::Duration,
     refusals: Arc<Refusals>,
     metrics: Arc<Metrics>,
+    anchors: AnchorSet,
+    /// What tells the anchors of new heads, until the store is closed.
+    keepers: Mutex<Option<Keepers>>,
     ticks: AtomicU64,
     /// Set when the sweep must not wait for its turn.
     sweep_wanted: AtomicBool,
@@ -139,6 +143,8 @@ pub(crate) struct Parts {
     pub(crate) usage: UsageBook,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Arc<Refusals>,
+    pub(crate) anchors: AnchorSet,
+    pub(crate) keepers: Keepers,
 }
 
 /// The first generation of a process; nothing is decided under generation 0.
@@ -175,6 +181,8 @@ impl Unsealed {
             count_wait: std::time::Duration::from_secs(COUNT_WAIT_SECONDS_MAX),
             refusals: parts.refusals,
             metrics: parts.metrics,
+            anchors: parts.anchors,
+            keepers: Mutex::new(Some(parts.keepers)),
             ticks: AtomicU64::new(0),
             sweep_wanted: AtomicBool::new(false),
             wake: Arc::default(),
@@ -433,8 +441,26 @@ impl Unsealed {
             self.closed.store(true, Ordering::Release);
         }
         let ended = self.late_ends().await;
-        self.log.close()?;
+        let closed = self.log.close();
+        if let Some(keepers) = self.keepers.lock().take() {
+            crate::parallel::blocking(|| keepers.end());
+        }
+        closed?;
         ended
+    }
+
+    /// The places outside the store that remember the head of the log, and how they are.
+    pub fn anchors(&self) -> Vec<AnchorView> {
+        self.anchors.views(self.log.published().size)
+    }
+
+    /// By how many seconds the anchor that is furthest behind lags; `None` without anchors.
+    pub fn anchor_lag_seconds(&self) -> Option<u64> {
+        (!self.anchors.is_empty()).then(|| self.anchors.lag_seconds())
+    }
+
+    pub(crate) fn anchor_set(&self) -> &AnchorSet {
+        &self.anchors
     }
 
     /// Refuses what began before the store was closed and has not ended: the store may be open anew, for somebody

@@ -44,6 +44,11 @@ async fn opened(registry: &mut Registry, engine: &Engine, open: &Unsealed) {
     let records: Gauge = Gauge::default();
     records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
     registry.register("audit_records", "Records in the audit log", records);
+    if let Some(seconds) = open.anchor_lag_seconds() {
+        let lag: Gauge = Gauge::default();
+        lag.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        registry.register("anchor_lag_seconds", "For how long an anchor has not known the newest head", lag);
+    }
 }
 
 fn operations(registry: &mut Registry, snapshot: &MetricsSnapshot) {

@@ -9,6 +9,7 @@ use keyrail_core::access::Role;
 use keyrail_core::id::{CampaignId, TokenId};
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, KeyVersionName, Name};
 use keyrail_crypto::suite::Suite;
+use keyrail_engine::anchor::AnchorSpec;
 use keyrail_seal::{RecoverySpec, RootSpec};
 
 /// Keys that turn, and data that follows.
@@ -36,14 +37,20 @@ pub(crate) struct Global {
     /// A PEM file with the certificates that the server's is signed by.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca_cert: Option<PathBuf>,
+    /// A place outside the data directory that remembers the head of the log: file:PATH, or witness:URL#KEY.
+    #[arg(long, global = true, value_name = "ANCHOR")]
+    pub(crate) anchor: Vec<AnchorSpec>,
+    /// Refuse to open the store while one of its anchors cannot be used.
+    #[arg(long, global = true)]
+    pub(crate) anchor_required: bool,
     /// Print JSON, one object on one line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
 impl Global {
-    /// Takes what the line leaves open from KEYRAIL_SERVER, KEYRAIL_DATA_DIR and KEYRAIL_CA_CERT.
-    pub(crate) fn with_environment(mut self) -> Self {
+    /// Takes what the line leaves open from KEYRAIL_SERVER, KEYRAIL_DATA_DIR, KEYRAIL_CA_CERT and KEYRAIL_ANCHORS.
+    pub(crate) fn with_environment(mut self) -> Result<Self, String> {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if self.server.is_none() && self.data_dir.is_none() {
             self.server = set("KEYRAIL_SERVER").and_then(|value| value.into_string().ok());
@@ -52,7 +59,10 @@ impl Global {
             }
         }
         self.ca_cert = self.ca_cert.or_else(|| set("KEYRAIL_CA_CERT").map(PathBuf::from));
-        self
+        if let Some(anchors) = set("KEYRAIL_ANCHORS").filter(|_| self.anchor.is_empty()) {
+            self.anchor = crate::anchors::from_environment(&anchors.to_string_lossy())?;
+        }
+        Ok(self)
     }
 }
 
@@ -112,6 +122,9 @@ pub(crate) enum Command {
     /// The log that cannot lie.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Places outside the data directory that remember the head of the log.
+    #[command(subcommand)]
+    Anchor(AnchorCommand),
     /// Check every row of the store, and the log.
     Verify,
     /// What opens the store.
@@ -526,6 +539,15 @@ pub(crate) enum AuditCommand {
         /// The log's directory; that of the data directory if left out.
         #[arg(long, value_name = "DIR")]
         audit_dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AnchorCommand {
+    /// Make an anchor file that remembers the present head of the log.
+    Create {
+        /// The file, on another volume than the data.
+        path: PathBuf,
     },
 }
 

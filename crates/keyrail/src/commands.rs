@@ -10,6 +10,7 @@ mod serve;
 mod system;
 
 use clap::CommandFactory;
+use keyrail_engine::anchor::Anchors;
 use keyrail_engine::ops::root::DealRecovery;
 use keyrail_engine::{Access, AsyncLoss, Engine, Initialized, StorePlace};
 use keyrail_seal::{RecoverySpec, RootSpec};
@@ -17,7 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::{Cli, Command, Global, Page, SharesOut};
+use crate::cli::{AnchorCommand, Cli, Command, Global, Page, SharesOut};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;
@@ -38,7 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     if global.data_dir.is_some() && global.server.is_some() {
         return Err(Failure::caller("`--data-dir` and `--server` exclude each other", "name the one that is meant"));
     }
-    let global = global.with_environment();
+    let global = global.with_environment().map_err(|problem| Failure::caller(problem, "separate anchors by spaces"))?;
     let output = Output { json: global.json };
     match command {
         Command::Quickstart(args) => crate::quickstart::run(args, output).await,
@@ -60,6 +61,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Asset(command) => assets::asset(&global, command).await,
         Command::Campaign(command) => assets::campaign(&global, command).await,
         Command::Audit(command) => audit::run(&global, command).await,
+        Command::Anchor(AnchorCommand::Create { path }) => audit::create_anchor(&global, path).await,
         Command::Verify => audit::verify_all(&global).await,
         Command::Root(command) => system::root(&global, command).await,
         Command::Health => system::health(&global).await,
@@ -177,5 +179,5 @@ fn made_text(made: &Initialized, dir: &std::path::Path, recovery: &Value) -> Str
 }
 
 async fn open_and_close(dir: std::path::PathBuf) -> Result<(), Failure> {
-    Ok(crate::connect::open_engine(dir, Access::Write).await?.close().await?)
+    Ok(crate::connect::open_engine(dir, Access::Write, Anchors::default()).await?.close().await?)
 }

@@ -9,6 +9,7 @@ use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Limited};
 use keyrail_client::Client;
+use keyrail_engine::anchor::Anchors;
 use keyrail_engine::{Access, Engine, EngineOptions, RootSource};
 use keyrail_http::{LocalCall, Problem, Service};
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 use zeroize::Zeroizing;
 
+use crate::anchors;
 use crate::cli::Global;
 use crate::clock::SystemClock;
 use crate::failure::Failure;
@@ -76,15 +78,20 @@ fn read_limited(path: &Path, max: u64) -> Result<Zeroizing<String>, Failure> {
 }
 
 /// Opens the engine of a data directory, unsealed.
-pub(crate) async fn open_engine(data_dir: PathBuf, access: Access) -> Result<Engine, Failure> {
-    open_engine_with(data_dir, access, &RootSource::Configured).await
+pub(crate) async fn open_engine(data_dir: PathBuf, access: Access, anchors: Anchors) -> Result<Engine, Failure> {
+    open_engine_with(data_dir, access, &RootSource::Configured, anchors).await
 }
 
 /// The same with another root of trust.
-async fn open_engine_with(data_dir: PathBuf, access: Access, root: &RootSource) -> Result<Engine, Failure> {
+async fn open_engine_with(
+    data_dir: PathBuf,
+    access: Access,
+    root: &RootSource,
+    anchors: Anchors,
+) -> Result<Engine, Failure> {
     let options =
         EngineOptions { data_dir, access, clock: Arc::new(SystemClock::new()), assets: Some(keyrail_data::assets) };
-    let engine = Engine::open(options)?;
+    let engine = Engine::open_anchored(options, anchors)?;
     engine.unseal_with(root).await?;
     Ok(engine)
 }
@@ -101,7 +108,7 @@ impl Api {
         if let Some(server) = &global.server {
             return Ok(Self::Remote(Box::new(Client::new(server, token, global.ca_cert.as_deref())?)));
         }
-        let engine = open_engine_with(data_dir(global)?, access, root).await?;
+        let engine = open_engine_with(data_dir(global)?, access, root, anchors::named(global)).await?;
         let service = Service::new(engine, false);
         Ok(Self::Local(Local { router: keyrail_http::router(service.clone()), service, access, token }))
     }

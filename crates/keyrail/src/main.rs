@@ -1,5 +1,6 @@
 //! The keyrail binary.
 
+mod anchors;
 mod cli;
 mod clock;
 mod commands;

@@ -16,6 +16,7 @@ use keyrail_core::rotation::RotationReason;
 use keyrail_data::ops::asset::{AddAsset, AssetView, CensusAsset, CensusView, ColumnChoice, IdentityChoice};
 use keyrail_data::ops::campaign::{CampaignView, Protect, Reencrypt, Start};
 use keyrail_data::{Outcome, Run, Stop};
+use keyrail_engine::anchor::Anchors;
 use keyrail_engine::ops::app::CreateApp;
 use keyrail_engine::ops::domain::CreateDomain;
 use keyrail_engine::ops::key::{CreateKey, RotateKey};
@@ -110,7 +111,7 @@ pub(crate) async fn run(args: Quickstart, output: Output) -> Result<(), Failure>
     let data_dir = place.join("data");
     let made = Engine::init(data_dir.clone(), None, &SystemClock::new()).await?;
     told.step(&format!("made a store in {} with a key file as root of trust", data_dir.display()));
-    let engine = open_engine(data_dir.clone(), Access::Write).await?;
+    let engine = open_engine(data_dir.clone(), Access::Write, Anchors::default()).await?;
     let asset = set_up(&engine, &names, &job, &told).await?;
     let mut measured = Measured::default();
     let ledger = Ledger::read(&engine, &names).await?;

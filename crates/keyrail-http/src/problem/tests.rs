@@ -17,7 +17,18 @@ use keyrail_store::StoreError;
 
 use super::*;
 
-/// At least one error of every code.
+/// At least one error of every code of anchors.
+fn anchor_errors() -> [EngineError; 4] {
+    use EngineError as E;
+    [
+        E::AnchorAhead { found: 812, remembered: 900, place: "`/mnt/other/anchor`".to_owned() },
+        E::AnchorFork { size: 900, place: "`https://witness.example` (witness.example/w1)".to_owned() },
+        E::AnchorOther { place: "`/mnt/other/anchor`".to_owned(), problem: "it is not of this log".to_owned() },
+        E::AnchorUnavailable { place: "`/mnt/other/anchor`".to_owned(), problem: "it is not there".to_owned() },
+    ]
+}
+
+/// At least one error of every other code.
 fn engine_errors() -> Vec<EngineError> {
     use EngineError as E;
     let version = VersionNumber::new(3).unwrap();
@@ -126,7 +137,8 @@ fn refusals() -> [RequestRefusal; 7] {
 }
 
 fn problems() -> Vec<Problem> {
-    let engine = engine_errors().into_iter().chain(root_errors()).map(|error| Problem::of(&error));
+    let engine = anchor_errors().into_iter().chain(engine_errors()).chain(root_errors());
+    let engine = engine.map(|error| Problem::of(&error));
     let asset = asset_errors().into_iter().map(|error| Problem::of(&error.into_engine("people")));
     engine.chain(asset).chain(refusals().map(Problem::request)).collect()
 }

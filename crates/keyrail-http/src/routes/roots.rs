@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::routing::{get, post};
 use keyrail_crypto::age::Recipient;
+use keyrail_engine::anchor::AnchorView;
 use keyrail_engine::ops::root::{DealRecovery, NewRecovery, RehearseRoot, RootView, ShareSetView, ShowRoot, SlotView};
 use keyrail_engine::{EngineError, RootSource};
 use keyrail_seal::{DealtShare, RootSpec, ShareText};
@@ -47,27 +48,37 @@ struct RootStatus {
     seal: &'static str,
     /// Where the root of trust is.
     root: Option<String>,
-    /// What remembers the head of the log outside the store; `none`, since there are no anchors yet.
+    /// Whether places outside the store remember the head of its log: `none`, `ok`, or `failing`.
     anchor: &'static str,
+    /// These places.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    anchors: Vec<AnchorView>,
     /// What is not seen without an anchor, and what to do about it.
-    hint: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
     /// The ways to open it; known while it is open.
     slots: Vec<SlotView>,
 }
 
-/// There are no anchors yet.
-const ANCHOR: &str = "none";
-
-/// Said with every status: a store and a log that were put back together have good seals and signatures.
+/// A store and a log that were put back together have good seals and signatures.
 const WITHOUT_ANCHOR: &str = "without an anchor, a rollback of the whole store together with its log cannot be detected; \
-    keep checkpoints elsewhere: `keyrail audit checkpoint`";
+    name one with --anchor, or keep checkpoints elsewhere: `keyrail audit checkpoint`";
+
+/// What an anchor that fails does not remember can be rolled back unseen.
+const FAILING_ANCHOR: &str = "what is newer than an anchor remembers can be rolled back unseen until it works again";
 
 async fn root(State(service): State<Shared>, call: Call) -> Answered<RootStatus> {
     let engine = service.engine();
     let shown = run(&service, &call, ShowRoot).await?;
     let root = engine.configured_root().ok().map(|root| root.to_string());
     let seal = engine.seal_state().as_str();
-    Ok(shown.map(|RootView { slots }| RootStatus { seal, root, anchor: ANCHOR, hint: WITHOUT_ANCHOR, slots }))
+    let anchors = engine.unsealed().map(|open| open.anchors()).unwrap_or_default();
+    let (anchor, hint) = match anchors.iter().any(|anchor| anchor.problem.is_some()) {
+        _ if anchors.is_empty() => ("none", Some(WITHOUT_ANCHOR)),
+        true => ("failing", Some(FAILING_ANCHOR)),
+        false => ("ok", None),
+    };
+    Ok(shown.map(|RootView { slots }| RootStatus { seal, root, anchor, anchors, hint, slots }))
 }
 
 /// Recovery shares; none if the root is meant that is written down.

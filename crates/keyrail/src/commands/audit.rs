@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use http::Method;
 use keyrail_audit::{
-    Checkpoint, JournalPlace, LogError, Reader, Remembered, Report, VerifierKey, VerifyProblem, export, verify,
-    verify_with_journal,
+    AnchorFile, Checkpoint, JournalPlace, LogError, Reader, Remembered, Report, VerifierKey, VerifyProblem, export,
+    verify, verify_with_journal,
 };
+use keyrail_engine::anchor::{AnchorSpec, Anchors};
 use keyrail_engine::paths::Paths;
 use keyrail_engine::{Access, EngineError, Unsealed};
 use serde_json::{Value, json};
@@ -43,6 +44,21 @@ pub(super) async fn run(global: &Global, command: AuditCommand) -> Result<(), Fa
             Output { json: global.json }.print(&answer)
         }
     }
+}
+
+/// Makes an anchor file, wherever the log is: on this machine's other volume, or on a machine of its own.
+pub(super) async fn create_anchor(global: &Global, path: PathBuf) -> Result<(), Failure> {
+    let api = Api::connect(global, Access::Read).await?;
+    let answer = api.send(Method::GET, "/v1/audit/checkpoint", &Value::Null).await;
+    api.close().await?;
+    let answer = answer?;
+    AnchorFile::new(path.clone()).create(text(&answer, "checkpoint")).map_err(|error| match error {
+        LogError::File { action, path, source } => Failure::file(action, &path, &source),
+        other => Failure::caller(other.to_string(), "name another file, or remove the one that is there"),
+    })?;
+    let spec = AnchorSpec::File(std::path::absolute(&path).unwrap_or(path));
+    let made = json!({ "anchor": spec.to_string(), "size": answer.get("size") });
+    Output { json: global.json }.print(&made)
 }
 
 /// What the line names for verification.
@@ -81,6 +97,7 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
     if let Some(path) = named.checkpoint {
         remembered.push(saved_head(path, &key)?);
     }
+    remembered.extend(anchored(global, &key)?);
     // The store remembers a head, too, and guards the journal; both need the root of trust, which an auditor does not
     // have.
     let store = match named.audit_dir {
@@ -193,7 +210,7 @@ fn warn(report: &Report, remembered: &[Remembered]) {
 /// The head in a file that was saved earlier.
 fn saved_head(path: &Path, key: &VerifierKey) -> Result<Remembered, Failure> {
     let note = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
-    let head = Checkpoint::verify(&checkpoint_text(&note), key);
+    let head = Checkpoint::verify_cosigned(&checkpoint_text(&note), key);
     let head = head.map_err(|error| {
         Failure::caller(
             format!("`{}` is no checkpoint of this log: {error}", path.display()),
@@ -201,6 +218,24 @@ fn saved_head(path: &Path, key: &VerifierKey) -> Result<Remembered, Failure> {
         )
     })?;
     Ok(Remembered { size: head.size, root: head.root })
+}
+
+/// What the anchor files that were named remember. One that cannot be read is told: it may be away.
+fn anchored(global: &Global, key: &VerifierKey) -> Result<Vec<Remembered>, Failure> {
+    let mut heads = Vec::new();
+    for spec in &global.anchor {
+        let AnchorSpec::File(path) = spec else { continue };
+        match AnchorFile::new(path.clone()).read(key) {
+            Ok(Some(found)) => heads.push(Remembered::from(&found.checkpoint)),
+            Ok(None) => note(&format!("warning: the anchor `{}` is not there, and was not compared", path.display())),
+            Err(LogError::Checkpoint(error)) => {
+                let problem = format!("the anchor `{}` remembers no head of this log: {error}", path.display());
+                return Err(Failure::stored_data(problem, "name the anchor of this log"));
+            }
+            Err(error) => note(&format!("warning: the anchor was not compared: {error}")),
+        }
+    }
+    Ok(heads)
 }
 
 /// A power cut leaves files that no journal explains, until the next start writes them anew.
@@ -288,7 +323,7 @@ async fn opened(global: &Global) -> Result<Option<Store>, Failure> {
 }
 
 async fn open_store(global: &Global) -> Result<Store, Failure> {
-    let open = open_engine(data_dir(global)?, Access::Read).await?.unsealed()?;
+    let open = open_engine(data_dir(global)?, Access::Read, Anchors::default()).await?.unsealed()?;
     let head = open.state().log_head().await.map_err(EngineError::from)?;
     Ok(Store { open, head: head.map(|head| Remembered { size: head.size, root: head.root }) })
 }

@@ -58,7 +58,7 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
         clock: std::sync::Arc::new(SystemClock::new()),
         assets: Some(keyrail_data::assets),
     };
-    let engine = keyrail_engine::Engine::open(options)?;
+    let engine = keyrail_engine::Engine::open_anchored(options, crate::anchors::named(global))?;
     // A root that cannot be used does not keep the server from starting: it says so, and health shows it.
     if let Err(error) = engine.unseal().await {
         match engine.seal_state() {

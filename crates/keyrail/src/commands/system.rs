@@ -51,7 +51,7 @@ async fn local_status(global: &Global) -> Result<(), Failure> {
         clock: std::sync::Arc::new(SystemClock::new()),
         assets: None,
     };
-    let engine = Engine::open(options)?;
+    let engine = Engine::open_anchored(options, crate::anchors::named(global))?;
     if let Err(error) = engine.unseal().await {
         let state = engine.seal_state();
         let root = engine.configured_root().ok().map(|root| root.to_string());

@@ -9,6 +9,7 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod anchor;
 mod api;
 mod asset_value;
 mod audit;
@@ -34,3 +35,4 @@ mod trace;
 mod unopenable;
 mod unsealing;
 mod verbs;
+mod witness;

@@ -4,6 +4,7 @@ use keyrail_core::rotation::RotationReason;
 use keyrail_core::time::{BootId, Clock, Observation};
 
 use super::*;
+use crate::anchor::Anchors;
 use crate::bootstrap::{self, Access};
 use crate::countdown;
 use crate::ops::app::CreateApp;
@@ -48,7 +49,8 @@ async fn waiting(dir: &std::path::Path, clock: &Arc<SetClock>) -> (Arc<Unsealed>
     let paths = Paths::new(dir);
     let root = bootstrap::configured_root(&paths).unwrap().resolve().unwrap();
     let (metrics, refusals) = (Arc::default(), Arc::default());
-    let open = bootstrap::unseal(&paths, Access::Write, root.as_ref(), clock.clone(), metrics, refusals).await.unwrap();
+    let around = bootstrap::Around { clock: clock.clone(), metrics, refusals, anchors: Anchors::default() };
+    let open = bootstrap::unseal(&paths, Access::Write, root.as_ref(), around).await.unwrap();
     let name: KeyName = "acme/prod/crm/pii".parse().unwrap();
     run(&open, CreateDomain { name: "acme".parse().unwrap() }).await;
     run(&open, CreateApp { path: name.app.clone() }).await;
