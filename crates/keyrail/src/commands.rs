@@ -18,7 +18,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::{AnchorCommand, Cli, Command, Global, Page, SharesOut};
+use crate::cli::log::AnchorCommand;
+use crate::cli::system::SharesOut;
+use crate::cli::{Cli, Command, Global, Page};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;

@@ -4,7 +4,9 @@ use http::Method;
 use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{AppCommand, DomainCommand, Global, LabelCommand, LabelSet, MasterCommand, TokenCommand};
+use crate::cli::Global;
+use crate::cli::access::{AppCommand, DomainCommand, LabelCommand, LabelSet, TokenCommand};
+use crate::cli::keys::MasterCommand;
 use crate::commands::{escaped, list, print};
 use crate::connect::Api;
 use crate::failure::Failure;

@@ -10,7 +10,8 @@ use keyrail_data::{Run, Stop, StoppedBy, stopped_by};
 use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{AssetAdd, AssetCommand, CampaignCommand, CampaignStart, Global};
+use crate::cli::Global;
+use crate::cli::assets::{AssetAdd, AssetCommand, CampaignCommand, CampaignStart};
 use crate::commands::serve::signal;
 use crate::commands::{escaped, list, print};
 use crate::connect::Api;

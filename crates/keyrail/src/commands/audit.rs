@@ -13,7 +13,8 @@ use keyrail_engine::paths::Paths;
 use keyrail_engine::{Access, EngineError, Unsealed};
 use serde_json::{Value, json};
 
-use crate::cli::{AuditCommand, Global};
+use crate::cli::Global;
+use crate::cli::log::AuditCommand;
 use crate::commands::print;
 use crate::connect::{Api, data_dir, open_engine};
 use crate::failure::{Exit, Failure};

@@ -10,7 +10,8 @@ use keyrail_engine::Access;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::{DataArgs, Global};
+use crate::cli::Global;
+use crate::cli::keys::DataArgs;
 use crate::connect::Api;
 use crate::failure::{Exit, Failure};
 use crate::output::{line, note, raw};

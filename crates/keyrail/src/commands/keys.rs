@@ -7,7 +7,8 @@ use keyrail_core::name::KeyVersionName;
 use keyrail_engine::Access;
 use serde_json::{Value, json};
 
-use crate::cli::{Global, KeyCommand};
+use crate::cli::Global;
+use crate::cli::keys::KeyCommand;
 use crate::commands::{escaped, finish, list, print};
 use crate::connect::Api;
 use crate::failure::Failure;

@@ -13,7 +13,8 @@ use keyrail_seal::{RecoverySpec, RootSpec, Shares};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::{Global, SharesOut};
+use crate::cli::Global;
+use crate::cli::system::SharesOut;
 use crate::commands::{finish, print};
 use crate::connect::Api;
 use crate::failure::Failure;

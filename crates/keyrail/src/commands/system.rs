@@ -4,7 +4,8 @@ use http::Method;
 use keyrail_engine::{Access, Engine, EngineOptions};
 use serde_json::{Value, json};
 
-use crate::cli::{Global, RootCommand, SettingCommand};
+use crate::cli::Global;
+use crate::cli::system::{RootCommand, SettingCommand};
 use crate::clock::SystemClock;
 use crate::commands::{finish, print, roots};
 use crate::connect::{Api, data_dir};
