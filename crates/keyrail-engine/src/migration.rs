@@ -10,7 +10,7 @@ use keyrail_core::access::Action;
 use keyrail_core::id::RequestId;
 use keyrail_core::system::{RootSlotRow, SlotRole};
 use keyrail_crypto::random;
-use keyrail_seal::{RootOfTrust, RootSlot, RootSpec};
+use keyrail_seal::{RootOfTrust, RootSlot, RootSpec, SealError};
 use keyrail_store::Change;
 
 use crate::authorize::Authorized;
@@ -37,7 +37,7 @@ pub(crate) async fn migrate(
 ) -> Result<SlotView, EngineError> {
     let to = absolute(to)?;
     let added = execute(open, caller, AddRoot { to: to.clone() }).await?;
-    prove(open, &to, added).await?;
+    prove(open, &to).await?;
     write_root_spec(paths, &to)?;
     // The second record of the move has an id of its own.
     let caller = Caller { request: RequestId::from_bytes(random::array()?), idempotency_key: None, ..*caller };
@@ -46,10 +46,9 @@ pub(crate) async fn migrate(
     Ok(moved)
 }
 
-/// Opens the new slot, as the store holds it, with the new root, as it will be found at the next start.
-async fn prove(open: &Arc<Unsealed>, to: &RootSpec, added: [u8; 16]) -> Result<(), EngineError> {
-    let mut rows = open.state().root_slots().await?;
-    rows.retain(|row| row.id == added);
+/// Opens the store with the new root as the next start will: whatever slots are there besides.
+async fn prove(open: &Arc<Unsealed>, to: &RootSpec) -> Result<(), EngineError> {
+    let rows = open.state().root_slots().await?;
     let opened = blocking(|| open_any(&rows, to.resolve()?.as_ref()))?;
     require_live(opened, open).map(drop)
 }
@@ -115,14 +114,22 @@ impl Operation for AddRoot {
 }
 
 /// The slot that a root opens.
+///
+/// # Errors
+/// [`EngineError::Root`] when the root cannot be used: which slot is its own is not known then.
 pub(crate) fn slot_of<'a>(
     rows: &'a [RootSlotRow],
     root: &dyn RootOfTrust,
 ) -> Result<Option<&'a RootSlotRow>, EngineError> {
     for row in rows {
         let slot = RootSlot::from_bytes(&row.slot)?;
-        if slot.kind() == root.kind() && root.open(&slot).is_ok() {
-            return Ok(Some(row));
+        if slot.kind() != root.kind() {
+            continue;
+        }
+        match root.open(&slot) {
+            Ok(_) => return Ok(Some(row)),
+            Err(error) if error.is_of_another() || matches!(error, SealError::SlotDamaged) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(None)
@@ -188,3 +195,6 @@ fn promoted(id: [u8; 16], rows: Vec<RootSlotRow>, cx: &Context<'_>) -> Result<Ac
     let acted = Acted::new(view).change(change).detail("step", "moved").detail("slot", hex::encode(id));
     Ok(removed.into_iter().fold(acted, |acted, slot| acted.detail("removed", slot)))
 }
+
+#[cfg(test)]
+mod tests;

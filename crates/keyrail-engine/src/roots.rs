@@ -99,7 +99,7 @@ pub(crate) fn open_any(rows: &[RootSlotRow], root: &dyn RootOfTrust) -> Result<(
         };
         match root.open(&slot) {
             Ok(key) => return Ok((key, row.id)),
-            Err(error @ (SealError::WrongSecret | SealError::SlotDamaged)) => failure = Some(error),
+            Err(error) if error.is_of_another() || matches!(error, SealError::SlotDamaged) => failure = Some(error),
             Err(error) => return Err(error.into()),
         }
     }

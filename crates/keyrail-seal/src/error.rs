@@ -125,6 +125,11 @@ impl SealError {
 }
 
 impl SealError {
+    /// Whether the root works, and the slot is another's: the next slot may be its own.
+    pub const fn is_of_another(&self) -> bool {
+        matches!(self, Self::OtherKind { .. } | Self::Token(TokenError::OtherKey { .. }) | Self::WrongSecret)
+    }
+
     /// The word for programs: why the root does not open the store.
     pub const fn word(&self) -> &'static str {
         match self {

@@ -54,7 +54,7 @@ pub trait RootOfTrust: Send + Sync {
     /// Opens a slot.
     ///
     /// # Errors
-    /// [`SealError::WrongSecret`] when the root is not the one of the slot, [`SealError::SlotDamaged`] when it
+    /// One that [`SealError::is_of_another`] when the root is not the one of the slot, [`SealError::SlotDamaged`] when it
     /// is and the slot was altered, others when the root cannot be used.
     fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError>;
 

@@ -121,7 +121,8 @@ impl Token {
         Ok(self.module.0.get_library_info()?)
     }
 
-    /// The key with this label; of several the one with this id.
+    /// The key with this label; of several the one with this id. If there are several and none has it, all of them are
+    /// others.
     pub(super) fn key(&self, label: &str, id: Option<&[u8]>) -> Result<ObjectHandle, TokenError> {
         let template =
             [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true), Attribute::Label(label.into())];
@@ -131,8 +132,11 @@ impl Token {
             ([one], _) => Ok(*one),
             (several, Some(id)) => {
                 let mut named = several.iter().filter(|key| self.id_of(**key).is_ok_and(|found| found == id));
-                let only = named.next().filter(|_| named.next().is_none());
-                only.copied().ok_or_else(|| TokenError::KeyAmbiguous { object: label.to_owned() })
+                match (named.next(), named.next()) {
+                    (Some(only), None) => Ok(*only),
+                    (None, _) => Err(TokenError::OtherKey { object: label.to_owned() }),
+                    (Some(_), Some(_)) => Err(TokenError::KeyAmbiguous { object: label.to_owned() }),
+                }
             }
             (_, None) => Err(TokenError::KeyAmbiguous { object: label.to_owned() }),
         }

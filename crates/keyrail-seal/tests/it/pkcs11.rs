@@ -102,6 +102,12 @@ fn a_key_is_made_where_there_is_none_and_opens_what_it_protected() {
     let keyrail_seal::SlotParameters::Pkcs11(kept) = &slot.parameters else { panic!("another kind") };
     assert_eq!((kept.token.as_str(), kept.object.as_str(), kept.key_id.len()), (TOKEN, "root", 16));
     assert_eq!(kept.serial.len(), 16);
+    // Keys of one name that is not the one of the slot are others, and no reason to stop there.
+    for _ in 0..2 {
+        import("twin", &[7; 32]);
+    }
+    let others = spec(&place, "twin", PIN).resolve().unwrap().open(&slot).err().unwrap();
+    assert!(word(&others) == "other-key" && others.is_of_another(), "{others}");
     // A wrong PIN is told, and remembered until the file changes.
     let wrong = spec(&place, "root", "000000-wrong").resolve().unwrap();
     for _ in 0..2 {
