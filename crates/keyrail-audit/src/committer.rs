@@ -9,11 +9,11 @@ use keyrail_core::id::NodeId;
 use keyrail_crypto::mac::MacKey;
 
 use crate::body::Records;
-use crate::database::{Appended, LogStore, StoredHead, Turn};
+use crate::database::{Appended, Batch, LogStore, StoredHead, Turn};
 use crate::error::{AppendError, LogError, LogStoreError};
 use crate::journal::FRAME_LEN_MAX;
 use crate::log::queue::{Waiting, Work};
-use crate::log::{Position, Shared};
+use crate::log::{Head, Position, Shared};
 use crate::steward::Ask;
 
 /// So long records wait for a database that does not take them. Then it is given up for them, and whoever
@@ -94,10 +94,12 @@ impl Committer {
     }
 
     fn commit(&mut self, records: Records, mut waiting: Vec<Waiting>) {
+        // Those that were taken together have one patience together, in however many pieces they are written.
+        let since = Instant::now();
         for records in records.in_pieces(FRAME_LEN_MAX) {
             let later = waiting.split_off(records.len().min(waiting.len()));
             self.number += 1;
-            let piece = Piece { records, waiting, number: self.number, since: Instant::now(), fate: Fate::NotStored };
+            let piece = Piece { records, waiting, number: self.number, since, fate: Fate::NotStored };
             self.commit_piece(piece);
             waiting = later;
         }
@@ -112,6 +114,10 @@ impl Committer {
         loop {
             self.shared.committing(Some(piece.since));
             let done = self.attempt(&mut piece, turn);
+            if turn == Turn::Take {
+                // It may be held for nothing: everybody was refused, or something else than the append failed.
+                self.store.release();
+            }
             match done {
                 Ok(true) => break,
                 // Somebody else was first: the next time it is held.
@@ -175,8 +181,10 @@ impl Committer {
             }
             Ok(Appended::Moved) => Ok(false),
             Err(error) => {
-                if matches!(error, LogStoreError::Unknown(_)) {
-                    piece.fate = Fate::Open;
+                match error {
+                    LogStoreError::Unknown(_) => piece.fate = Fate::Open,
+                    LogStoreError::Occupied => self.renumber(piece),
+                    _ => {}
                 }
                 Err(LogError::database("write")(error))
             }
@@ -191,11 +199,34 @@ impl Committer {
         self.seen(&head, known)?;
         let found = self.store.find(self.node, piece.number).map_err(failed())?;
         match found {
-            Some(first) => self.stored(piece, first),
+            Some(batch) => {
+                self.require_ours(piece, &batch, &head)?;
+                self.stored(piece, batch.first);
+            }
             None => piece.fate = Fate::NotStored,
         }
         self.head = Some(head);
         Ok(piece.waiting.is_empty())
+    }
+
+    /// What is found under a piece's number must be the piece, within the head: whoever can write to the database can put
+    /// any row there.
+    fn require_ours(&self, piece: &Piece, batch: &Batch<'_>, head: &StoredHead) -> Result<(), LogError> {
+        batch.checked(&self.mac)?;
+        let Head { size, root } = head.head();
+        let is_last = batch.end() == size;
+        let is_within = batch.end() <= size && (!is_last || batch.root == root);
+        if is_within && *batch.records == *piece.records.bytes() {
+            Ok(())
+        } else {
+            Err(LogError::RecordsAltered { first: batch.first, count: batch.count })
+        }
+    }
+
+    /// A row that nobody of this log wrote may have the number that comes next.
+    fn renumber(&mut self, piece: &mut Piece) {
+        self.number += 1;
+        piece.number = self.number;
     }
 
     fn stored(&self, piece: &mut Piece, first: u64) {

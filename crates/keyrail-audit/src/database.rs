@@ -147,8 +147,8 @@ pub enum Appended {
 pub enum Turn {
     /// Somebody else may move it at any time.
     Look,
-    /// Held for this writer until its next call: for who lost races. The database lets go of it by itself if that call
-    /// does not come.
+    /// Held for this writer until its next call, or until [`LogStore::release`]: for who lost races. The database lets go
+    /// of it by itself if that call does not come.
     Take,
 }
 
@@ -168,10 +168,14 @@ pub trait LogStore: Send {
     /// [`LogStoreError`].
     fn head(&mut self, turn: Turn) -> Result<StoredHead, LogStoreError>;
 
+    /// Lets go of a head that is held, if one is.
+    fn release(&mut self);
+
     /// Stores a batch and its head together, if the head is still `former` in size, root, epoch and fence; else nothing.
     ///
     /// # Errors
-    /// [`LogStoreError::Unknown`] if both may be stored or become so later.
+    /// [`LogStoreError::Unknown`] if both may be stored or become so later; [`LogStoreError::Occupied`] if a row is in the
+    /// way that is none of the log's.
     fn append(&mut self, former: &StoredHead, batch: &Batch<'_>, next: &StoredHead) -> Result<Appended, LogStoreError>;
 
     /// Moves the fence on and gives the head with it: no append that was sent before, by whomever, is stored after this.
@@ -180,11 +184,11 @@ pub trait LogStore: Send {
     /// [`LogStoreError`].
     fn fence(&mut self) -> Result<StoredHead, LogStoreError>;
 
-    /// Where the batch of this writer and number begins, if it is stored.
+    /// The batch of this writer and number, if it is stored.
     ///
     /// # Errors
     /// [`LogStoreError`].
-    fn find(&mut self, node: NodeId, number: u64) -> Result<Option<u64>, LogStoreError>;
+    fn find(&mut self, node: NodeId, number: u64) -> Result<Option<Batch<'static>>, LogStoreError>;
 
     /// Batches in their order, from the one on that has record `first`; as many as it takes for `count` records, or fewer
     /// if they are long.
@@ -199,11 +203,12 @@ pub trait LogStore: Send {
     /// [`LogStoreError`].
     fn checkpoint(&mut self) -> Result<String, LogStoreError>;
 
-    /// Replaces the signed head by one of more records; one of fewer changes nothing.
+    /// Stores a signed head of `size` records, if the one that is stored is still `former`, byte for byte; tells whether it
+    /// was. No other column decides: what is signed is all that can be believed.
     ///
     /// # Errors
     /// [`LogStoreError`].
-    fn publish(&mut self, size: u64, note: &str) -> Result<(), LogStoreError>;
+    fn publish(&mut self, former: &str, size: u64, note: &str) -> Result<bool, LogStoreError>;
 }
 
 /// Reads records from `first` on, each batch checked: at most `count`, fewer if they are long.

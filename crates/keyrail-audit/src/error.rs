@@ -56,6 +56,14 @@ pub enum LogError {
         /// Records that are remembered.
         remembered: u64,
     },
+    /// The signed head is older than the one that was stored before.
+    #[error("the signed head is of {found} records, and was of {remembered} before")]
+    NoteOlder {
+        /// Records that it covers.
+        found: u64,
+        /// Records that were signed before.
+        remembered: u64,
+    },
     /// The log differs from the head that is remembered of it.
     #[error("the log differs from the one of {size} records that is remembered")]
     Fork {
@@ -156,6 +164,9 @@ pub enum LogStoreError {
     /// It may be done, or become so later: the answer was lost.
     #[error("it is not known whether the database did it")]
     Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A row that no writer of the log left is where the next batch goes; nothing was done.
+    #[error("a row that is none of the log's lies where its next records go")]
+    Occupied,
     /// A row holds what cannot be there.
     #[error("a row of the log has no readable `{column}`")]
     Malformed {

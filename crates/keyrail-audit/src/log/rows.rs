@@ -79,7 +79,8 @@ impl Log {
             shared.raise_epoch(head.epoch);
             if tell.send(Ok((shared.clone(), head))).is_ok() {
                 let publish_interval = limits.publish_interval;
-                let steward = Steward { shared, store: reader, mac: its_mac, seed, key: its_key, publish_interval };
+                let (store, mac, key) = (reader, its_mac, its_key);
+                let steward = Steward { shared, store, mac, seed, key, publish_interval, note: None };
                 steward.run(&asked);
             }
         };

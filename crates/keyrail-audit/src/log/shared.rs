@@ -129,7 +129,7 @@ impl Shared {
         self.queue.lock().epoch
     }
 
-    pub(super) fn published_head(&self) -> Head {
+    pub(crate) fn published_head(&self) -> Head {
         self.state.lock().published
     }
 

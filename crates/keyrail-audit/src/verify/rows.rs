@@ -9,7 +9,7 @@ use crate::error::LogError;
 use crate::log::Head;
 use crate::note::{Checkpoint, VerifierKey};
 use crate::peaks::Peaks;
-use crate::verify::{Remembered, Report};
+use crate::verify::{Remembered, Report, Tail};
 
 /// How many records are asked for at a time; the database gives fewer if they are long.
 const RECORDS_READ: usize = 4_096;
@@ -47,22 +47,22 @@ pub fn verify_rows(
     }
     require_end(store, journal, &head)?;
     let Head { size, root } = head.head();
-    Ok(Report { origin: key.name().to_owned(), records: size, root, tail: None })
+    let tail = Tail { records: size - signed.size, torn_len: 0, guarded: true };
+    Ok(Report { origin: key.name().to_owned(), records: size, root, tail: Some(tail) })
 }
 
 fn read_head(store: &mut dyn LogStore, journal: &MacKey) -> Result<StoredHead, LogError> {
     store.head(Turn::Look).map_err(LogError::database("read"))?.checked(journal)
 }
 
-/// No batch lies beyond the head, unless the head has moved on meanwhile.
+/// No batch lies beyond the head, however far: the log would come to it one day. What is found belongs to the head that
+/// is read after it, which others may have moved on.
 fn require_end(store: &mut dyn LogStore, journal: &MacKey, head: &StoredHead) -> Result<(), LogError> {
-    let end = head.peaks.size();
-    let beyond = store.read(end, 1).map_err(LogError::database("read"))?;
-    match beyond.iter().find(|batch| batch.end() > end) {
-        Some(batch) if read_head(store, journal)?.peaks.size() == end => {
-            Err(LogError::RecordsAltered { first: batch.first, count: batch.count })
-        }
-        _ => Ok(()),
+    let found = store.read(head.peaks.size(), usize::MAX).map_err(LogError::database("read"))?;
+    let end = read_head(store, journal)?.peaks.size();
+    match found.iter().find(|batch| batch.end() > end) {
+        Some(batch) => Err(LogError::RecordsAltered { first: batch.first, count: batch.count }),
+        None => Ok(()),
     }
 }
 

@@ -19,6 +19,11 @@ fn no_node_appends_under_an_older_epoch() {
 }
 
 #[test]
+fn who_was_fenced_holds_up_nobody() {
+    suite::who_was_fenced_holds_up_nobody(Memory::default());
+}
+
+#[test]
 fn epochs_are_in_their_order() {
     suite::epochs_are_in_their_order(Memory::default(), 40);
 }
@@ -55,7 +60,9 @@ fn whatever_fails_everything_acknowledged_stands_once() {
                     node.close().unwrap();
                     assert_eq!(node.health().failure, None);
                 }
-                let met = if matches!(call, Call::Head | Call::Publish) { 3 } else { 2 };
+                // What was surely not stored needs no settling.
+                let settles = append != Fault::NotStored;
+                let met = if settles || matches!(call, Call::Head | Call::Publish) { 3 } else { 2 };
                 assert!(memory.0.lock().hits >= met, "{append:?}, {call:?} {fault:?}");
             }
         }
@@ -124,6 +131,100 @@ fn a_database_that_was_taken_back_is_told() {
     assert!(failure.contains("has 1 records, and had 2 before"), "{failure}");
 }
 
+/// Whoever can write rows puts one where a node looks for what became of its own: it believes none but that.
+#[test]
+fn a_row_that_somebody_else_put_there_is_not_taken_for_the_nodes_own() {
+    let memory = Memory::default();
+    let rows = Rows::create(memory.clone());
+    let mut options = Rows::<Memory>::options();
+    (options.patience, options.limits.append_wait_max) = (Duration::from_millis(60), Duration::from_millis(120));
+    let node = rows.node_with(&options).unwrap();
+    node.append_blocking(b"before".to_vec(), Epoch(0)).unwrap();
+    memory.plan([(Call::Append, 0, Fault::Planted)]);
+    let failure = suite::failure_during(&node, || {
+        assert_eq!(node.append_blocking(b"lost".to_vec(), Epoch(0)), Err(AppendError::Indeterminate));
+    });
+    assert!(failure.is_some_and(|failure| failure.contains("the database") || failure.contains("were altered")));
+    assert_eq!(node.size(), 1);
+    assert!(matches!(rows.verify(&[]), Err(LogError::RecordsAltered { first, .. }) if first == 1 << 40));
+    let failure = node.health().failure.unwrap();
+    assert!(failure.contains("were altered"), "{failure}");
+    memory.0.lock().batches.retain(|batch| batch.first < 1 << 40);
+    node.append_reserved_blocking_until_admitted(b"after".to_vec(), Epoch(0));
+    assert_eq!(rows.verify(&[]).unwrap().records, 2);
+}
+
+/// A signed head that was taken back is told, and one of the same records is no reason to believe that it was published.
+#[test]
+fn a_signed_head_that_was_taken_back_is_told() {
+    let memory = Memory::default();
+    let rows = Rows::create(memory.clone());
+    let node = rows.node();
+    let former = node.checkpoint().unwrap();
+    node.append_blocking(b"first".to_vec(), Epoch(0)).unwrap();
+    publish(&node);
+    assert_eq!(rows.verify(&[]).unwrap().tail.unwrap().records, 0);
+    memory.0.lock().note = former;
+    assert_eq!(rows.verify(&[]).unwrap().tail.unwrap().records, 1);
+    node.append_blocking(b"second".to_vec(), Epoch(0)).unwrap();
+    assert!(suite::runtime().block_on(node.publish()).is_err());
+    let failure = node.health().failure.unwrap();
+    assert!(failure.contains("signed head is of 0 records, and was of 1"), "{failure}");
+}
+
+/// What is appended while others' records are published is published by itself afterwards.
+#[test]
+fn what_comes_while_something_is_published_is_published_by_itself() {
+    let memory = Memory::default();
+    let rows = Rows::create(memory.clone());
+    let [node, other] = [rows.node(), rows.node()];
+    let mut never = Rows::<Memory>::options();
+    never.limits.publish_interval = Duration::from_secs(3_600);
+    let silent = rows.node_with(&never).unwrap();
+    silent.append_blocking(b"of another".to_vec(), Epoch(0)).unwrap();
+    let appending = node.clone();
+    let append = move || assert_eq!(appending.append_blocking(b"meanwhile".to_vec(), Epoch(0)).unwrap().index, 1);
+    memory.0.lock().before_publish = Some(Box::new(append));
+    publish(&node);
+    assert_eq!(other.size(), 0);
+    until(|| node.published().size == 2, "what came meanwhile is not published");
+}
+
+/// Whoever reads all the time does not put off what is to be published.
+#[test]
+fn a_flood_of_reads_does_not_put_off_publishing() {
+    let rows = Rows::create(Memory::default());
+    let node = rows.node();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    node.read(0, 1_000).unwrap();
+                }
+            });
+        }
+        for number in 0..300_u64 {
+            node.append_blocking(vec![7; 1_000], Epoch(0)).unwrap();
+            assert_eq!(node.size(), number + 1);
+        }
+        let since = std::time::Instant::now();
+        while node.published().size < 300 && since.elapsed().as_secs() < 60 {
+            std::thread::yield_now();
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(node.published().size, 300);
+    });
+}
+
+fn until(mut is_so: impl FnMut() -> bool, else_told: &str) {
+    let since = std::time::Instant::now();
+    while !is_so() {
+        assert!(since.elapsed().as_secs() < 60, "{else_told}");
+        std::thread::yield_now();
+    }
+}
+
 /// Rows that somebody changed are refused when they are read, and a head when the log is opened.
 #[test]
 fn altered_rows_are_refused_when_they_are_read() {
@@ -169,6 +270,9 @@ fn altered_rows_are_refused_when_they_are_read() {
     beyond.first = 4;
     memory.0.lock().batches.push(beyond);
     assert!(matches!(rows.verify(&[]), Err(LogError::RecordsAltered { first: 4, count: 1 })));
+    // However far: the log would come to it.
+    memory.0.lock().batches[4].first = 1_000_000;
+    assert!(matches!(rows.verify(&[]), Err(LogError::RecordsAltered { first: 1_000_000, count: 1 })));
     memory.0.lock().batches = whole.clone();
     memory.0.lock().head.as_mut().unwrap().tag[0] ^= 1;
     assert!(matches!(rows.node_with(&Rows::<Memory>::options()).map(drop), Err(LogError::HeadAltered)));

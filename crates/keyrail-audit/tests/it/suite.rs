@@ -180,13 +180,50 @@ pub(crate) fn no_node_appends_under_an_older_epoch<D: Database>(database: D) {
     assert_eq!(rows.records().len(), 82);
     // An epoch that the database does not know is none: nothing is appended, and the health tells why.
     let mut options = Rows::<D>::options();
-    options.patience = std::time::Duration::from_millis(50);
+    options.patience = std::time::Duration::from_secs(1);
     let node = rows.node_with(&options).unwrap();
     assert_eq!(node.epoch(), Epoch(1));
-    assert_eq!(node.append_blocking(b"early".to_vec(), Epoch(2)), Err(AppendError::Unavailable));
-    assert!(node.health().failure.is_none_or(|failure| failure.contains("epoch")));
+    let failure = failure_during(&node, || {
+        assert_eq!(node.append_blocking(b"early".to_vec(), Epoch(2)), Err(AppendError::Unavailable));
+    });
+    assert!(failure.is_some_and(|failure| failure.contains("epoch")));
     node.append_reserved_blocking_until_admitted(b"new".to_vec(), Epoch(1));
     assert_eq!(rows.records().len(), 83);
+}
+
+/// What the health told while something was done.
+pub(crate) fn failure_during(log: &Log, work: impl FnOnce()) -> Option<String> {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut failure = None;
+            while failure.is_none() && !over.load(std::sync::atomic::Ordering::Relaxed) {
+                failure = log.health().failure;
+                std::thread::yield_now();
+            }
+            failure
+        });
+        work();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        watching.join().unwrap()
+    })
+}
+
+/// Who was first told of a new epoch by the head that it held has nothing to append, and lets go of it: the others append
+/// within their patience, and the epoch is raised again.
+pub(crate) fn who_was_fenced_holds_up_nobody<D: Database>(database: D) {
+    let rows = Rows::create(database);
+    let nodes = [rows.node(), rows.node()];
+    for node in &nodes {
+        node.append_blocking(b"before".to_vec(), Epoch(0)).unwrap();
+    }
+    rows.database.raise_epoch(Epoch(0));
+    assert_eq!(nodes[0].append_blocking(b"late".to_vec(), Epoch(0)), Err(AppendError::Fenced));
+    nodes[1].append_blocking(b"new".to_vec(), Epoch(1)).unwrap();
+    assert_eq!(nodes[0].append_blocking(b"late".to_vec(), Epoch(0)), Err(AppendError::Fenced));
+    rows.database.raise_epoch(Epoch(1));
+    nodes[1].append_blocking(b"newer".to_vec(), Epoch(2)).unwrap();
+    assert_eq!(rows.records().len(), 4);
 }
 
 /// Appends until the log takes records again.

@@ -9,6 +9,7 @@ use keyrail_audit::{Appended, Batch, LogStore, LogStoreError, Peaks, StoredHead,
 use keyrail_core::fence::Epoch;
 use keyrail_core::id::NodeId;
 use tokio::runtime::Runtime;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error as SqlError, Row};
 
@@ -109,7 +110,7 @@ impl PgLog {
         self.with(false, async |session| {
             let statement = session.prepare(APPEND).await.map_err(failed)?;
             session.calm();
-            let stored = session.client().execute(&statement, values).await.map_err(unless_undone)?;
+            let stored = session.client().execute(&statement, values).await.map_err(unless_occupied)?;
             require_calm(session)?;
             Ok(stored)
         })
@@ -123,7 +124,7 @@ impl PgLog {
             let client = session.client();
             let (stored, committed) = join(client.execute(&statement, values), client.batch_execute("COMMIT")).await;
             // A statement that failed made the COMMIT a rollback.
-            let stored = stored.map_err(unless_undone)?;
+            let stored = stored.map_err(unless_occupied)?;
             committed.map_err(unless_undone)?;
             require_calm(session)?;
             Ok(stored)
@@ -151,6 +152,14 @@ fn unless_undone(error: SqlError) -> LogStoreError {
     if unknown { LogStoreError::Unknown(said) } else { LogStoreError::Failed(said) }
 }
 
+/// The same of an append: the head was the expected one, so that no writer of the log left the row that is in the way.
+fn unless_occupied(error: SqlError) -> LogStoreError {
+    match error.code() {
+        Some(&SqlState::UNIQUE_VIOLATION) => LogStoreError::Occupied,
+        _ => unless_undone(error),
+    }
+}
+
 impl LogStore for PgLog {
     fn create(&mut self, head: &StoredHead, note: &str) -> Result<(), LogStoreError> {
         let row = HeadRow::of(head)?;
@@ -174,6 +183,14 @@ impl LogStore for PgLog {
             }
         };
         head_of(&rows)
+    }
+
+    fn release(&mut self) {
+        if self.holds {
+            // A session on which it fails is dropped, and the server ends its transaction.
+            let _ended =
+                self.with(true, async |session| session.client().batch_execute("ROLLBACK").await.map_err(failed));
+        }
     }
 
     fn append(&mut self, former: &StoredHead, batch: &Batch<'_>, next: &StoredHead) -> Result<Appended, LogStoreError> {
@@ -203,10 +220,10 @@ impl LogStore for PgLog {
         head_of(&self.run(FENCE, &[])?)
     }
 
-    fn find(&mut self, node: NodeId, number: u64) -> Result<Option<u64>, LogStoreError> {
+    fn find(&mut self, node: NodeId, number: u64) -> Result<Option<Batch<'static>>, LogStoreError> {
         let (node, number): (&[u8], i64) = (node.as_bytes(), self::number(number)?);
         let rows = self.rows(FIND, &[&node, &number])?;
-        rows.first().map(|row| unsigned(row, "first")).transpose()
+        rows.first().map(batch_of).transpose()
     }
 
     fn read(&mut self, first: u64, count: usize) -> Result<Vec<Batch<'static>>, LogStoreError> {
@@ -220,8 +237,8 @@ impl LogStore for PgLog {
         column(rows.first().ok_or(LogStoreError::NoLog)?, "note")
     }
 
-    fn publish(&mut self, size: u64, note: &str) -> Result<(), LogStoreError> {
-        self.run(PUBLISH, &[&number(size)?, &note]).map(drop)
+    fn publish(&mut self, former: &str, size: u64, note: &str) -> Result<bool, LogStoreError> {
+        Ok(!self.run(PUBLISH, &[&number(size)?, &note, &former])?.is_empty())
     }
 }
 
@@ -316,7 +333,8 @@ const APPEND: &str = "/* log append */ WITH head AS (\
 const FENCE: &str = "/* log fence */ UPDATE keyrail.audit_head SET fence = fence + 1 \
     RETURNING size, peaks, tag, epoch, fence";
 
-const FIND: &str = "/* log find */ SELECT first FROM keyrail.audit_batch WHERE node = $1 AND number = $2";
+const FIND: &str = "/* log find */ SELECT first, count, epoch, node, number, root, records, tag \
+    FROM keyrail.audit_batch WHERE node = $1 AND number = $2";
 
 /// The batch that holds the first record, and the next ones, as far as they are not too many or too long together.
 const READ: &str = "/* log read */ SELECT first, count, epoch, node, number, root, records, tag FROM (\
@@ -327,4 +345,6 @@ const READ: &str = "/* log read */ SELECT first, count, epoch, node, number, roo
 
 const CHECKPOINT: &str = "/* log checkpoint */ SELECT note FROM keyrail.audit_checkpoint";
 
-const PUBLISH: &str = "/* log publish */ UPDATE keyrail.audit_checkpoint SET size = $1, note = $2 WHERE size < $1";
+/// The column of the size is for people who look: nothing is decided by it.
+const PUBLISH: &str = "/* log publish */ UPDATE keyrail.audit_checkpoint SET size = $1, note = $2 WHERE note = $3 \
+    RETURNING size";

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keyrail_audit::{AppendError, Log, LogError, LogStore};
+use keyrail_audit::{AppendError, Checkpoint, Log, LogError, LogStore};
 use keyrail_core::fence::Epoch;
 use keyrail_store::{OpenMode, PgLog, PgStore, PostgresOptions, PostgresUrl};
 use keyrail_testkit::postgres::{Cluster, Version, shared};
@@ -64,6 +64,9 @@ macro_rules! in_version {
 in_every_version!(
     two_nodes_make_one_dense_sequence,
     no_node_appends_under_an_older_epoch,
+    who_was_fenced_holds_up_nobody,
+    the_size_beside_the_signed_head_decides_nothing,
+    rows_in_the_way_are_told_and_found,
     epochs_are_in_their_order,
     a_killed_server_loses_nothing_that_was_acknowledged,
     a_halted_server_holds_up_nobody_for_long,
@@ -77,6 +80,61 @@ fn two_nodes_make_one_dense_sequence(version: Version) {
 
 fn no_node_appends_under_an_older_epoch(version: Version) {
     suite::no_node_appends_under_an_older_epoch(Postgres::shared(version));
+}
+
+fn who_was_fenced_holds_up_nobody(version: Version) {
+    suite::who_was_fenced_holds_up_nobody(Postgres::shared(version));
+}
+
+/// Whoever can write to the row of the signed head cannot keep a newer one out of it unseen.
+fn the_size_beside_the_signed_head_decides_nothing(version: Version) {
+    let rows = Rows::create(Postgres::shared(version));
+    let node = rows.node();
+    (rows.database.sql)("UPDATE keyrail.audit_checkpoint SET size = 9000000000000000000");
+    node.append_blocking(b"first".to_vec(), Epoch(0)).unwrap();
+    let head = suite::runtime().block_on(node.publish()).unwrap();
+    assert_eq!(Checkpoint::verify(&node.checkpoint().unwrap(), node.verifier_key()).unwrap().size, 1);
+    assert_eq!((head.size, (rows.database.sql)("SELECT size FROM keyrail.audit_checkpoint").trim()), (1, "1"));
+    // A database that only says that it replaces it is told.
+    (rows.database.sql)(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+         CREATE TRIGGER keep BEFORE UPDATE ON keyrail.audit_checkpoint FOR EACH ROW EXECUTE FUNCTION keep()",
+    );
+    node.append_blocking(b"second".to_vec(), Epoch(0)).unwrap();
+    assert!(suite::runtime().block_on(node.publish()).is_err());
+    assert!(node.health().failure.unwrap().contains("publish"));
+    assert_eq!(node.published().size, 1);
+}
+
+/// A row under the next number of a node is passed by; one where the next records go stops the log, which says so, and
+/// goes on when it is gone. Who verifies finds both.
+fn rows_in_the_way_are_told_and_found(version: Version) {
+    let rows = Rows::create(Postgres::shared(version));
+    let mut options = Rows::<Postgres>::options();
+    options.patience = Duration::from_secs(1);
+    let node = rows.node_with(&options).unwrap();
+    node.append_blocking(b"first".to_vec(), Epoch(0)).unwrap();
+    let sql = |sql: &str| (rows.database.sql)(sql);
+    let plant = |first: &str, number: &str| {
+        sql(&format!(
+            "INSERT INTO keyrail.audit_batch (first, count, epoch, node, number, root, records, tag) \
+             SELECT {first}, count, epoch, node, {number}, root, records, tag FROM keyrail.audit_batch WHERE first = 0"
+        ));
+    };
+    plant("1000000", "number + 1");
+    assert!(matches!(rows.verify(&[]), Err(LogError::RecordsAltered { first: 1_000_000, .. })));
+    node.append_blocking(b"second".to_vec(), Epoch(0)).unwrap();
+    sql("DELETE FROM keyrail.audit_batch WHERE first = 1000000");
+    assert_eq!(rows.verify(&[]).unwrap().records, 2);
+    plant("2", "number + 100");
+    let failure = suite::failure_during(&node, || {
+        assert_eq!(node.append_blocking(b"third".to_vec(), Epoch(0)), Err(AppendError::Unavailable));
+    });
+    assert!(failure.as_ref().is_some_and(|failure| failure.contains("none of the log's")), "{failure:?}");
+    assert!(matches!(rows.verify(&[]), Err(LogError::RecordsAltered { first: 2, .. })));
+    sql("DELETE FROM keyrail.audit_batch WHERE first = 2");
+    node.append_reserved_blocking_until_admitted(b"third".to_vec(), Epoch(0));
+    assert_eq!(rows.verify(&[]).unwrap().records, 3);
 }
 
 fn epochs_are_in_their_order(version: Version) {
