@@ -149,6 +149,23 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether what is stored is not what a writer of the log left, rather than that it cannot be had.
+    pub const fn is_altered(&self) -> bool {
+        matches!(
+            self,
+            Self::JournalAltered { .. }
+                | Self::Mismatch
+                | Self::Older { .. }
+                | Self::NoteOlder { .. }
+                | Self::Fork { .. }
+                | Self::Checkpoint(_)
+                | Self::EpochOlder { .. }
+                | Self::HeadAltered
+                | Self::RecordsAltered { .. }
+                | Self::RecordsMissing { .. }
+        )
+    }
+
     pub(crate) fn database(action: &'static str) -> impl FnOnce(LogStoreError) -> Self {
         move |source| Self::Database { action, source }
     }
@@ -176,6 +193,18 @@ pub enum LogStoreError {
     /// There is no log.
     #[error("there is no log in the database")]
     NoLog,
+}
+
+/// A record cannot go along with its change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncloseError {
+    /// The state changed since the change was decided.
+    #[error("the change was decided under an older state")]
+    Fenced,
+    /// The log is not as it should be.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 /// A record was not accepted, or it is not known whether it is durable.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::body::{Record, Records};
+use crate::database::{LogStore, read_unproven};
 use crate::error::LogError;
 use crate::files::{self, FileSystem, failed, read_optional};
 use crate::note::{Checkpoint, VerifierKey};
@@ -67,6 +68,15 @@ pub fn export(
     publisher.sweep_stale()?;
     file_system.sync()?;
     Ok(Exported { size: checkpoint.size, added: checkpoint.size - before })
+}
+
+/// [`export`] of a log in a database. It needs no key: what the rows come to is compared with what is signed.
+///
+/// # Errors
+/// As [`export`]; [`LogError::Database`], [`LogError::RecordsAltered`] for records that cannot be read.
+pub fn export_rows(dir: &Path, key: &VerifierKey, store: &mut dyn LogStore) -> Result<Exported, LogError> {
+    let note = store.checkpoint().map_err(LogError::database("read"))?;
+    export(dir, &note, key, &mut |first, count| read_unproven(store, first, count))
 }
 
 /// Refuses a directory with anything but the files of a log.

@@ -11,6 +11,7 @@ mod body;
 mod committer;
 mod cosign;
 mod database;
+mod enclosed;
 mod error;
 mod export;
 mod files;
@@ -39,11 +40,14 @@ pub use anchor::{AnchorFile, Anchored, write_whole};
 pub use body::{BODY_LEN_MAX, Record, parse_bodies, parse_entries};
 pub use cosign::{COSIGNATURES_LEN_MAX, Cosignature, WitnessKey, add_checkpoint, known_size};
 pub use database::{Appended, Batch, LogStore, StoredHead, Turn};
-pub use error::{AppendError, LogError, LogStoreError, VerifyFailure, VerifyProblem};
-pub use export::{Exported, export};
+pub use enclosed::{Appending, Enclosed, Fencing};
+pub use error::{AppendError, EncloseError, LogError, LogStoreError, VerifyFailure, VerifyProblem};
+pub use export::{Exported, export, export_rows};
 pub use journal::parse_frame;
 pub use log::rows::RowsOptions;
-pub use log::{Head, HeadWatch, Keys, KnownElsewhere, Limits, Log, LogHealth, LogOptions, Position, Recovered};
+pub use log::{
+    Head, HeadWatch, Keys, KnownElsewhere, Limits, Log, LogHealth, LogOptions, NoteReader, Position, Recovered,
+};
 pub use note::{Checkpoint, NoteError, VerifierKey};
 pub use peaks::Peaks;
 pub use proof::{PROOF_LEN_MAX, Tiles, is_consistent};

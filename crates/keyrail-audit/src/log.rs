@@ -11,6 +11,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use keyrail_core::fence::Epoch;
+use keyrail_core::id::RequestId;
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::SigningSeed;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::body::{BODY_LEN_MAX, Hashes, Record};
+use crate::enclosed::{Enclosed, Fencing};
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
 use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile};
@@ -125,6 +127,23 @@ pub struct KnownElsewhere {
     pub place: String,
 }
 
+/// Reads the signed head of a log in a database, without keeping the log open.
+#[derive(Clone)]
+pub struct NoteReader {
+    asks: Sender<Ask>,
+    limit: Duration,
+}
+
+impl NoteReader {
+    /// The signed head.
+    ///
+    /// # Errors
+    /// [`LogError::Database`], [`LogError::NoAnswer`]; [`LogError::Closed`] once the log is closed.
+    pub fn read(&self) -> Result<String, LogError> {
+        rows::ask(&self.asks, self.limit, Ask::Checkpoint)
+    }
+}
+
 /// Looks at what is published, without keeping the log open.
 #[derive(Clone)]
 pub struct HeadWatch(Arc<Shared>);
@@ -174,7 +193,7 @@ enum Evidence {
     /// The files in this directory, as far as they are published.
     Files(PathBuf),
     /// A database, by way of who is asked here.
-    Rows(Sender<Ask>),
+    Rows(Sender<Ask>, Arc<MacKey>),
 }
 
 impl Log {
@@ -313,6 +332,22 @@ impl Log {
         Ok(receiver)
     }
 
+    /// A record that becomes durable in the transaction of the change that it tells of, where the log is in a database;
+    /// `None` where it is in files.
+    ///
+    /// # Errors
+    /// [`AppendError::TooLong`]; [`AppendError::Unavailable`] without random numbers.
+    pub fn enclose(
+        &self,
+        body: Vec<u8>,
+        request: RequestId,
+        fencing: Fencing,
+    ) -> Result<Option<Enclosed>, AppendError> {
+        let Evidence::Rows(asks, mac) = &self.0.evidence else { return Ok(None) };
+        let log = Some((self.0.shared.clone(), asks.clone()));
+        Enclosed::new(body, request, fencing, mac.clone(), log).map(Some)
+    }
+
     /// Tells that a thread that makes records has nothing to do: what waits is written now, and not when more has come
     /// together.
     pub fn rest(&self) {
@@ -341,13 +376,36 @@ impl Log {
                 let path = dir.join("checkpoint");
                 std::fs::read_to_string(&path).map_err(failed("read", &path))
             }
-            Evidence::Rows(asks) => rows::ask(asks, self.0.shared.append_wait_max(), Ask::Checkpoint),
+            Evidence::Rows(asks, _) => rows::ask(asks, self.0.shared.append_wait_max(), Ask::Checkpoint),
         }
+    }
+
+    /// Whether it is in a database, where other nodes may write it, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0.evidence, Evidence::Rows(..))
+    }
+
+    /// What reads the signed head of a log in a database; none for one in files.
+    pub fn note_reader(&self) -> Option<NoteReader> {
+        let Evidence::Rows(asks, _) = &self.0.evidence else { return None };
+        Some(NoteReader { asks: asks.clone(), limit: self.0.shared.append_wait_max() })
     }
 
     /// The durable size: everything acknowledged is in it.
     pub fn size(&self) -> u64 {
         self.0.shared.size()
+    }
+
+    /// The durable size as it is now, whoever wrote: [`Log::size`] may lag behind other nodes. Waits for the database on the
+    /// thread that asks.
+    ///
+    /// # Errors
+    /// [`LogError::Database`], [`LogError::NoAnswer`], [`LogError::HeadAltered`], [`LogError::Older`].
+    pub fn size_now(&self) -> Result<u64, LogError> {
+        match &self.0.evidence {
+            Evidence::Files(_) => Ok(self.size()),
+            Evidence::Rows(asks, _) => rows::ask(asks, self.0.shared.append_wait_max(), Ask::Size),
+        }
     }
 
     /// The published head: what the files under `D/audit` say.
@@ -380,7 +438,7 @@ impl Log {
     pub fn read(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
         let audit_dir = match &self.0.evidence {
             Evidence::Files(dir) => dir,
-            Evidence::Rows(asks) => {
+            Evidence::Rows(asks, _) => {
                 let limit = self.0.shared.append_wait_max();
                 return rows::ask(asks, limit, |answer| Ask::Read(first, count, answer));
             }

@@ -22,6 +22,8 @@ pub(crate) enum Ask {
     Publish(Vec<PublishAnswer>),
     /// Records from the first number on, as many as the second says at most.
     Read(u64, usize, Answer<Vec<Record>>),
+    /// How many records there are.
+    Size(Answer<u64>),
     /// The signed head.
     Checkpoint(Answer<String>),
     /// Everything is published, and that is told as the end of the log.
@@ -42,6 +44,8 @@ pub(crate) struct Steward {
     pub(crate) publish_interval: Duration,
     /// The signed head as this node stored it last, and of how many records it is; `None` if it must be read.
     pub(crate) note: Option<(u64, String)>,
+    /// Whether it publishes.
+    pub(crate) writes: bool,
 }
 
 /// So often a signed head that others replace meanwhile is read again.
@@ -72,6 +76,12 @@ impl Steward {
                     });
                 }
                 Ok(Ask::Read(first, count, answer)) => drop(answer.send(self.read(first, count))),
+                Ok(Ask::Size(answer)) => {
+                    drop(answer.send(self.head().map(|head| head.peaks.size())));
+                    // What others wrote is published by them, or by who notices it.
+                    let unpublished = self.writes && self.shared.unpublished_len() > 0;
+                    due = due.or_else(|| unpublished.then(|| Instant::now() + self.publish_interval));
+                }
                 Ok(Ask::Checkpoint(answer)) => {
                     drop(answer.send(self.store.checkpoint().map_err(LogError::database("read"))));
                 }

@@ -5,10 +5,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::time::Duration;
 
 use keyrail_core::id::NodeId;
+use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use parking_lot::Mutex;
 
-use super::{Evidence, Handle, Head, Keys, Limits, Log, Shared, verifier_key};
+use super::{Evidence, Handle, Head, Keys, KnownElsewhere, Limits, Log, Shared, verifier_key};
 use crate::committer::{Committer, PATIENCE};
 use crate::database::{LogStore, StoredHead, Turn};
 use crate::error::LogError;
@@ -27,12 +28,14 @@ pub struct RowsOptions {
     pub patience: Duration,
     /// The head that the store remembers: a log that is older or another one is not opened.
     pub remembered: Option<Head>,
+    /// What anchors remember: a log that does not come through these heads is not opened.
+    pub anchored: Vec<KnownElsewhere>,
 }
 
 impl RowsOptions {
     /// The usual limits.
     pub fn new(origin: String) -> Self {
-        Self { origin, limits: Limits::default(), patience: PATIENCE, remembered: None }
+        Self { origin, limits: Limits::default(), patience: PATIENCE, remembered: None, anchored: Vec::new() }
     }
 }
 
@@ -60,34 +63,13 @@ impl Log {
         options: &RowsOptions,
         keys: Keys,
         writer: Box<dyn LogStore>,
-        mut reader: Box<dyn LogStore>,
+        reader: Box<dyn LogStore>,
     ) -> Result<Self, LogError> {
-        let key = verifier_key(&options.origin, &keys.seed)?;
-        let mac = Arc::new(keys.journal);
+        let (log, head, mac) = Self::look_at(options, keys, reader, true)?;
         let node = NodeId::from_bytes(random::array()?);
-        let (asks, asked) = channel();
-        let (tell, opened) = sync_channel(1);
-        let (seed, limits, remembered) = (keys.seed, options.limits, options.remembered);
-        let (its_mac, its_key) = (mac.clone(), key.clone());
-        // The database is asked on the threads that use it later: who opens a log may be in an async runtime.
-        let work = move || {
-            let head = match checked_head(reader.as_mut(), &its_mac, &its_key, remembered) {
-                Ok(head) => head,
-                Err(error) => return drop(tell.send(Err(error))),
-            };
-            let shared = Arc::new(Shared::new(limits, head.head()));
-            shared.raise_epoch(head.epoch);
-            if tell.send(Ok((shared.clone(), head))).is_ok() {
-                let publish_interval = limits.publish_interval;
-                let (store, mac, key) = (reader, its_mac, its_key);
-                let steward = Steward { shared, store, mac, seed, key, publish_interval, note: None };
-                steward.run(&asked);
-            }
-        };
-        start("audit-publish", work)?;
-        let (shared, head) = opened.recv().map_err(|_| LogError::Closed)??;
+        let Evidence::Rows(asks, _) = &log.0.evidence else { return Err(LogError::Closed) };
         let committer = Committer {
-            shared: shared.clone(),
+            shared: log.0.shared.clone(),
             store: writer,
             mac,
             node,
@@ -96,8 +78,55 @@ impl Log {
             steward: asks.clone(),
             patience: options.patience,
         };
-        let thread = Mutex::new(Some(start("audit-log", move || committer.run())?));
-        Ok(Self(Arc::new(Handle { shared, key, thread, evidence: Evidence::Rows(asks) })))
+        *log.0.thread.lock() = Some(start("audit-log", move || committer.run())?);
+        Ok(log)
+    }
+
+    /// Opens a log in a database to look at it: nothing is written, and nothing published.
+    ///
+    /// # Errors
+    /// As [`Log::open_rows`].
+    pub fn watch_rows(options: &RowsOptions, keys: Keys, reader: Box<dyn LogStore>) -> Result<Self, LogError> {
+        let (log, ..) = Self::look_at(options, keys, reader, false)?;
+        log.0.shared.refuse();
+        Ok(log)
+    }
+
+    fn look_at(
+        options: &RowsOptions,
+        keys: Keys,
+        mut reader: Box<dyn LogStore>,
+        writes: bool,
+    ) -> Result<(Self, StoredHead, Arc<MacKey>), LogError> {
+        let key = verifier_key(&options.origin, &keys.seed)?;
+        let mac = Arc::new(keys.journal);
+        let (asks, asked) = channel();
+        let (tell, opened) = sync_channel(1);
+        let (seed, limits) = (keys.seed, options.limits);
+        let (remembered, anchored) = (options.remembered, options.anchored.clone());
+        let (its_mac, its_key) = (mac.clone(), key.clone());
+        // The database is asked on the threads that use it later: who opens a log may be in an async runtime.
+        let work = move || {
+            let checked = checked_head(reader.as_mut(), &its_mac, &its_key, remembered)
+                .and_then(|head| require_anchored(reader.as_mut(), &its_mac, &head, &anchored).map(|()| head));
+            let head = match checked {
+                Ok(head) => head,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            let shared = Arc::new(Shared::new(limits, head.head()));
+            shared.raise_epoch(head.epoch);
+            if tell.send(Ok((shared.clone(), head))).is_ok() {
+                let publish_interval = limits.publish_interval;
+                let (store, mac, key) = (reader, its_mac, its_key);
+                let steward = Steward { shared, store, mac, seed, key, publish_interval, writes, note: None };
+                steward.run(&asked);
+            }
+        };
+        start("audit-publish", work)?;
+        let (shared, head) = opened.recv().map_err(|_| LogError::Closed)??;
+        let evidence = Evidence::Rows(asks, mac.clone());
+        let log = Self(Arc::new(Handle { shared, key, thread: Mutex::default(), evidence }));
+        Ok((log, head, mac))
     }
 }
 
@@ -109,7 +138,7 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::thread
 /// The head, which must come through the signed one and the one that is remembered.
 fn checked_head(
     store: &mut dyn LogStore,
-    mac: &keyrail_crypto::mac::MacKey,
+    mac: &MacKey,
     key: &VerifierKey,
     remembered: Option<Head>,
 ) -> Result<StoredHead, LogError> {
@@ -133,12 +162,27 @@ fn checked_head(
     }
 }
 
-/// The root at a size at which a batch ends, as every size does that was ever a head.
-fn root_at(
+/// The log must come through what anchors remember.
+fn require_anchored(
     store: &mut dyn LogStore,
-    size: u64,
-    mac: &keyrail_crypto::mac::MacKey,
-) -> Result<Option<crate::tree::Hash>, LogError> {
+    mac: &MacKey,
+    head: &StoredHead,
+    anchored: &[KnownElsewhere],
+) -> Result<(), LogError> {
+    for KnownElsewhere { head: known, place } in anchored {
+        let (found, place) = (head.peaks.size(), || place.clone());
+        if known.size > found {
+            return Err(LogError::BehindAnchor { found, remembered: known.size, place: place() });
+        }
+        if root_at(store, known.size, mac)? != Some(known.root) {
+            return Err(LogError::AnchorFork { size: known.size, place: place() });
+        }
+    }
+    Ok(())
+}
+
+/// The root at a size at which a batch ends, as every size does that was ever a head.
+fn root_at(store: &mut dyn LogStore, size: u64, mac: &MacKey) -> Result<Option<crate::tree::Hash>, LogError> {
     let Some(last) = size.checked_sub(1) else { return Ok(Some(crate::peaks::Peaks::default().root())) };
     let batch = store.read(last, 1).map_err(LogError::database("read"))?.into_iter().next();
     let batch = batch.filter(|batch| (batch.first..batch.end()).contains(&last));

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     due: Condvar,
     pub(super) state: Mutex<State>,
     size: AtomicU64,
+    /// The queue's epoch, for who looks without waiting.
+    epoch: AtomicU64,
 }
 
 pub(super) struct State {
@@ -107,6 +109,7 @@ impl Shared {
                 closed: None,
             }),
             size: AtomicU64::new(published.size),
+            epoch: AtomicU64::new(0),
         }
     }
 
@@ -123,10 +126,11 @@ impl Shared {
     pub(crate) fn raise_epoch(&self, epoch: Epoch) {
         let mut queue = self.queue.lock();
         queue.epoch = queue.epoch.max(epoch);
+        self.epoch.store(queue.epoch.0, Ordering::Release);
     }
 
     pub(super) fn epoch(&self) -> Epoch {
-        self.queue.lock().epoch
+        Epoch(self.epoch.load(Ordering::Acquire))
     }
 
     pub(crate) fn published_head(&self) -> Head {
