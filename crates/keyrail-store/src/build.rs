@@ -110,7 +110,7 @@ impl State {
                     break;
                 }
                 let writes = rows.iter().map(|row| Write::Delete { table, key: key_of(table, row) }).collect();
-                self.store.apply(Transaction { writes }).await?;
+                self.store.apply(Transaction::of(writes)).await?;
             }
         }
         self.map.forget();

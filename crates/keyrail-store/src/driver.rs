@@ -1,6 +1,10 @@
 //! What a database must be able to do: the seam that further databases implement.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use keyrail_audit::Enclosed;
+use keyrail_core::id::RequestId;
 
 use crate::error::StoreError;
 use crate::row::Table;
@@ -109,6 +113,15 @@ impl Write {
 pub struct Transaction {
     /// The writes, in their order.
     pub writes: Vec<Write>,
+    /// The record that happens with them, where the log is in the same database.
+    pub enclosed: Option<Arc<Enclosed>>,
+}
+
+impl Transaction {
+    /// Writes without a record of their own.
+    pub const fn of(writes: Vec<Write>) -> Self {
+        Self { writes, enclosed: None }
+    }
 }
 
 /// A database. It moves values, and knows neither keys nor seals.
@@ -130,8 +143,19 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::Conflict`], [`StoreError::Constraint`], [`StoreError::Full`];
-    /// [`StoreError::Indeterminate`] when it cannot be known.
+    /// [`StoreError::Fenced`] if the epoch is another one than an enclosed record was decided under;
+    /// [`StoreError::NoLog`] for an enclosed record where there is no log; [`StoreError::Indeterminate`] when it cannot be
+    /// known.
     async fn apply(&self, transaction: Transaction) -> Result<(), StoreError>;
+
+    /// Whether the change with this enclosed record is stored. If it is not, it never will be: what was sent for it and is
+    /// still on its way is refused from then on.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails, or has no log: then nothing is known.
+    async fn settle(&self, _request: RequestId) -> Result<bool, StoreError> {
+        Err(StoreError::NoLog)
+    }
 
     /// Asks the database whether its own structures are whole; each sentence is a finding.
     ///

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use keyrail_audit::LogError;
+
 use crate::postgres::PostgresUrlError;
 
 /// What a database said, whichever it is: names of columns and conditions, no values.
@@ -107,6 +109,15 @@ pub enum StoreError {
         /// The newest schema.
         known: i64,
     },
+    /// The state changed since a change was decided.
+    #[error("the change was decided under an older state")]
+    Fenced,
+    /// The log beside the rows is not as it should be.
+    #[error("the log in the database of the store is not usable")]
+    Log(#[source] Box<LogError>),
+    /// There is no log in the database of the store.
+    #[error("there is no log in the database of the store")]
+    NoLog,
     /// The store has no map of its rows yet, and it was opened for reading only.
     #[error("the store has no map of its rows yet")]
     NoMap,
@@ -192,7 +203,8 @@ impl StoreError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Exists { .. } | Self::Conflict { .. } | Self::Url(_) => Fault::Caller,
+            Self::Exists { .. } | Self::Conflict { .. } | Self::Fenced | Self::Url(_) => Fault::Caller,
+            Self::Log(error) if error.is_altered() => Fault::StoredData,
             Self::Constraint { .. } => Fault::Bug,
             Self::RowSeal { .. }
             | Self::RowStale { .. }
@@ -209,7 +221,7 @@ impl StoreError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Exists { .. } => "choose another name, or use what is there",
-            Self::Conflict { .. } => "read it again and repeat the change",
+            Self::Conflict { .. } | Self::Fenced => "read it again and repeat the change",
             Self::Constraint { .. } => "please report it",
             Self::RowSeal { .. }
             | Self::RowStale { .. }
@@ -221,6 +233,10 @@ impl StoreError {
             Self::NotAStore { .. } => "name another --data-dir",
             Self::UnknownSchema { .. } => "use the release of Keyrail that wrote it, or a newer one",
             Self::OldSchema { .. } => "run a command that writes, or start the server once: it brings the schema up",
+            Self::Log(_) => "`keyrail audit verify` tells what is wrong with it",
+            Self::NoLog => {
+                "it was made by an earlier release, or is another database: name the right one in `store-url`"
+            }
             Self::NoMap => "run a command that writes, or start the server once: it makes the map",
             Self::TooMany { .. } => "ask for a page at a time",
             Self::Full(_) => "make room on the disk of the data directory; nothing was changed",

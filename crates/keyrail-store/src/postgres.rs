@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use keyrail_audit::Enclosed;
+use keyrail_core::id::RequestId;
 use tokio_postgres::Row as SqlRow;
 use tokio_postgres::types::ToSql;
 
@@ -26,6 +28,7 @@ use crate::row::Table;
 use crate::statement::Statement;
 use errors::{classify, told};
 pub use log::PgLog;
+use log::{FENCE, FIND};
 pub use migrate::POSTGRES_SCHEMA_VERSION;
 use migrate::{MIGRATIONS, identify, migrate, require_newest};
 use pool::Pool;
@@ -109,6 +112,11 @@ impl PgStore {
         Ok(Self { inner: Arc::new(Inner { pool: Pool::new(connector), writer, standby_demanded }) })
     }
 
+    /// A connection to the log of this store, for a thread of its own.
+    pub fn log(&self) -> PgLog {
+        PgLog::of(Arc::clone(self.inner.pool.connector()))
+    }
+
     /// What a commit waits for at present, as the server is set up.
     ///
     /// # Errors
@@ -142,6 +150,16 @@ impl Inner {
         rows
     }
 
+    /// Moves the log's fence on, which waits for every transaction that holds the head, and looks then.
+    async fn settle(&self, request: RequestId) -> Result<bool, StoreError> {
+        if self.query_once(FENCE, &[]).await?.is_empty() {
+            return Err(StoreError::NoLog);
+        }
+        let (node, number) = Enclosed::writer(request);
+        let number = i64::try_from(number).unwrap_or_default();
+        Ok(!self.query(FIND, &[&node.as_bytes().as_slice(), &number]).await?.is_empty())
+    }
+
     async fn ask(&self, statement: &Statement<'_>) -> Result<Vec<SqlRow>, StoreError> {
         let bound: Vec<Bound<'_>> = statement.values.iter().map(|value| Bound(value)).collect();
         let values: Vec<&(dyn ToSql + Sync)> = bound.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
@@ -170,6 +188,12 @@ impl Store for PgStore {
         let inner = Arc::clone(&self.inner);
         let joined = tokio::spawn(async move { inner.apply(&transaction).await }).await;
         joined.map_err(|error| StoreError::Indeterminate { source: error.into() })?
+    }
+
+    async fn settle(&self, request: RequestId) -> Result<bool, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let joined = tokio::spawn(async move { inner.settle(request).await }).await;
+        joined.map_err(|error| StoreError::Database(error.into()))?
     }
 
     async fn integrity(&self) -> Result<Vec<String>, StoreError> {

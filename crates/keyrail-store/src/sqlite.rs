@@ -187,6 +187,9 @@ impl Store for SqliteStore {
 
     async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
         let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
+        if transaction.enclosed.is_some() {
+            return Err(StoreError::NoLog);
+        }
         let (done, result) = oneshot::channel();
         writer.send(Job { transaction, since: Instant::now(), done }).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
@@ -257,7 +260,7 @@ mod tests {
                 values.extend([Value::Integer(1), Value::Null, Value::Null, Value::Null, Value::Blob(vec![0; 32])]);
                 crate::driver::Write::Insert { table, values }
             });
-            let transaction = Transaction { writes: writes.collect() };
+            let transaction = Transaction::of(writes.collect());
             Job { transaction, since: Instant::now(), done: oneshot::channel().0 }
         };
         limit(&connection, pages + 2);

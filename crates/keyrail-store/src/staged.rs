@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyrail_audit::Enclosed;
 use keyrail_core::id::RequestId;
 use keyrail_core::record::StateMark;
 use keyrail_core::system::{MapHead, MapNode, OutboxEntry};
@@ -84,6 +85,14 @@ impl State {
         self.apply(staged).await
     }
 
+    /// Commits a staged change with its record in the log of the same database, durably, as a whole.
+    ///
+    /// # Errors
+    /// As [`State::commit`], and [`StoreError::Fenced`].
+    pub async fn commit_enclosed(&self, staged: Staged, enclosed: Arc<Enclosed>) -> Result<(), StoreError> {
+        self.apply_with(staged, Some(enclosed)).await
+    }
+
     /// Seals the rows of a change and stores it, durably, as a whole.
     ///
     /// # Errors
@@ -101,8 +110,12 @@ impl State {
         if staged.writes.is_empty() {
             return Ok(());
         }
+        self.apply_with(staged, None).await
+    }
+
+    async fn apply_with(&self, staged: Staged, enclosed: Option<Arc<Enclosed>>) -> Result<(), StoreError> {
         let mut undecided = Undecided(Some(self));
-        let applied = self.store().apply(Transaction { writes: staged.writes }).await;
+        let applied = self.store().apply(Transaction { writes: staged.writes, enclosed }).await;
         match &applied {
             Ok(()) => {
                 if let Some(Next { head, nodes, gone }) = staged.next {
@@ -111,7 +124,12 @@ impl State {
                 undecided.0 = None;
             }
             // Somebody else may have moved the head.
-            Err(StoreError::Indeterminate { .. } | StoreError::Conflict { .. } | StoreError::Closed) => {}
+            Err(
+                StoreError::Indeterminate { .. }
+                | StoreError::Conflict { .. }
+                | StoreError::Fenced
+                | StoreError::Closed,
+            ) => {}
             Err(_) => undecided.0 = None,
         }
         applied

@@ -4,12 +4,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, join3};
+use keyrail_audit::{Appending, EncloseError, Enclosed, LogError, LogStoreError};
+use keyrail_core::fence::Epoch;
 use rand::RngExt as _;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::Inner;
 use super::errors::{classify, classify_commit, classify_write, is_broken, is_repeatable, told};
+use super::log::{APPEND, Append, HEAD_HELD, head_of};
 use super::pool::Pooled;
 use super::session::answered;
 use super::sql::{Bound, DIALECT};
@@ -63,8 +66,8 @@ impl Inner {
         let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
         writer.hold().await?;
         let mut pooled = self.pool.get().await?;
-        match answered(self.write(&mut pooled, writer.epoch(), transaction)).await {
-            Ok(()) => {}
+        let placed = match answered(self.write(&mut pooled, writer.epoch(), transaction)).await {
+            Ok(placed) => placed,
             Err(StoreError::Unreachable(source)) => {
                 self.pool.distrust();
                 return Err(StoreError::Unreachable(source));
@@ -77,12 +80,22 @@ impl Inner {
                 }
                 return Err(error);
             }
+        };
+        self.commit(pooled).await?;
+        if let (Some(enclosed), Some((first, epoch))) = (&transaction.enclosed, placed) {
+            enclosed.stored(first, epoch);
         }
-        self.commit(pooled).await
+        Ok(())
     }
 
-    /// Begins and does all writes; the first failure in their order is the one that counts.
-    async fn write(&self, pooled: &mut Pooled, epoch: i64, transaction: &Transaction) -> Result<(), StoreError> {
+    /// Begins and does all writes; the first failure in their order is the one that counts. Gives the place of the record
+    /// that goes with them, and the epoch after it.
+    async fn write(
+        &self,
+        pooled: &mut Pooled,
+        epoch: i64,
+        transaction: &Transaction,
+    ) -> Result<Option<(u64, Epoch)>, StoreError> {
         let guard = pooled.session.prepare(GUARD).await.map_err(classify)?;
         let mut ready = Vec::with_capacity(transaction.writes.len());
         for write in &transaction.writes {
@@ -90,21 +103,44 @@ impl Inner {
             let failed = |error| classify_write(error, write.table().name);
             ready.push((write, pooled.session.prepare(&words.sql).await.map_err(failed)?, words));
         }
-        let (first, rest) = ready.split_at(ready.len().min(PIPELINE_MAX));
-        let client = pooled.session.client();
         // All is sent at once, in this order; the answers come in the same order.
         let under: [&(dyn ToSql + Sync); 1] = [&epoch];
-        let guarded = client.query(&guard, &under);
-        let (begun, guarded, done) = join3(client.batch_execute(BEGIN), guarded, send(client, first)).await;
-        begun.map_err(classify)?;
-        let guarded = guarded.map_err(classify)?;
+        let (placed, mut rest) = (None, ready.as_slice());
+        let placed = match &transaction.enclosed {
+            None => {
+                let (first, later) = ready.split_at(ready.len().min(PIPELINE_MAX));
+                let client = pooled.session.client();
+                let (begun, guarded, done) =
+                    join3(client.batch_execute(BEGIN), client.query(&guard, &under), send(client, first)).await;
+                begun.map_err(classify)?;
+                self.require_guarded(&guarded.map_err(classify)?)?;
+                judge(first, done)?;
+                rest = later;
+                placed
+            }
+            // The record first: whoever holds the head comes before all others, also in the rows.
+            Some(enclosed) => {
+                let held = pooled.session.prepare(HEAD_HELD).await.map_err(classify)?;
+                let append = pooled.session.prepare(APPEND).await.map_err(classify)?;
+                let client = pooled.session.client();
+                let (begun, guarded, head) =
+                    join3(client.batch_execute(BEGIN), client.query(&guard, &under), client.query(&held, &[])).await;
+                begun.map_err(classify)?;
+                self.require_guarded(&guarded.map_err(classify)?)?;
+                Some(append_enclosed(client, &append, enclosed, &head.map_err(classify)?).await?)
+            }
+        };
+        let client = pooled.session.client();
+        for next in rest.chunks(PIPELINE_MAX) {
+            judge(next, send(client, next).await)?;
+        }
+        Ok(placed)
+    }
+
+    fn require_guarded(&self, guarded: &[Row]) -> Result<(), StoreError> {
         let waits: bool = guarded.first().ok_or(StoreError::TakenOver)?.try_get(0).map_err(classify)?;
         if !waits && self.standby_demanded.load(Ordering::Relaxed) {
             return Err(StoreError::NoStandby);
-        }
-        judge(first, done)?;
-        for next in rest.chunks(PIPELINE_MAX) {
-            judge(next, send(client, next).await)?;
         }
         Ok(())
     }
@@ -144,6 +180,35 @@ impl Inner {
         pooled.keep();
         Ok(())
     }
+}
+
+/// Appends the record of a change to the head that is held.
+async fn append_enclosed(
+    client: &Client,
+    statement: &Statement,
+    enclosed: &Enclosed,
+    head: &[Row],
+) -> Result<(u64, Epoch), StoreError> {
+    let head = match head_of(head) {
+        Err(LogStoreError::NoLog) => return Err(StoreError::NoLog),
+        head => head.map_err(|source| log_failed(LogError::Database { action: "read", source }))?,
+    };
+    let Appending { former, batch, next } = enclosed.onto(head).map_err(|error| match error {
+        EncloseError::Log(error) => log_failed(error),
+        // Whoever sees another state begins anew.
+        _ => StoreError::Fenced,
+    })?;
+    let append = Append::new(&former, &batch, &next)
+        .map_err(|source| log_failed(LogError::Database { action: "write", source }))?;
+    match client.execute(statement, &append.values()).await.map_err(|error| classify_write(error, "audit_batch"))? {
+        1 => Ok((batch.first, next.epoch)),
+        // The head is held: nobody else can have moved it.
+        _ => Err(StoreError::Conflict { table: "audit_head" }),
+    }
+}
+
+fn log_failed(error: LogError) -> StoreError {
+    StoreError::Log(Box::new(error))
 }
 
 type Ready<'a> = (&'a Write, Statement, Words<'a>);

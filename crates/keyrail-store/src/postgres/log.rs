@@ -37,6 +37,16 @@ pub struct PgLog {
     runtime: Option<Runtime>,
 }
 
+impl Drop for PgLog {
+    /// Whoever drops it may be in an async runtime, where another one cannot be waited for.
+    fn drop(&mut self) {
+        self.session = None;
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl PgLog {
     /// The log of the store at `url`; nothing is connected yet.
     ///
@@ -46,7 +56,15 @@ impl PgLog {
         Ok(Self::of(Arc::new(Connector::new(url, true)?)))
     }
 
-    fn of(connector: Arc<Connector>) -> Self {
+    /// The same for who only reads: a standby will do.
+    ///
+    /// # Errors
+    /// As [`PgLog::new`].
+    pub fn reading(url: PostgresUrl) -> Result<Self, StoreError> {
+        Ok(Self::of(Arc::new(Connector::new(url, false)?)))
+    }
+
+    pub(super) fn of(connector: Arc<Connector>) -> Self {
         Self { connector, session: None, holds: false, runtime: None }
     }
 
@@ -164,7 +182,8 @@ impl LogStore for PgLog {
     fn create(&mut self, head: &StoredHead, note: &str) -> Result<(), LogStoreError> {
         let row = HeadRow::of(head)?;
         let size = row.size;
-        self.run(CREATE, &[&size, &row.root, &row.peaks, &row.tag, &row.epoch, &row.fence, &note]).map(drop)
+        let made = self.run(CREATE, &[&size, &row.root, &row.peaks, &row.tag, &row.epoch, &row.fence, &note])?;
+        if made.is_empty() { Err(LogStoreError::Failed(told("there is a log with records already"))) } else { Ok(()) }
     }
 
     fn head(&mut self, turn: Turn) -> Result<StoredHead, LogStoreError> {
@@ -194,25 +213,8 @@ impl LogStore for PgLog {
     }
 
     fn append(&mut self, former: &StoredHead, batch: &Batch<'_>, next: &StoredHead) -> Result<Appended, LogStoreError> {
-        let (former, next) = (HeadRow::of(former)?, HeadRow::of(next)?);
-        let (count, number) = (number(batch.count)?, number(batch.number)?);
-        let (node, tag, records): (&[u8], &[u8], &[u8]) = (batch.node.as_bytes(), &batch.tag, &batch.records);
-        let values: [&(dyn ToSql + Sync); 13] = [
-            &next.size,
-            &next.peaks,
-            &next.root,
-            &next.tag,
-            &former.size,
-            &former.root,
-            &former.epoch,
-            &former.fence,
-            &count,
-            &node,
-            &number,
-            &records,
-            &tag,
-        ];
-        let stored = if self.holds { self.append_held(&values) } else { self.append_alone(&values) };
+        let append = Append::new(former, batch, next)?;
+        let stored = if self.holds { self.append_held(&append.values()) } else { self.append_alone(&append.values()) };
         Ok(if stored? == 1 { Appended::Stored } else { Appended::Moved })
     }
 
@@ -242,6 +244,51 @@ impl LogStore for PgLog {
     }
 }
 
+/// What [`APPEND`] is given.
+pub(super) struct Append<'a> {
+    former: HeadRow,
+    next: HeadRow,
+    count: i64,
+    node: &'a [u8],
+    number: i64,
+    records: &'a [u8],
+    tag: &'a [u8],
+}
+
+impl<'a> Append<'a> {
+    pub(super) fn new(former: &StoredHead, batch: &'a Batch<'_>, next: &StoredHead) -> Result<Self, LogStoreError> {
+        Ok(Self {
+            former: HeadRow::of(former)?,
+            next: HeadRow::of(next)?,
+            count: number(batch.count)?,
+            node: batch.node.as_bytes(),
+            number: number(batch.number)?,
+            records: &batch.records,
+            tag: &batch.tag,
+        })
+    }
+
+    pub(super) fn values(&self) -> [&(dyn ToSql + Sync); 14] {
+        let Self { former, next, count, node, number, records, tag } = self;
+        [
+            &next.size,
+            &next.peaks,
+            &next.root,
+            &next.tag,
+            &former.size,
+            &former.root,
+            &former.epoch,
+            &former.fence,
+            count,
+            node,
+            number,
+            records,
+            tag,
+            &next.epoch,
+        ]
+    }
+}
+
 /// The head in the forms that the columns have.
 struct HeadRow {
     size: i64,
@@ -265,7 +312,7 @@ impl HeadRow {
     }
 }
 
-fn head_of(rows: &[Row]) -> Result<StoredHead, LogStoreError> {
+pub(super) fn head_of(rows: &[Row]) -> Result<StoredHead, LogStoreError> {
     let row = rows.first().ok_or(LogStoreError::NoLog)?;
     let peaks: Vec<u8> = column(row, "peaks")?;
     let malformed = || LogStoreError::Malformed { column: "peaks" };
@@ -312,28 +359,32 @@ fn number(number: u64) -> Result<i64, LogStoreError> {
     i64::try_from(number).map_err(|error| LogStoreError::Failed(error.into()))
 }
 
+/// A log without records is what a maker left that was killed: it is no evidence.
 const CREATE: &str = "/* log create */ WITH head AS (\
-    INSERT INTO keyrail.audit_head (size, root, peaks, tag, epoch, fence) VALUES ($1, $2, $3, $4, $5, $6)) \
-    INSERT INTO keyrail.audit_checkpoint (size, note) VALUES ($1, $7)";
+    INSERT INTO keyrail.audit_head AS known (size, root, peaks, tag, epoch, fence) VALUES ($1, $2, $3, $4, $5, $6) \
+    ON CONFLICT (\"only\") DO UPDATE SET root = $2, peaks = $3, tag = $4 WHERE known.size = 0 RETURNING 1) \
+    INSERT INTO keyrail.audit_checkpoint (size, note) SELECT $1, $7 FROM head \
+    ON CONFLICT (\"only\") DO UPDATE SET size = $1, note = $7 RETURNING size";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 const HEAD: &str = "/* log head */ SELECT size, peaks, tag, epoch, fence FROM keyrail.audit_head";
 
-const HEAD_HELD: &str = "/* log take */ SELECT size, peaks, tag, epoch, fence FROM keyrail.audit_head FOR UPDATE";
+pub(super) const HEAD_HELD: &str =
+    "/* log take */ SELECT size, peaks, tag, epoch, fence FROM keyrail.audit_head FOR UPDATE";
 
 /// One statement, one round trip, one commit. Whoever changes the head meanwhile makes the condition be asked again of
 /// what he left, under the row's lock: then nothing is stored.
-const APPEND: &str = "/* log append */ WITH head AS (\
-    UPDATE keyrail.audit_head SET size = $1, peaks = $2, root = $3, tag = $4 \
+pub(super) const APPEND: &str = "/* log append */ WITH head AS (\
+    UPDATE keyrail.audit_head SET size = $1, peaks = $2, root = $3, tag = $4, epoch = $14 \
     WHERE size = $5 AND root = $6 AND epoch = $7 AND fence = $8 RETURNING 1) \
     INSERT INTO keyrail.audit_batch (first, count, epoch, node, number, root, records, tag) \
     SELECT $5, $9, $7, $10, $11, $3, $12, $13 FROM head";
 
-const FENCE: &str = "/* log fence */ UPDATE keyrail.audit_head SET fence = fence + 1 \
+pub(super) const FENCE: &str = "/* log fence */ UPDATE keyrail.audit_head SET fence = fence + 1 \
     RETURNING size, peaks, tag, epoch, fence";
 
-const FIND: &str = "/* log find */ SELECT first, count, epoch, node, number, root, records, tag \
+pub(super) const FIND: &str = "/* log find */ SELECT first, count, epoch, node, number, root, records, tag \
     FROM keyrail.audit_batch WHERE node = $1 AND number = $2";
 
 /// The batch that holds the first record, and the next ones, as far as they are not too many or too long together.

@@ -29,6 +29,11 @@ impl Pool {
         Arc::new(Self { connector, idle: Mutex::default(), free })
     }
 
+    /// How its connections are made.
+    pub(crate) const fn connector(&self) -> &Arc<Connector> {
+        &self.connector
+    }
+
     /// A connection: one that is at hand, else a new one.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ fn insert(table: &'static Table, values: Vec<Value>) -> Write {
 }
 
 async fn apply(store: &Arc<dyn Store>, writes: Vec<Write>) -> Result<(), StoreError> {
-    store.apply(Transaction { writes }).await
+    store.apply(Transaction::of(writes)).await
 }
 
 /// Where a language would say otherwise: capitals, accents, signs, what has no letter, and what is empty.

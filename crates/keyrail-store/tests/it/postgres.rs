@@ -2,13 +2,14 @@
 
 mod access;
 mod commits;
+mod enclosed;
 mod outages;
 mod writers;
 
 use std::sync::Arc;
 
 use keyrail_store::{
-    Durability, OpenMode, PgStore, PostgresOptions, Store, StoreError, TABLES, Transaction, Value, Write,
+    Durability, OpenMode, PgStore, PostgresOptions, Store, StoreError, TABLES, Table, Transaction, Value, Write,
 };
 
 /// Opens a store, which need not be there.
@@ -23,6 +24,12 @@ async fn open_with(url: &str, mode: OpenMode, demand: Durability) -> Result<Arc<
 
 /// Stores a row under a number; the same number is refused as there already.
 async fn store_number(store: &PgStore, number: i64) -> Result<(), StoreError> {
+    let (table, values) = row_of(number);
+    store.apply(Transaction::of(vec![Write::Insert { table, values }])).await
+}
+
+/// A row under a number.
+fn row_of(number: i64) -> (&'static Table, Vec<Value>) {
     let table = TABLES.iter().find(|table| table.name == "usage").unwrap();
     let values = vec![
         Value::Blob(number.to_be_bytes().to_vec()),
@@ -35,7 +42,7 @@ async fn store_number(store: &PgStore, number: i64) -> Result<(), StoreError> {
         Value::Integer(1),
         Value::Blob(vec![0; 32]),
     ];
-    store.apply(Transaction { writes: vec![Write::Insert { table, values }] }).await
+    (table, values)
 }
 
 async fn numbers(store: &PgStore) -> Result<u64, StoreError> {
