@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use keyrail_audit::{AnchorFile, Anchored, Checkpoint, Head, HeadWatch, KnownElsewhere, LogError, VerifierKey};
+use keyrail_audit::{
+    AnchorFile, Anchored, Checkpoint, Head, HeadWatch, KnownElsewhere, LogError, NoteReader, VerifierKey,
+};
 use keyrail_core::time::{Clock, Timestamp};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -107,13 +109,18 @@ pub(crate) struct LogSite {
     pub(crate) audit_dir: PathBuf,
     pub(crate) cosigned_dir: PathBuf,
     pub(crate) key: VerifierKey,
+    /// What reads the signed head of a log that is in no files.
+    pub(crate) rows: Option<NoteReader>,
 }
 
 impl LogSite {
     /// The newest signed head: the note, and what it says.
     fn checkpoint(&self) -> Result<(String, Checkpoint), String> {
-        let path = self.audit_dir.join("checkpoint");
-        let note = std::fs::read_to_string(&path).map_err(|error| format!("the log's checkpoint: {error}"))?;
+        let note = match &self.rows {
+            Some(rows) => rows.read().map_err(|error| told(&error)),
+            None => std::fs::read_to_string(self.audit_dir.join("checkpoint")).map_err(|error| error.to_string()),
+        };
+        let note = note.map_err(|error| format!("the log's checkpoint: {error}"))?;
         let head = Checkpoint::verify(&note, &self.key).map_err(|error| format!("the log's checkpoint: {error}"))?;
         Ok((note, head))
     }
@@ -174,6 +181,10 @@ impl AnchorSet {
     pub(crate) fn confirm(&self, site: &LogSite) -> Result<(), EngineError> {
         for anchor in self.anchors.iter().filter(|anchor| matches!(anchor.place, Place::Witness(_))) {
             let place = anchor.spec.place();
+            if site.rows.is_some() {
+                self.unusable(anchor, "a witness is shown files of the log, and this log is in a database".to_owned())?;
+                continue;
+            }
             match blocking(|| anchor.tell(site)) {
                 Ok(()) => {}
                 Err(Untold::Ahead { found, remembered }) => {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyrail_audit::{Head, Keys, Log, LogError, LogOptions, Reader, Site, VerifierKey};
+use keyrail_audit::{Enclosed, Keys, Site, VerifierKey};
 use keyrail_core::access::{Action, Role};
 use keyrail_core::id::RequestId;
 use keyrail_core::label::default_labels;
@@ -14,10 +14,11 @@ use keyrail_core::record::{Detail, Origin, Outcome, RECORD_FORMAT, Record, Recor
 use keyrail_core::system::{OutboxEntry, RootSecretPurpose, Setting, SettingName, SlotRole};
 use keyrail_core::time::Clock;
 use keyrail_core::token::TOKEN_TTL_SECONDS_MAX;
+use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
 use keyrail_seal::{RootKind, RootOfTrust, RootSpec, SealError};
-use keyrail_store::{Change, OpenMode, RowSealer, State, Store, bootstrap};
+use keyrail_store::{Change, OpenMode, RowSealer, State, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
@@ -26,6 +27,7 @@ use crate::error::EngineError;
 use crate::history;
 use crate::journal::Journal;
 use crate::keys;
+use crate::log_place::{self, Opening};
 use crate::metrics::Metrics;
 use crate::ops::evidence::details_of;
 use crate::ops::root::{DealRecovery, NewRecovery, SlotView};
@@ -35,7 +37,7 @@ use crate::paths::Paths;
 use crate::pipeline::encode;
 use crate::refusals::Refusals;
 use crate::roots::{absolute, make_root, new_row, open_any};
-use crate::store_place::{self, StorePlace, has_store};
+use crate::store_place::{self, Placed, StorePlace, has_store};
 use crate::unsealed::told::Told;
 use crate::unsealed::{Parts, Unsealed};
 use crate::usage::UsageBook;
@@ -105,7 +107,7 @@ pub(crate) async fn init(
         // Before a store is made that would look like one.
         require_free(&paths)?;
     }
-    let store = place.make(&paths).await?;
+    let Placed { store, log: rows } = place.make(&paths).await?;
     require_free(&paths)?;
     place.remember(&paths)?;
     let root_beside_data = root.is_none();
@@ -126,10 +128,10 @@ pub(crate) async fn init(
         keys::wrap_root_secret(&root_key, &seed, RootSecretPurpose::LogSigning, now)?,
     ];
 
-    keyrail_audit::clear(&paths.audit(), &paths.journal())?;
     let origin = format!("keyrail/{}", hex::encode(random::array::<8>()?));
     let log_keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
-    let verifier = Log::create(&LogOptions::new(paths.audit(), paths.journal(), origin.clone()), &log_keys)?;
+    let is_shared = rows.is_some();
+    let verifier = log_place::create(&paths, &origin, log_keys, rows)?;
     let public_key = verifier.to_string();
     write_file(&paths.public_key(), format!("{public_key}\n").as_bytes())?;
 
@@ -161,11 +163,29 @@ pub(crate) async fn init(
     let mut record = init_record(RequestId::from_bytes(random::array()?), now, slot.kind(), row.id);
     record.detail.extend(details_of(&claims));
     let state = State::new(store, RowSealer::new(&store_key)?);
+    let guard = is_shared.then(|| store_key.mac_key(JOURNAL_PURPOSE)).transpose()?;
+    commit_first(&state, change, record, guard).await?;
+    Ok(Initialized { token, public_key, root: spec, root_beside_data, recovery })
+}
+
+/// Stores the first rows with the first record: that goes into a log in the same database at once, or `guard` is none.
+async fn commit_first(
+    state: &State,
+    change: Change,
+    mut record: Record,
+    guard: Option<MacKey>,
+) -> Result<(), EngineError> {
     let staged = state.stage(change, record.id).await?;
     record.state = staged.mark();
     let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
-    state.commit_staged(staged, &OutboxEntry { request: record.id, log_index_min: 0, body }).await?;
-    Ok(Initialized { token, public_key, root: spec, root_beside_data, recovery })
+    match guard {
+        Some(guard) => {
+            let first = Enclosed::first(body, record.id, guard).map_err(EngineError::AuditUnavailable)?;
+            state.commit_enclosed(staged, Arc::new(first)).await?;
+        }
+        None => state.commit_staged(staged, &OutboxEntry { request: record.id, log_index_min: 0, body }).await?,
+    }
+    Ok(())
 }
 
 fn init_record(
@@ -270,8 +290,8 @@ pub(crate) async fn unseal(
     if !has_store(paths) {
         return Err(no_store(paths));
     }
-    let store = store_place::open(paths, mode).await?;
-    unseal_on(store, paths, access, provider, around).await
+    let placed = store_place::open(paths, mode).await?;
+    unseal_on(placed, paths, access, provider, around).await
 }
 
 /// Refuses rows that are not of the time of the log, and looks up in the map what was read before that was known.
@@ -290,12 +310,13 @@ async fn require_newest(
 
 /// Opens the rows of `store` and the log beside them.
 pub(crate) async fn unseal_on(
-    store: Arc<dyn Store>,
+    placed: impl Into<Placed>,
     paths: &Paths,
     access: Access,
     provider: &dyn RootOfTrust,
     around: Around,
 ) -> Result<Arc<Unsealed>, EngineError> {
+    let Placed { store, log: rows } = placed.into();
     let found = bootstrap(store.as_ref()).await?;
     if found.slots.is_empty() {
         return Err(no_store(paths));
@@ -318,22 +339,13 @@ pub(crate) async fn unseal_on(
     let verifier = VerifierKey::new(&origin, seed.public_key()?)
         .map_err(|_| EngineError::Bug { what: "the log has no usable name" })?;
     let remembered = found.log_head().await?;
-    let site = LogSite { audit_dir: paths.audit(), cosigned_dir: paths.cosigned(), key: verifier.clone() };
+    let mut site =
+        LogSite { audit_dir: paths.audit(), cosigned_dir: paths.cosigned(), key: verifier.clone(), rows: None };
     let anchors = AnchorSet::new(&around.anchors, &site, &around.clock);
+    let keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
     let guard = store_key.mac_key(JOURNAL_PURPOSE)?;
-    let log = match access {
-        Access::Write => {
-            let mut options = LogOptions::new(paths.audit(), paths.journal(), origin);
-            options.remembered = remembered.map(|head| Head { size: head.size, root: head.root });
-            options.anchored = anchors.known(&site)?;
-            Journal::Write(open_log(options, Keys { seed, journal: guard }, &anchors, &site)?)
-        }
-        Access::Read => {
-            let reader = Reader::open(&paths.audit())?;
-            anchors.look(&site, reader.size());
-            Journal::Read(reader, guard)
-        }
-    };
+    let opening = Opening { paths, access, origin, keys, guard, remembered };
+    let log = opening.open(rows, &anchors, &mut site)?;
     let told = require_newest(&state, &log, access, around.clock.now()).await?;
     let keepers = log.watch().map(|watch| anchors.keep(&site, &watch)).unwrap_or_default();
     let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
@@ -360,16 +372,4 @@ pub(crate) async fn unseal_on(
         crate::outbox::replay(&open).await?;
     }
     Ok(open)
-}
-
-/// Opens the log, and shows it to the witnesses before anything is appended.
-fn open_log(options: LogOptions, keys: Keys, anchors: &AnchorSet, site: &LogSite) -> Result<Log, EngineError> {
-    let (log, _) = Log::open(options, keys).map_err(|error| match error {
-        LogError::Older { found, remembered } => EngineError::LogOlder { found, remembered },
-        LogError::BehindAnchor { found, remembered, place } => EngineError::AnchorAhead { found, remembered, place },
-        LogError::AnchorFork { size, place } => EngineError::AnchorFork { size, place },
-        other => other.into(),
-    })?;
-    anchors.confirm(site)?;
-    Ok(log)
 }

@@ -1,5 +1,8 @@
 //! Whether the rows of a store are those that its log tells of: an older copy of them is consistent in itself.
 
+use std::sync::Arc;
+
+use keyrail_audit::Fencing;
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{Record, StateMark};
 use keyrail_core::system::OutboxEntry;
@@ -54,6 +57,21 @@ pub(crate) async fn require_present(
     access: Access,
     now: Timestamp,
 ) -> Result<u64, EngineError> {
+    for _ in 0..LOOKS_MAX {
+        let size = log.size_now()?;
+        match look(state, log, access, now).await {
+            // Another node made a change between the look at the log and the one at the rows.
+            Err(EngineError::StateUnrecorded { .. }) if log.is_shared() && log.size_now()? > size => {}
+            looked => return looked,
+        }
+    }
+    look(state, log, access, now).await
+}
+
+/// How often the rows are compared anew because another node made a change meanwhile.
+const LOOKS_MAX: usize = 16;
+
+async fn look(state: &State, log: &Journal, access: Access, now: Timestamp) -> Result<u64, EngineError> {
     // In this order: what is changed meanwhile by another process makes the rows newer than the log, which is no harm to
     // who only reads.
     let (index, logged) = last_in(log)?.unzip();
@@ -125,7 +143,10 @@ async fn build(state: &State, log: &Journal, now: Timestamp) -> Result<(), Engin
     let staged = state.build_map(request).await?;
     let record = Record { state: staged.mark(), ..told::record(request, now) };
     let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
-    state.commit_staged(staged, &OutboxEntry { request, log_index_min: log.size(), body }).await?;
+    match log.enclose(body.clone(), request, Fencing::Leaves).map_err(EngineError::AuditUnavailable)? {
+        Some(enclosed) => state.commit_enclosed(staged, Arc::new(enclosed)).await?,
+        None => state.commit_staged(staged, &OutboxEntry { request, log_index_min: log.size(), body }).await?,
+    }
     Ok(())
 }
 

@@ -1,8 +1,16 @@
-//! The log as the engine sees it: written by the one process that holds the data directory, read by others.
+//! The log as the engine sees it: in files that one process writes and others read, or in the database of the store,
+//! where several nodes keep it together.
 
-use keyrail_audit::{AppendError, Head, HeadWatch, Log, LogError, LogHealth, Position, Reader, Record};
+use keyrail_audit::{
+    AppendError, Enclosed, Fencing, Head, HeadWatch, Log, LogError, LogHealth, NoteReader, Position, Reader, Record,
+    Remembered, Report, VerifierKey, verify_rows,
+};
 use keyrail_core::fence::Epoch;
+use keyrail_core::id::RequestId;
 use keyrail_crypto::mac::MacKey;
+use keyrail_store::PgLog;
+
+use crate::parallel::blocking;
 
 /// How many records the log keeps in one file.
 pub(crate) const BUNDLE_LEN: u64 = 256;
@@ -14,14 +22,91 @@ pub enum Journal {
     /// Another process may write it; this one looks at what is published, changes nothing, and leaves no record. The
     /// key tells whether what is not published yet was altered.
     Read(Reader, MacKey),
+    /// The same for a log in a database.
+    Watch(Box<Watched>),
+}
+
+/// A log in a database that this process only looks at.
+pub struct Watched {
+    pub(crate) log: Log,
+    pub(crate) guard: MacKey,
+    /// A connection for who reads all of it.
+    pub(crate) rows: PgLog,
 }
 
 impl Journal {
-    /// What guards the records that are not published yet, for a reader.
+    /// What guards the records that are not published yet, for a reader of files.
     pub fn guard(&self) -> Option<&MacKey> {
         match self {
-            Self::Write(_) => None,
+            Self::Write(_) | Self::Watch(_) => None,
             Self::Read(_, key) => Some(key),
+        }
+    }
+
+    /// Verifies every row of a log in a database that this process only looks at; `None` where there is none.
+    ///
+    /// # Errors
+    /// What [`verify_rows`] finds.
+    pub fn verify_rows(&self, key: &VerifierKey, remembered: &[Remembered]) -> Option<Result<Report, LogError>> {
+        let Self::Watch(watched) = self else { return None };
+        let mut rows = watched.rows.another();
+        // The database is asked on a thread of its own: this one may be in an async runtime.
+        let verify = || verify_rows(&mut rows, &watched.guard, key, remembered);
+        let verified = blocking(|| std::thread::scope(|scope| scope.spawn(verify).join()));
+        Some(verified.unwrap_or(Err(LogError::Closed)))
+    }
+
+    /// Whether the log is in the database of the store, and other nodes may write it, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Self::Write(log) => log.is_shared(),
+            Self::Read(..) => false,
+            Self::Watch(_) => true,
+        }
+    }
+
+    /// A record that goes into the log with the change that it tells of; `None` where the log is in files, and it goes
+    /// through the outbox.
+    pub(crate) fn enclose(
+        &self,
+        body: Vec<u8>,
+        request: RequestId,
+        fencing: Fencing,
+    ) -> Result<Option<Enclosed>, AppendError> {
+        match self {
+            Self::Write(log) => log.enclose(body, request, fencing),
+            Self::Read(..) | Self::Watch(_) => Ok(None),
+        }
+    }
+
+    /// What reads the signed head of a log in a database.
+    pub(crate) fn note_reader(&self) -> Option<NoteReader> {
+        match self {
+            Self::Write(log) => log.note_reader(),
+            Self::Read(..) => None,
+            Self::Watch(watched) => watched.log.note_reader(),
+        }
+    }
+
+    /// The newest epoch that the log is known to be of; files of another process have none.
+    pub(crate) fn epoch(&self) -> Epoch {
+        match self {
+            Self::Write(log) => log.epoch(),
+            Self::Read(..) => Epoch(0),
+            Self::Watch(watched) => watched.log.epoch(),
+        }
+    }
+
+    /// Records in the log as of now, whoever wrote them.
+    ///
+    /// # Errors
+    /// [`LogError::Database`], [`LogError::NoAnswer`].
+    pub(crate) fn size_now(&self) -> Result<u64, LogError> {
+        match self {
+            Self::Write(log) if !log.is_shared() => Ok(log.size()),
+            Self::Write(log) => blocking(|| log.size_now()),
+            Self::Read(reader, _) => Ok(reader.size()),
+            Self::Watch(watched) => blocking(|| watched.log.size_now()),
         }
     }
 
@@ -30,7 +115,7 @@ impl Journal {
     pub(crate) async fn append(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {
             Self::Write(log) => log.append(body, epoch).await.map(Some),
-            Self::Read(..) => Ok(None),
+            Self::Read(..) | Self::Watch(_) => Ok(None),
         }
     }
 
@@ -38,7 +123,7 @@ impl Journal {
     pub(crate) async fn append_at_once(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {
             Self::Write(log) => log.append_at_once(body, epoch).await.map(Some),
-            Self::Read(..) => Ok(None),
+            Self::Read(..) | Self::Watch(_) => Ok(None),
         }
     }
 
@@ -47,7 +132,7 @@ impl Journal {
     pub(crate) async fn append_reserved(&self, body: Vec<u8>, epoch: Epoch) -> Result<Option<Position>, AppendError> {
         match self {
             Self::Write(log) => log.append_reserved(body, epoch).await.map(Some),
-            Self::Read(..) => Ok(None),
+            Self::Read(..) | Self::Watch(_) => Ok(None),
         }
     }
 
@@ -69,6 +154,7 @@ impl Journal {
         match self {
             Self::Write(log) => log.published(),
             Self::Read(reader, _) => Head { size: reader.size(), root: [0; 32] },
+            Self::Watch(watched) => watched.log.published(),
         }
     }
 
@@ -76,7 +162,7 @@ impl Journal {
     pub(crate) fn watch(&self) -> Option<HeadWatch> {
         match self {
             Self::Write(log) => Some(log.watch()),
-            Self::Read(..) => None,
+            Self::Read(..) | Self::Watch(_) => None,
         }
     }
 
@@ -85,17 +171,20 @@ impl Journal {
         match self {
             Self::Write(log) => log.size(),
             Self::Read(reader, _) => reader.size(),
+            Self::Watch(watched) => watched.log.size(),
         }
     }
 
     /// Records from `first` on, at most `count`.
     ///
     /// # Errors
-    /// [`LogError::File`].
+    /// [`LogError::File`], [`LogError::Database`].
     pub fn read(&self, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
         match self {
-            Self::Write(log) => log.read(first, count),
+            Self::Write(log) if !log.is_shared() => log.read(first, count),
+            Self::Write(log) => blocking(|| read_rows(log, first, count)),
             Self::Read(reader, _) => reader.read(first, count),
+            Self::Watch(watched) => blocking(|| read_rows(&watched.log, first, count)),
         }
     }
 
@@ -109,7 +198,7 @@ impl Journal {
     pub(crate) fn health(&self) -> LogHealth {
         match self {
             Self::Write(log) => log.health(),
-            Self::Read(..) => LogHealth::default(),
+            Self::Read(..) | Self::Watch(_) => LogHealth::default(),
         }
     }
 
@@ -120,15 +209,29 @@ impl Journal {
     pub async fn publish(&self) -> Result<(), LogError> {
         match self {
             Self::Write(log) => log.publish().await.map(drop),
-            Self::Read(..) => Ok(()),
+            Self::Read(..) | Self::Watch(_) => Ok(()),
         }
     }
 
     /// Publishes everything and ends the writer.
     pub(crate) fn close(&self) -> Result<(), LogError> {
         match self {
-            Self::Write(log) => log.close().map(drop),
-            Self::Read(..) => Ok(()),
+            Self::Write(log) => blocking(|| log.close()).map(drop),
+            Self::Read(..) | Self::Watch(_) => Ok(()),
         }
     }
+}
+
+/// A database gives fewer records than asked for if they are long.
+fn read_rows(log: &Log, first: u64, count: usize) -> Result<Vec<Record>, LogError> {
+    let left = usize::try_from(log.size().saturating_sub(first)).unwrap_or(usize::MAX);
+    let (count, mut records) = (count.min(left), Vec::new());
+    while records.len() < count {
+        let some = log.read(first + records.len() as u64, count - records.len())?;
+        if some.is_empty() {
+            return Err(LogError::RecordsMissing { first: first + records.len() as u64 });
+        }
+        records.extend(some);
+    }
+    Ok(records)
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use keyrail_core::system::SettingName;
 use keyrail_store::{
-    Durability, OpenMode, PgStore, PostgresOptions, PostgresUrl, SqliteStore, Store, StoreError, bootstrap,
+    Durability, OpenMode, PgLog, PgStore, PostgresOptions, PostgresUrl, SqliteStore, Store, StoreError, bootstrap,
 };
 
 use crate::bootstrap::{file_failed, write_file};
 use crate::error::EngineError;
 use crate::paths::Paths;
 
-/// Where a new store keeps its rows. The log stays in the data directory.
+/// Where a new store keeps its rows and its log.
 #[derive(Clone, Debug)]
 pub enum StorePlace {
     /// A SQLite file in the data directory.
@@ -34,6 +34,27 @@ pub enum AsyncLoss {
     Accepted,
 }
 
+/// A store whose database is at hand.
+pub(crate) struct Placed {
+    pub(crate) store: Arc<dyn Store>,
+    /// A connection to the log, where it is in the same database; else it is in files.
+    pub(crate) log: Option<PgLog>,
+}
+
+impl<S: Store + 'static> From<Arc<S>> for Placed {
+    /// A store beside a log in files.
+    fn from(store: Arc<S>) -> Self {
+        Self { store, log: None }
+    }
+}
+
+impl From<PgStore> for Placed {
+    fn from(store: PgStore) -> Self {
+        let log = Some(store.log());
+        Self { store: Arc::new(store), log }
+    }
+}
+
 impl StorePlace {
     /// A PostgreSQL database.
     ///
@@ -47,11 +68,11 @@ impl StorePlace {
     ///
     /// # Errors
     /// [`EngineError::AlreadyInitialized`]; [`EngineError::Store`], also when a standby is demanded and none is there.
-    pub(crate) async fn make(&self, paths: &Paths) -> Result<Arc<dyn Store>, EngineError> {
+    pub(crate) async fn make(&self, paths: &Paths) -> Result<Placed, EngineError> {
         let (in_file, in_database) = (file_has_store(paths), paths.store_url().exists());
-        let store: Arc<dyn Store> = match self {
+        let placed: Placed = match self {
             Self::DataDir if in_database => return Err(EngineError::AlreadyInitialized),
-            Self::DataDir => Arc::new(SqliteStore::open(&paths.store(), OpenMode::Create)?),
+            Self::DataDir => Arc::new(SqliteStore::open(&paths.store(), OpenMode::Create)?).into(),
             Self::Postgres { .. } if in_file => return Err(EngineError::AlreadyInitialized),
             Self::Postgres { url, loss } => {
                 let demand = match loss {
@@ -62,13 +83,13 @@ impl StorePlace {
                 if demand == Durability::Standby && store.durability().await? == Durability::LocalOnly {
                     return Err(StoreError::NoStandby.into());
                 }
-                Arc::new(store)
+                store.into()
             }
         };
-        if !bootstrap(store.as_ref()).await?.slots.is_empty() {
+        if !bootstrap(placed.store.as_ref()).await?.slots.is_empty() {
             return Err(EngineError::AlreadyInitialized);
         }
-        Ok(store)
+        Ok(placed)
     }
 
     /// The setting that says so, sealed, where a lost server is accepted.
@@ -95,19 +116,31 @@ impl StorePlace {
 ///
 /// # Errors
 /// [`EngineError::Store`], [`EngineError::File`].
-pub(crate) async fn open(paths: &Paths, mode: OpenMode) -> Result<Arc<dyn Store>, EngineError> {
-    let path = paths.store_url();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Arc::new(SqliteStore::open(&paths.store(), mode)?));
-        }
-        Err(error) => return Err(file_failed("read", &path, error)),
+pub(crate) async fn open(paths: &Paths, mode: OpenMode) -> Result<Placed, EngineError> {
+    let Some(url) = url_in(paths)? else {
+        return Ok(Arc::new(SqliteStore::open(&paths.store(), mode)?).into());
     };
-    let url: PostgresUrl = text.trim_end().parse().map_err(StoreError::from)?;
     // What the store's own setting waives is known once its rows can be checked.
     let options = PostgresOptions { url, mode, demand: Durability::Standby };
-    Ok(Arc::new(PgStore::open(options).await?))
+    Ok(PgStore::open(options).await?.into())
+}
+
+/// The database that the store is in; none if it is in the data directory.
+fn url_in(paths: &Paths) -> Result<Option<PostgresUrl>, EngineError> {
+    let path = paths.store_url();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim_end().parse().map_err(StoreError::from)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_failed("read", &path, error)),
+    }
+}
+
+/// The log of a data directory whose store is in a database, for reading without a root of trust; none if it is in files.
+///
+/// # Errors
+/// [`EngineError::Store`], [`EngineError::File`].
+pub fn log_in_database(paths: &Paths) -> Result<Option<PgLog>, EngineError> {
+    Ok(url_in(paths)?.map(PgLog::reading).transpose()?)
 }
 
 /// Whether there is more than an empty file: to open that would leave a write-ahead log beside it, and the store that is

@@ -37,6 +37,7 @@ use crate::counting::{COUNT_WAIT_SECONDS_MAX, Counts};
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::parallel::blocking;
 use crate::paths::Paths;
 use crate::pipeline::{Operation, execute};
 use crate::ports::AssetPort;
@@ -152,7 +153,9 @@ const GENERATION_FIRST: u64 = 1;
 
 impl Unsealed {
     pub(crate) fn new(parts: Parts) -> Self {
-        parts.log.set_epoch(Epoch(GENERATION_FIRST));
+        if !parts.log.is_shared() {
+            parts.log.set_epoch(Epoch(GENERATION_FIRST));
+        }
         let watch = ClockWatch::new(parts.clock.observe());
         let opened_at = parts.clock.now();
         Self {
@@ -220,7 +223,10 @@ impl Unsealed {
     pub fn published_checkpoint(&self) -> Result<(String, Checkpoint), EngineError> {
         let path = self.audit_dir.join("checkpoint");
         let failed = |source| crate::bootstrap::file_failed("read", &path, source);
-        let note = std::fs::read_to_string(&path).map_err(failed)?;
+        let note = match self.log.note_reader() {
+            Some(rows) => blocking(|| rows.read())?,
+            None => std::fs::read_to_string(&path).map_err(failed)?,
+        };
         let invalid = |error| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, error));
         let head = Checkpoint::verify(&note, &self.verifier).map_err(invalid)?;
         Ok((note, head))
@@ -243,7 +249,8 @@ impl Unsealed {
 
     /// The generation of the state, which decisions and caches belong to.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        // Other nodes raise the epoch of a log that they share.
+        self.generation.load(Ordering::Acquire).max(self.log.epoch().0)
     }
 
     pub(crate) fn root(&self) -> &RootKey {
@@ -295,6 +302,10 @@ impl Unsealed {
     pub(crate) fn fenced_at(&self, decided_at: Timestamp) -> (Timestamp, Option<BootTime>) {
         let fences = self.fences.lock();
         let latest = decided_at.plus_seconds(FENCE_SECONDS_MAX);
+        if self.log.is_shared() {
+            // It may have been another node's, and what this one fenced says nothing of it.
+            return (latest, None);
+        }
         if decided_at < self.opened_at {
             return (latest.min(self.opened_at), None);
         }

@@ -58,7 +58,7 @@ impl UsageBook {
 
     /// Counts every record that is durable now.
     pub(crate) async fn catch_up(&self, open: &Arc<Unsealed>) -> Result<(), EngineError> {
-        let end = open.log().size();
+        let end = open.log().size_now()?;
         let mut overtaken = 0;
         loop {
             let open = open.clone();

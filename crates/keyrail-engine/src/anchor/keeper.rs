@@ -38,7 +38,9 @@ impl Keepers {
             }
             Keeper { end, ended }
         };
-        Self(anchors.iter().map(keeper).collect())
+        // A witness cannot be shown a log that is in no files.
+        let reached = |anchor: &&Arc<Anchor>| site.rows.is_none() || matches!(anchor.place, Place::File(_));
+        Self(anchors.iter().filter(reached).map(keeper).collect())
     }
 
     /// Tells the anchors of the last head, and ends. One that does not answer in time is left behind, and is told at

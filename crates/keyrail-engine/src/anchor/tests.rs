@@ -53,7 +53,7 @@ fn before(replies: &[(u16, &str)]) -> (Result<(), String>, Vec<String>) {
     log.close().unwrap();
     let other = keyrail_crypto::secret::SigningSeed::generate().unwrap();
     let witness_key = witness_key("witness.example/w1", &other.public_key().unwrap());
-    let site = LogSite { audit_dir: audit, cosigned_dir: dir.path().join("cosigned"), key };
+    let site = LogSite { audit_dir: audit, cosigned_dir: dir.path().join("cosigned"), key, rows: None };
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let replies: Vec<_> =
         replies.iter().map(|(status, body)| WitnessReply { status: *status, body: (*body).to_owned() }).collect();

@@ -61,7 +61,7 @@ impl Operation for ShowAudit {
 
     async fn act(authorized: &Authorized<Self>, (): (), cx: &Context<'_>) -> Result<Acted<AuditPage>, EngineError> {
         let (op, log) = (authorized.op(), cx.open.log());
-        let size = log.size();
+        let size = log.size_now()?;
         let end = op.before.unwrap_or(size).min(size);
         let limit = op.limit.clamp(1, PAGE_LEN_MAX);
         let least = end.saturating_sub(limit as u64);

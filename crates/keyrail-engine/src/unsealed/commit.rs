@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use keyrail_audit::AppendError;
+use keyrail_audit::{AppendError, Enclosed, Fencing};
 use keyrail_core::fence::{Epoch, may_append};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{Outcome, Record};
@@ -23,8 +23,10 @@ pub(crate) struct Pending {
     body: Vec<u8>,
     /// The log had so many records before.
     log_index_min: u64,
-    /// The head that the commit remembers.
-    head: LogHeadRow,
+    /// The head that the commit remembers, where the log is not in the same database.
+    head: Option<LogHeadRow>,
+    /// The record, where it goes into the log with the change.
+    enclosed: Option<Arc<Enclosed>>,
     fate: Fate,
 }
 
@@ -41,7 +43,7 @@ impl Pending {
         let code = Some(EngineError::Indeterminate.code().to_owned());
         let record = Record { outcome: Outcome::Failed, code, versions: Vec::new(), state: None, ..record };
         let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
-        Ok(Self { body, ..self.clone() })
+        Ok(Self { body, enclosed: None, ..self.clone() })
     }
 }
 
@@ -50,7 +52,7 @@ impl Pending {
 enum Fate {
     /// It is in the store.
     Made,
-    /// The store could not say; its outbox knows by the request id.
+    /// The store could not say; its outbox or its log knows by the request id.
     Unknown,
 }
 
@@ -84,9 +86,12 @@ impl Unsealed {
             return Err(CommitError::Fenced);
         }
         let log_index_min = self.log.size();
-        let written = self.write(change, record, log_index_min).await;
+        let written = self.write(change, record, log_index_min, Fencing::Raises(Epoch(generation))).await;
         match &written {
             Ok(_) => self.fence(),
+            // The epoch is in the same transaction as the change: whatever became of them, what is decided under the
+            // former one gets no record after it.
+            Err(CommitError::Failed(EngineError::Indeterminate)) if self.log.is_shared() => {}
             // Whoever does not know whether the state changed acts as if it had: nothing decided before is answered.
             // What is still on its way is fenced when it has arrived, and only then is it complete.
             Err(CommitError::Failed(EngineError::Indeterminate)) if self.is_late() => self.begin_generation(),
@@ -112,7 +117,7 @@ impl Unsealed {
             open.ready().await.map_err(CommitError::Failed)?;
             open.settle().await.map_err(CommitError::Failed)?;
             let log_index_min = open.log.size();
-            let written = open.write(change, &record, log_index_min).await?;
+            let written = open.write(change, &record, log_index_min, Fencing::Leaves).await?;
             open.hand_over(written).await
         });
         committed.await?.map_err(|error| match error {
@@ -132,17 +137,26 @@ impl Unsealed {
     }
 
     fn begin_generation(&self) {
-        let next = Epoch(self.generation()).next();
+        let now = Epoch(self.generation());
+        // An epoch that is shared was raised with the change, or by another node.
+        let next = if self.log.is_shared() { now } else { now.next() };
         self.generation.store(next.0, Ordering::Release);
         self.log.set_epoch(next);
         self.forget_before(next.0);
     }
 
-    /// Commits the rows with the record in the outbox; what comes back is to be handed over to the log.
-    async fn write(&self, mut change: Change, record: &Record, log_index_min: u64) -> Result<Pending, CommitError> {
+    /// Commits the rows with the record: in the log of the same database, or in the outbox, and then what comes back is to
+    /// be handed over to the log.
+    async fn write(
+        &self,
+        mut change: Change,
+        record: &Record,
+        log_index_min: u64,
+        fencing: Fencing,
+    ) -> Result<Pending, CommitError> {
         let settled = std::mem::take(&mut *self.settled.lock());
         change.settle(&settled);
-        let head = self.remember_head(&mut change);
+        let head = (!self.log.is_shared()).then(|| self.remember_head(&mut change));
         let (staged, body) = match self.stage(change, record).await {
             Ok(staged) => staged,
             Err(error) => {
@@ -150,10 +164,19 @@ impl Unsealed {
                 return Err(error);
             }
         };
+        let unavailable = |error| CommitError::Failed(EngineError::AuditUnavailable(error));
+        let enclosed = self.log.enclose(body.clone(), record.id, fencing).map_err(unavailable)?.map(Arc::new);
         let outbox = OutboxEntry { request: record.id, log_index_min, body: body.clone() };
-        let pending = Pending { request: record.id, body, log_index_min, head, fate: Fate::Unknown };
+        let pending =
+            Pending { request: record.id, body, log_index_min, head, enclosed: enclosed.clone(), fate: Fate::Unknown };
         let state = self.state.clone();
-        match self.commit_in_time(async move { state.commit_staged(staged, &outbox).await }).await {
+        let commit = async move {
+            match enclosed {
+                Some(enclosed) => state.commit_enclosed(staged, enclosed).await,
+                None => state.commit_staged(staged, &outbox).await,
+            }
+        };
+        match self.commit_in_time(commit).await {
             InTime::Done(Ok(())) => Ok(self.made(pending)),
             InTime::Done(Err(error)) => {
                 self.settled.lock().extend(settled);
@@ -185,6 +208,9 @@ impl Unsealed {
     async fn overtaken(&self) -> CommitError {
         // A key may have been read before its countdown went on, and kept after.
         self.keyrings.clear();
+        if self.log.is_shared() {
+            return CommitError::Fenced;
+        }
         match self.state.log_head().await {
             Ok(head) => {
                 *self.remembered.lock() = head;
@@ -196,20 +222,22 @@ impl Unsealed {
 
     /// The commit is in the store, and with it the head that it remembers.
     fn made(&self, pending: Pending) -> Pending {
-        *self.remembered.lock() = Some(pending.head);
+        if pending.head.is_some() {
+            *self.remembered.lock() = pending.head;
+        }
         Pending { fate: Fate::Made, ..pending }
     }
 
     /// A commit that failed for sure is an error; one whose fate is unknown is looked up by its request id, now or
     /// before the next change.
     async fn after_failed_commit(&self, error: StoreError, pending: Pending) -> Result<Pending, CommitError> {
-        if matches!(error, StoreError::Conflict { .. }) {
+        if matches!(error, StoreError::Conflict { .. } | StoreError::Fenced) {
             return Err(self.overtaken().await);
         }
         if !matches!(error, StoreError::Indeterminate { .. }) {
             return Err(CommitError::Failed(error.into()));
         }
-        match self.state.outbox_has(&pending.request).await {
+        match self.is_stored(&pending).await {
             Ok(true) => Ok(self.made(pending)),
             Ok(false) => Err(CommitError::Failed(error.into())),
             Err(_) => {
@@ -219,8 +247,20 @@ impl Unsealed {
         }
     }
 
+    /// Whether a change is in the store. One that is not will not be later, either.
+    async fn is_stored(&self, pending: &Pending) -> Result<bool, StoreError> {
+        match pending.enclosed {
+            Some(_) => self.state.store().settle(pending.request).await,
+            None => self.state.outbox_has(&pending.request).await,
+        }
+    }
+
     /// The record is safe in the outbox; now the log gets it, also when it takes no others. Until it has it, no answer leaves.
     async fn hand_over(&self, made: Pending) -> Result<(), CommitError> {
+        if let Some(enclosed) = &made.enclosed {
+            self.told_state(enclosed.place());
+            return Ok(());
+        }
         if let Ok(place) = self.log.append_reserved(made.body.clone(), Epoch(self.generation())).await {
             self.settled.lock().push(made.request);
             self.told_state(place);
@@ -234,10 +274,12 @@ impl Unsealed {
     /// Gives the log the record of the change that it misses, so that it has all changes in their order.
     async fn settle(&self) -> Result<(), EngineError> {
         let Some(mut pending) = self.pending.lock().clone() else { return Ok(()) };
-        if pending.fate == Fate::Unknown && self.state.outbox_has(&pending.request).await? {
+        if pending.fate == Fate::Unknown && self.is_stored(&pending).await? {
             pending = self.made(pending);
         }
         match pending.fate {
+            // Its record is where it is.
+            Fate::Made if pending.enclosed.is_some() => {}
             Fate::Made => {
                 self.record_once(&pending).await?;
                 self.settled.lock().push(pending.request);
@@ -342,9 +384,17 @@ impl Unsealed {
     async fn remember_now(&self) -> Result<(), EngineError> {
         let _order = self.order.lock().await;
         self.ready().await?;
+        if self.log.is_shared() {
+            // Another node may have done it last.
+            let stored = self.state.log_head().await?;
+            *self.remembered.lock() = stored;
+        }
         let known = self.remembered.lock().map(|row| row.size);
         let settled = std::mem::take(&mut *self.settled.lock());
-        if known == Some(self.log.published().size) && settled.is_empty() {
+        let published = Some(self.log.published().size);
+        // Another node may have published more since.
+        let is_known = known == published || (self.log.is_shared() && known > published);
+        if is_known && settled.is_empty() {
             return Ok(());
         }
         let mut change = Change::new();

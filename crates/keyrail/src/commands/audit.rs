@@ -6,11 +6,11 @@ use std::sync::Arc;
 use http::Method;
 use keyrail_audit::{
     AnchorFile, Checkpoint, JournalPlace, LogError, Reader, Remembered, Report, VerifierKey, VerifyProblem, export,
-    verify, verify_with_journal,
+    export_rows, verify, verify_with_journal,
 };
 use keyrail_engine::anchor::{AnchorSpec, Anchors};
 use keyrail_engine::paths::Paths;
-use keyrail_engine::{Access, EngineError, Unsealed};
+use keyrail_engine::{Access, EngineError, Unsealed, log_in_database};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -114,6 +114,9 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
         ));
     }
     remembered.extend(store.as_ref().and_then(|store| store.head));
+    if named.audit_dir.is_none() && log_in_database(&Paths::new(data_dir(global)?))?.is_some() {
+        return in_database(store.as_ref(), &key, &remembered);
+    }
     let dir = match named.audit_dir {
         Some(dir) => dir.to_owned(),
         None => Paths::new(data_dir(global)?).audit(),
@@ -143,6 +146,25 @@ async fn offline(global: &Global, named: &Named<'_>) -> Result<Value, Failure> {
     Ok(shown(&report, !remembered.is_empty()))
 }
 
+/// Verifies every row of a log in a database, up to the records that were written a moment ago.
+fn in_database(store: Option<&Store>, key: &VerifierKey, remembered: &[Remembered]) -> Result<Value, Failure> {
+    let verified = store.and_then(|store| store.open.log().verify_rows(key, remembered)).ok_or_else(|| {
+        Failure::caller(
+            "the rows of the log are guarded by a key under the root of trust, which cannot be used here",
+            "`keyrail audit export` needs none; verify what it writes with --audit-dir",
+        )
+    })?;
+    let report = verified.map_err(|error| match error {
+        LogError::Database { .. } | LogError::NoAnswer { .. } => Failure::from(EngineError::from(error)),
+        altered => Failure::stored_data(
+            format!("the log does not verify: {altered}"),
+            "keep the database as it is: it is evidence; look at who could write to it",
+        ),
+    })?;
+    warn(&report, remembered);
+    Ok(shown(&report, !remembered.is_empty()))
+}
+
 /// Writes what is signed of the log into another directory. It needs no root of trust, and no server.
 fn exported(
     global: &Global,
@@ -160,6 +182,17 @@ fn exported(
         Some(text) => key_of(text)?,
         None => written_key(&Paths::new(data_dir(global)?))?,
     };
+    let in_database = match audit_dir {
+        Some(_) => None,
+        None => log_in_database(&Paths::new(data_dir(global)?))?,
+    };
+    if let Some(mut rows) = in_database {
+        // The database is asked on a thread of its own: this one is in an async runtime.
+        let export = || export_rows(to, &key, &mut rows);
+        let done = std::thread::scope(|scope| scope.spawn(export).join()).unwrap_or(Err(LogError::Closed));
+        let done = done.map_err(not_exported)?;
+        return Ok(json!({ "dir": to.display().to_string(), "records": done.size, "added": done.added }));
+    }
     let dir = match audit_dir {
         Some(dir) => dir,
         None => Paths::new(data_dir(global)?).audit(),

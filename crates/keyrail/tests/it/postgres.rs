@@ -51,12 +51,50 @@ fn a_store_in_postgresql_does_what_one_in_a_file_does() {
         assert_eq!(shown["versions"][1]["state"], "active");
         place.ok("verify");
         place.ok("audit verify");
+        let moved = another_machine(&place);
+        require_exported(&place, made["public_key"].as_str().unwrap());
+
+        // What finds the store is all that a machine has: with a copy of it another one goes on.
+        std::fs::remove_dir_all(place.data_dir()).unwrap();
+        assert_eq!(moved.run_in(&format!("decrypt {KEY}"), &sealed.stdout).stdout, b"kept");
+        moved.ok(&format!("key rotate {KEY}"));
+        let records = moved.run("audit show --limit 1000 --json").json();
+        let records = records["records"].as_array().unwrap();
+        let newest = |action: &str| records.iter().position(|record| record["action"] == action);
+        assert!(newest("key.rotate") < newest("data.decrypt") && newest("data.decrypt") < newest("system.init"));
+        let place = moved;
+        place.ok("verify");
 
         database.sql("UPDATE keyrail.token SET role = 'auditor'").unwrap();
         let found = place.run("verify --json");
         assert_eq!(found.code, 5, "{}", found.stderr);
         assert!(found.text().contains("\"token\""), "{}", found.text());
     }
+}
+
+/// A place with what finds the store of another one, and nothing else of it.
+fn another_machine(place: &Place) -> Place {
+    let other = Place::new();
+    std::fs::create_dir(other.data_dir()).unwrap();
+    let left: Vec<_> = std::fs::read_dir(place.data_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    for name in &left {
+        let known = ["store-url", "root-of-trust", "root.key", "log-public-key", "lock"];
+        assert!(known.iter().any(|known| name == known), "{name:?} is lost with the machine");
+        std::fs::copy(place.data_dir().join(name), other.data_dir().join(name)).unwrap();
+    }
+    let root = format!("keyfile:{}\n", other.data_dir().join("root.key").display());
+    std::fs::write(other.data_dir().join("root-of-trust"), root).unwrap();
+    other
+}
+
+/// The files of the log, without the database, and without a root of trust.
+fn require_exported(place: &Place, public_key: &str) {
+    let (to, auditor) = (place.file("exported"), Place::new());
+    let dir = to.to_str().unwrap();
+    let done = place.run(&format!("audit export {dir} --json")).json();
+    let verified = auditor.run(&format!("audit verify --json --audit-dir {dir} --public-key {public_key}")).json();
+    assert_eq!(verified["records"], done["records"]);
+    assert!(done["records"].as_u64().unwrap() > 5, "{done}");
 }
 
 /// The server of the database is killed and comes back: refusals within a bounded time, and all that was answered is
