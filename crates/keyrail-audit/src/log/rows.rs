@@ -107,13 +107,16 @@ impl Log {
         let (its_mac, its_key) = (mac.clone(), key.clone());
         // The database is asked on the threads that use it later: who opens a log may be in an async runtime.
         let work = move || {
-            let checked = checked_head(reader.as_mut(), &its_mac, &its_key, remembered)
-                .and_then(|head| require_anchored(reader.as_mut(), &its_mac, &head, &anchored).map(|()| head));
-            let head = match checked {
-                Ok(head) => head,
+            let checked = checked_head(reader.as_mut(), &its_mac, &its_key, remembered).and_then(|(signed, head)| {
+                require_anchored(reader.as_mut(), &its_mac, &head, &anchored)?;
+                Ok((signed, head))
+            });
+            let (signed, head) = match checked {
+                Ok(heads) => heads,
                 Err(error) => return drop(tell.send(Err(error))),
             };
-            let shared = Arc::new(Shared::new(limits, head.head()));
+            let shared = Arc::new(Shared::new(limits, signed));
+            shared.grown_to(head.peaks.size());
             shared.raise_epoch(head.epoch);
             if tell.send(Ok((shared.clone(), head))).is_ok() {
                 let publish_interval = limits.publish_interval;
@@ -124,6 +127,10 @@ impl Log {
         };
         start("audit-publish", work)?;
         let (shared, head) = opened.recv().map_err(|_| LogError::Closed)??;
+        if writes && shared.unpublished_len() > 0 {
+            // Who wrote it last ended before he published it.
+            asks.send(Ask::Due).map_err(|_| LogError::Closed)?;
+        }
         let evidence = Evidence::Rows(asks, mac.clone());
         let log = Self(Arc::new(Handle { shared, key, thread: Mutex::default(), evidence }));
         Ok((log, head, mac))
@@ -135,13 +142,13 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::thread
     spawned.map_err(failed("start a thread for", name.as_ref()))
 }
 
-/// The head, which must come through the signed one and the one that is remembered.
+/// The signed head, and the head, which must come through the signed one and the one that is remembered.
 fn checked_head(
     store: &mut dyn LogStore,
     mac: &MacKey,
     key: &VerifierKey,
     remembered: Option<Head>,
-) -> Result<StoredHead, LogError> {
+) -> Result<(Head, StoredHead), LogError> {
     // The head last: others append meanwhile.
     let note = store.checkpoint().map_err(LogError::database("read"))?;
     let signed = Checkpoint::verify(&note, key).map_err(LogError::Checkpoint)?;
@@ -158,7 +165,7 @@ fn checked_head(
     }
     match remembered {
         Some(Head { size, root }) if root_at(store, size, mac)? != Some(root) => Err(LogError::Fork { size }),
-        _ => Ok(head),
+        _ => Ok((Head { size: signed.size, root: signed.root }, head)),
     }
 }
 
