@@ -95,6 +95,8 @@ text_enum! {
         RootRemove = "root.remove",
         /// Finish a move to another root that was interrupted. Only in the log.
         RootSettle = "root.settle",
+        /// Make a backup.
+        SystemBackup = "system.backup",
         /// Make a store. Only in the log.
         SystemInit = "system.init",
         /// Put data key versions under the newest master key version. Only in the log.
@@ -302,6 +304,7 @@ fn operates(action: Action) -> bool {
             | A::KeySuspend
             | A::MasterRotate
             | A::RootSettle
+            | A::SystemBackup
             | A::SystemRewrap
             | A::SystemSeal
             | A::SystemUnseal

@@ -20,6 +20,7 @@ pub mod random;
 pub mod secret;
 pub mod share;
 pub mod sign;
+pub mod stream;
 pub mod suite;
 pub mod wrap;
 

@@ -1,19 +1,21 @@
 //! The engine of one data directory: sealed or open.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keyrail_core::access::Action;
 use keyrail_core::record::{Origin, RecordDecision};
 use keyrail_core::time::Clock;
-use keyrail_seal::{RootSpec, SealState};
+use keyrail_seal::{RootOfTrust, RootSpec, SealState};
 use parking_lot::{Mutex, RwLock};
 
 use crate::anchor::Anchors;
 use crate::attempts::Attempts;
 use crate::authenticate::{authenticate, is_plausible};
 use crate::authorize::may;
+use crate::backup::schedule::{self, BackupHealth, BackupPlan};
+use crate::backup::{self, BackupCheck};
 use crate::bootstrap::{self, Access, Around, DirLock, Initialized};
 use crate::error::EngineError;
 use crate::health::{Health, HealthCheck};
@@ -72,6 +74,8 @@ struct Inner {
     refusals: Arc<Refusals>,
     attempts: Attempts,
     retry: Retry,
+    /// Backups that this process makes by itself.
+    backups: OnceLock<BackupPlan>,
     /// A commit of the store that was closed last, if it went on. Changed under `turning`.
     late: Mutex<Option<Late>>,
     _lock: Option<DirLock>,
@@ -156,6 +160,7 @@ impl Engine {
             refusals: Arc::default(),
             attempts: Attempts::default(),
             retry: Retry::default(),
+            backups: OnceLock::new(),
             late: Mutex::default(),
             _lock: lock,
         };
@@ -369,7 +374,15 @@ impl Engine {
     /// The first thing that failed; the rest was tried all the same.
     pub async fn tick(&self) -> Result<(), EngineError> {
         match self.seal_state() {
-            SealState::Unsealed => scheduler::tick(&self.unsealed()?).await,
+            SealState::Unsealed => {
+                let open = self.unsealed()?;
+                let ticked = scheduler::tick(&open).await;
+                let begun = match self.inner.backups.get() {
+                    Some(plan) => schedule::begin_if_due(&open, plan).await,
+                    None => Ok(()),
+                };
+                ticked.and(begun)
+            }
             _ if self.inner.retry.is_due(self.inner.uptime_millis()) => self.inner.retry().await,
             _ => Ok(()),
         }
@@ -408,7 +421,30 @@ impl Engine {
             let check = HealthCheck::of("anchor", anchors.problem(open.log().published().size));
             checks.push(if anchors.required() { check } else { check.advice() });
         }
-        Health::new(SealState::Unsealed, None, checks)
+        Health { backup: self.backup_health(), ..Health::new(SealState::Unsealed, None, checks) }
+    }
+
+    /// How the last backup is; none where nobody makes any.
+    pub fn backup_health(&self) -> Option<BackupHealth> {
+        self.inner.metrics.backups().health(self.inner.backups.get(), self.inner.options.clock.now())
+    }
+
+    /// From here on the background work makes backups. The first plan stays.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for a directory that cannot hold any, or a time that is too short; [`EngineError::File`].
+    pub fn schedule_backups(&self, plan: BackupPlan) -> Result<(), EngineError> {
+        plan.check(self.inner.paths.root())?;
+        let _first_stays = self.inner.backups.set(plan);
+        Ok(())
+    }
+
+    /// Opens a backup with a root of trust, and reads it to its end. No store is needed, and nothing is changed.
+    ///
+    /// # Errors
+    /// [`EngineError::Backup`], [`EngineError::Root`], [`EngineError::File`].
+    pub fn check_backup(path: &Path, root: &dyn RootOfTrust) -> Result<BackupCheck, EngineError> {
+        backup::check(path, root)
     }
 
     /// The counters.

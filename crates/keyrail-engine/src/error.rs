@@ -12,6 +12,8 @@ use keyrail_crypto::CryptoError;
 use keyrail_seal::{SealError, SealState};
 use keyrail_store::StoreError;
 
+use crate::backup::problem::BackupProblem;
+
 /// Whose fault an error is; it decides the exit code and the HTTP status.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
@@ -283,6 +285,14 @@ pub enum EngineError {
         /// What to do.
         hint: String,
     },
+    /// A backup that cannot be used.
+    #[error("the backup `{path}` cannot be used: {problem}")]
+    Backup {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        problem: BackupProblem,
+    },
     /// A file of the data directory.
     #[error("cannot {action} `{path}`")]
     File {
@@ -344,6 +354,7 @@ impl EngineError {
             Self::AnchorUnavailable { .. } => "anchor_unavailable",
             Self::Asset { code, .. } => code,
             Self::AuditUnavailable(_) => "audit_unavailable",
+            Self::Backup { problem, .. } => problem.code(),
             Self::BadContext => "bad_context",
             Self::Bug { .. } => "bug",
             Self::Campaign(_) => "campaign_state",
@@ -396,6 +407,7 @@ impl EngineError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Asset { fault, .. } => *fault,
+            Self::Backup { problem, .. } => problem.fault(),
             Self::BadContext
             | Self::Demand(_)
             | Self::Invalid { .. }
@@ -449,6 +461,7 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Asset { hint, .. } => return Some(hint.clone()),
+            Self::Backup { problem, .. } => problem.hint(),
             Self::Invalid { hint, .. } => hint,
             Self::RetireBlocked { obstacles } | Self::DestroyBlocked { obstacles } => {
                 return obstacles.first().map(Obstacle::hint);

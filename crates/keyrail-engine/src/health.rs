@@ -3,6 +3,7 @@
 use keyrail_seal::SealState;
 use serde::Serialize;
 
+use crate::backup::schedule::BackupHealth;
 use crate::retry::SealCause;
 
 /// One thing that must be well.
@@ -35,6 +36,9 @@ pub struct Health {
     pub hint: Option<&'static str>,
     /// Each thing that was looked at.
     pub checks: Vec<HealthCheck>,
+    /// How the last backup is; absent where nobody makes any. A late one keeps no request from being served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupHealth>,
 }
 
 impl Health {
@@ -42,7 +46,7 @@ impl Health {
         let open = seal == SealState::Unsealed;
         let ready = open && checks.iter().all(|check| check.ok || !check.needed);
         let hint = (!open).then(|| cause.and_then(|cause| cause.hint).unwrap_or(seal.hint()));
-        Self { ready, seal: seal.as_str(), cause: cause.map(|cause| cause.word), hint, checks }
+        Self { ready, seal: seal.as_str(), cause: cause.map(|cause| cause.word), hint, checks, backup: None }
     }
 }
 

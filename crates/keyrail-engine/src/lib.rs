@@ -7,6 +7,7 @@ pub mod anchor;
 mod attempts;
 mod authenticate;
 mod authorize;
+mod backup;
 mod bootstrap;
 mod cache;
 mod clock;
@@ -41,6 +42,9 @@ mod unsealed;
 mod usage;
 
 pub use authorize::Authorized;
+pub use backup::problem::BackupProblem;
+pub use backup::schedule::{BackupHealth, BackupPlan};
+pub use backup::{BackupCheck, BackupView, backups_in, configured_root};
 pub use bootstrap::{Access, Initialized};
 pub use engine::{Engine, EngineOptions, MakeAssets};
 pub use error::EngineError;

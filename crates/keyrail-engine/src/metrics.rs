@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyrail_core::access::Action;
 
+use crate::backup::schedule::BackupBook;
 use crate::error::EngineError;
 
 /// Counts operations by action and by how they ended. Labels are words of the code, never names or data.
@@ -14,6 +15,7 @@ pub(crate) struct Metrics {
     items: AtomicU64,
     alarms: AtomicU64,
     overdue: AtomicU64,
+    backups: BackupBook,
 }
 
 /// The counters at one moment.
@@ -35,7 +37,14 @@ impl Default for Metrics {
     fn default() -> Self {
         let done = Action::ALL.iter().map(|_| AtomicU64::new(0)).collect();
         let zero = || AtomicU64::new(0);
-        Self { done, errors: parking_lot::Mutex::default(), items: zero(), alarms: zero(), overdue: zero() }
+        Self {
+            done,
+            errors: parking_lot::Mutex::default(),
+            items: zero(),
+            alarms: zero(),
+            overdue: zero(),
+            backups: BackupBook::default(),
+        }
     }
 }
 
@@ -61,6 +70,11 @@ impl Metrics {
 
     pub(crate) fn set_overdue(&self, versions: u64) {
         self.overdue.store(versions, Ordering::Relaxed);
+    }
+
+    /// What is known of backups.
+    pub(crate) fn backups(&self) -> &BackupBook {
+        &self.backups
     }
 
     pub(crate) fn snapshot(&self) -> MetricsSnapshot {

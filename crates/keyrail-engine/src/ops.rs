@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod backup;
 pub mod data;
 pub mod domain;
 pub mod evidence;

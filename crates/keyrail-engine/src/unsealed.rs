@@ -125,6 +125,8 @@ pub struct Unsealed {
     /// When the last fences were complete, oldest first.
     fences: Mutex<VecDeque<Observation>>,
     watch: ClockWatch,
+    /// Held while a backup is made.
+    pub(crate) backing_up: tokio::sync::Mutex<()>,
     /// Signalled when time has gone by, for whoever waits for it.
     ticked: tokio::sync::Notify,
 }
@@ -197,6 +199,7 @@ impl Unsealed {
             opened_at,
             fences: Mutex::default(),
             watch,
+            backing_up: tokio::sync::Mutex::default(),
             ticked: tokio::sync::Notify::new(),
         }
     }

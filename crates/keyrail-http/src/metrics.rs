@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use keyrail_crypto::locked::protection;
-use keyrail_engine::{Engine, MetricsSnapshot, Unsealed};
+use keyrail_engine::{BackupHealth, Engine, MetricsSnapshot, Unsealed};
 use keyrail_seal::SealState;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -41,6 +41,9 @@ async fn opened(registry: &mut Registry, engine: &Engine, open: &Unsealed) {
     let memory = Family::<Labels, Gauge>::default();
     memory.get_or_create(&vec![("protection", protection().as_str())]).set(1);
     registry.register("key_memory", "1 for how the memory of keys is protected", memory);
+    if let Some(backup) = engine.backup_health() {
+        backups(registry, &backup);
+    }
     let records: Gauge = Gauge::default();
     records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
     registry.register("audit_records", "Records in the audit log", records);
@@ -49,6 +52,25 @@ async fn opened(registry: &mut Registry, engine: &Engine, open: &Unsealed) {
         lag.set(i64::try_from(seconds).unwrap_or(i64::MAX));
         registry.register("anchor_lag_seconds", "For how long an anchor has not known the newest head", lag);
     }
+}
+
+fn backups(registry: &mut Registry, backup: &BackupHealth) {
+    let set = |value: i64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value);
+        gauge
+    };
+    if let Some(last) = backup.last_at {
+        registry.register("backup_last_time_seconds", "When the last backup was made", set(last.as_millis() / 1000));
+    }
+    if let Some(age) = backup.age_seconds {
+        let age = i64::try_from(age).unwrap_or(i64::MAX);
+        registry.register("backup_age_seconds", "How long ago the last backup was made", set(age));
+    }
+    registry.register("backup_overdue", "1 while a scheduled backup is late", set(i64::from(backup.overdue)));
+    let failures: Counter<u64, AtomicU64> = Counter::default();
+    failures.inc_by(backup.failures);
+    registry.register("backup_failures", "Backups that failed since the service was started", failures);
 }
 
 fn operations(registry: &mut Registry, snapshot: &MetricsSnapshot) {

@@ -3,6 +3,7 @@
 mod access;
 mod assets;
 mod audit;
+mod backups;
 pub(crate) mod data;
 mod keys;
 mod page;
@@ -44,6 +45,7 @@ pub(crate) fn api() -> (Router<Shared>, OpenApi) {
     let api = assets::routes(api);
     let api = audit::routes(api);
     let api = roots::routes(api);
+    let api = backups::routes(api);
     system::routes(api).finish()
 }
 

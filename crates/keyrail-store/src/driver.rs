@@ -163,6 +163,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError`] when it cannot be asked.
     async fn integrity(&self) -> Result<Vec<String>, StoreError>;
 
+    /// The same rows as they are at one moment, whatever is changed from then on. It takes no writes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    async fn snapshot(&self) -> Result<Arc<dyn Store>, StoreError>;
+
     /// Lets changes be done though no standby has them. A database in a file has no standby, and nothing to do.
     fn accept_async_loss(&self) {}
 

@@ -13,6 +13,7 @@ mod finders;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod image;
 mod map;
 mod postgres;
 mod proof;
@@ -29,6 +30,7 @@ pub use build::MapState;
 pub use change::{Change, Recorded};
 pub use driver::{Condition, OpenMode, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
 pub use error::{DatabaseError, Fault, StoreError};
+pub use image::{IMAGE_ITEM_LEN_MAX, ImageCheck, ImageError, ImageLoader, RowCounts};
 pub use postgres::{
     Durability, POSTGRES_SCHEMA_VERSION, PgLog, PgStore, PostgresOptions, PostgresUrl, PostgresUrlError,
     limits as postgres_limits,

@@ -8,6 +8,7 @@ mod migrate;
 mod passfile;
 mod pool;
 mod session;
+mod snapshot;
 mod sql;
 mod tls;
 mod url;
@@ -33,6 +34,7 @@ pub use migrate::POSTGRES_SCHEMA_VERSION;
 use migrate::{MIGRATIONS, identify, migrate, require_newest};
 use pool::Pool;
 use session::{Connector, answered};
+use snapshot::Snapshot;
 use sql::{Bound, DIALECT, Found};
 pub use url::{PostgresUrl, PostgresUrlError};
 use writer::Writer;
@@ -167,20 +169,27 @@ impl Inner {
     }
 }
 
+/// The values of the rows that a selection found.
+fn rows_of(select: &Select, rows: &[SqlRow]) -> Result<Vec<Vec<Value>>, StoreError> {
+    let width = select.table.columns.len() + 1;
+    let values = |row: &SqlRow| (0..width).map(|index| row.try_get::<_, Found>(index).map(|found| found.0)).collect();
+    rows.iter().map(values).collect::<Result<_, _>>().map_err(classify)
+}
+
+/// The number that a count found.
+fn count_of(rows: &[SqlRow]) -> Result<u64, StoreError> {
+    let count = rows.first().map(|row| row.try_get::<_, i64>(0)).transpose().map_err(classify)?;
+    Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+}
+
 #[async_trait]
 impl Store for PgStore {
     async fn select(&self, select: Select) -> Result<Vec<Vec<Value>>, StoreError> {
-        let width = select.table.columns.len() + 1;
-        let rows = self.inner.ask(&DIALECT.select(&select)).await?;
-        let values =
-            |row: &SqlRow| (0..width).map(|index| row.try_get::<_, Found>(index).map(|found| found.0)).collect();
-        rows.iter().map(values).collect::<Result<_, _>>().map_err(classify)
+        rows_of(&select, &self.inner.ask(&DIALECT.select(&select)).await?)
     }
 
     async fn count(&self, table: &'static Table, conditions: Vec<Condition>) -> Result<u64, StoreError> {
-        let rows = self.inner.ask(&DIALECT.count(table, &conditions)).await?;
-        let count = rows.first().map(|row| row.try_get::<_, i64>(0)).transpose().map_err(classify)?;
-        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+        count_of(&self.inner.ask(&DIALECT.count(table, &conditions)).await?)
     }
 
     async fn apply(&self, transaction: Transaction) -> Result<(), StoreError> {
@@ -201,6 +210,10 @@ impl Store for PgStore {
         let findings = answered(catalog::findings(&pooled.session)).await?;
         pooled.keep();
         Ok(findings)
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::new(Snapshot::begin(self.inner.pool.connector()).await?))
     }
 
     fn accept_async_loss(&self) {

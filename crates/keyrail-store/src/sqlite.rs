@@ -2,6 +2,7 @@
 
 mod errors;
 mod migrate;
+mod snapshot;
 mod sql;
 
 use std::fs::OpenOptions;
@@ -20,6 +21,7 @@ use crate::row::Table;
 use errors::{classify, classify_commit};
 pub use migrate::{APPLICATION_ID, SCHEMA_VERSION};
 use migrate::{FileKind, MIGRATIONS, identify, migrate, require_known, schema_findings};
+use snapshot::Snapshot;
 
 /// How many connections read at the same time.
 const READERS: usize = 4;
@@ -149,6 +151,16 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// What SQLite finds broken, and what of the schema is not as it was made.
+fn findings_of(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let sql = format!("/* integrity */ PRAGMA integrity_check({INTEGRITY_FINDINGS_MAX})");
+    let mut statement = connection.prepare(&sql).map_err(classify)?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0)).map_err(classify)?;
+    let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(classify)?;
+    let structures = lines.into_iter().filter(|line| line != "ok");
+    Ok(structures.chain(schema_findings(connection)?).collect())
+}
+
 fn start_writer(mut connection: Connection) -> std::io::Result<(mpsc::Sender<Job>, std::thread::JoinHandle<()>)> {
     let (sender, mut jobs) = mpsc::channel::<Job>(WAITING_MAX);
     let thread = std::thread::Builder::new().name("keyrail-store".to_owned()).spawn(move || {
@@ -196,15 +208,13 @@ impl Store for SqliteStore {
     }
 
     async fn integrity(&self) -> Result<Vec<String>, StoreError> {
-        self.read(|connection| {
-            let sql = format!("/* integrity */ PRAGMA integrity_check({INTEGRITY_FINDINGS_MAX})");
-            let mut statement = connection.prepare(&sql).map_err(classify)?;
-            let lines = statement.query_map([], |row| row.get::<_, String>(0)).map_err(classify)?;
-            let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(classify)?;
-            let structures = lines.into_iter().filter(|line| line != "ok");
-            Ok(structures.chain(schema_findings(connection)?).collect())
-        })
-        .await
+        self.read(findings_of).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let path = self.path.clone();
+        let begun = tokio::task::spawn_blocking(move || Snapshot::begin(&path));
+        Ok(Arc::new(begun.await.map_err(|_| StoreError::Closed)??))
     }
 
     async fn health(&self) -> Result<(), StoreError> {

@@ -54,7 +54,11 @@ pub struct State {
 impl State {
     /// The rows of `store`, sealed by `sealer`.
     pub fn new(store: Arc<dyn Store>, sealer: RowSealer) -> Self {
-        let sealer = Arc::new(sealer);
+        Self::with(store, Arc::new(sealer))
+    }
+
+    /// The rows of another store of the same key.
+    pub(crate) fn with(store: Arc<dyn Store>, sealer: Arc<RowSealer>) -> Self {
         let map = Arc::new(Map::new(store.clone(), sealer.clone()));
         Self { store, sealer, map, proves: true }
     }

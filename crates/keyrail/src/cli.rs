@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use keyrail_engine::anchor::AnchorSpec;
-use keyrail_seal::RecoverySpec;
+use keyrail_seal::{RecoverySpec, RootSpec};
 
 use access::{AppCommand, DomainCommand, LabelCommand, TokenCommand};
 use assets::{AssetCommand, CampaignCommand};
@@ -132,8 +132,10 @@ pub(crate) enum Command {
     /// Places outside the data directory that remember the head of the log.
     #[command(subcommand)]
     Anchor(AnchorCommand),
-    /// Check every row of the store, and the log.
-    Verify,
+    /// Check every row of the store, and the log; or a backup.
+    Verify(Verify),
+    /// Put all rows of the store into a sealed file, while it is in use. Only the store's roots of trust open it.
+    Backup(Backup),
     /// What opens the store.
     #[command(subcommand)]
     Root(RootCommand),
@@ -183,6 +185,35 @@ pub(crate) struct Serve {
     /// The private key, as PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Make backups in this directory while serving.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) backup_dir: Option<PathBuf>,
+    /// The time from one backup to the next, like 6h.
+    #[arg(long, value_name = "TIME", default_value = "24h", requires = "backup_dir")]
+    pub(crate) backup_every: String,
+    /// How many backups stay in the directory.
+    #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..), requires = "backup_dir")]
+    pub(crate) backup_keep: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// Where it goes, on the machine of the service; made if its parent is there.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// How many backups of this store stay there; all if left out.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// Open this backup and read it to its end, or each one in this directory; the store is left alone.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) backup: Option<PathBuf>,
+    /// The root that opens the backup, in place of the one that is written down in the data directory.
+    #[arg(long, value_name = "ROOT", requires = "backup")]
+    pub(crate) root: Option<RootSpec>,
 }
 
 /// A part of a list.

@@ -3,6 +3,7 @@
 mod access;
 mod assets;
 mod audit;
+mod backups;
 mod data;
 mod keys;
 mod roots;
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::log::AnchorCommand;
 use crate::cli::system::SharesOut;
-use crate::cli::{Cli, Command, Global, Page};
+use crate::cli::{Cli, Command, Global, Page, Verify};
 use crate::clock::SystemClock;
 use crate::connect::{Api, data_dir};
 use crate::failure::Failure;
@@ -64,7 +65,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Campaign(command) => assets::campaign(&global, command).await,
         Command::Audit(command) => audit::run(&global, command).await,
         Command::Anchor(AnchorCommand::Create { path }) => audit::create_anchor(&global, path).await,
-        Command::Verify => audit::verify_all(&global).await,
+        Command::Verify(Verify { backup: Some(path), root }) => backups::verify(&global, &path, root),
+        Command::Verify(_) => audit::verify_all(&global).await,
+        Command::Backup(args) => backups::make(&global, args).await,
         Command::Root(command) => system::root(&global, command).await,
         Command::Health => system::health(&global).await,
         Command::Setting(command) => system::setting(&global, command).await,

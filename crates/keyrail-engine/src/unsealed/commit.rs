@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use keyrail_audit::{AppendError, Enclosed, Fencing};
+use keyrail_audit::{AppendError, Enclosed, Fencing, Head};
 use keyrail_core::fence::{Epoch, may_append};
 use keyrail_core::id::RequestId;
 use keyrail_core::record::{Outcome, Record};
 use keyrail_core::system::{LogHeadRow, OutboxEntry};
-use keyrail_store::{Change, Recorded, Staged, StoreError};
+use keyrail_store::{Change, Recorded, Staged, State, StoreError};
 
 use crate::error::EngineError;
 use crate::outbox::requests_since;
@@ -314,6 +314,20 @@ impl Unsealed {
             open.settle().await
         });
         settled.await?
+    }
+
+    /// The rows and the head of the log at one moment, at which the log has the records of all changes.
+    pub(crate) async fn at_one_moment(self: &Arc<Self>) -> Result<(State, Head), EngineError> {
+        let open = self.clone();
+        let found = to_its_end(async move {
+            let _order = open.order.lock().await;
+            open.ready().await?;
+            open.settle().await?;
+            open.log.publish().await?;
+            let head = open.log.published();
+            Ok((open.state.at_this_moment().await?, head))
+        });
+        found.await?
     }
 
     /// Whether a change waits for its record.

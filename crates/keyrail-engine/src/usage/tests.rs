@@ -56,6 +56,10 @@ impl Store for Gated {
         self.store.integrity().await
     }
 
+    async fn snapshot(&self) -> Result<std::sync::Arc<dyn Store>, StoreError> {
+        self.store.snapshot().await
+    }
+
     async fn health(&self) -> Result<(), StoreError> {
         self.store.health().await
     }
@@ -116,6 +120,10 @@ impl Store for Overtaken {
 
     async fn integrity(&self) -> Result<Vec<String>, StoreError> {
         self.store.integrity().await
+    }
+
+    async fn snapshot(&self) -> Result<std::sync::Arc<dyn Store>, StoreError> {
+        self.store.snapshot().await
     }
 
     async fn health(&self) -> Result<(), StoreError> {

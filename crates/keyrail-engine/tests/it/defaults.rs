@@ -9,8 +9,19 @@ use keyrail_core::time::Timestamp;
 const PAGE: &str = include_str!("../../../../docs/defaults.md");
 
 /// Numbers that are part of a format or of a computation, not limits.
-const NO_LIMITS: [&str; 6] =
-    ["DAY", "GENERATION_FIRST", "ID_LEN", "NEWLINE_LEN_MAX", "RECORD_FORMAT", "RECORD_LEN_USUAL"];
+const NO_LIMITS: [&str; 11] = [
+    "DAY",
+    "FORMAT",
+    "GENERATION_FIRST",
+    "ID_LEN",
+    "LAST",
+    "NEWLINE_LEN_MAX",
+    "PART_HEAD_LEN",
+    "RECORD_FORMAT",
+    "RECORD_LEN_USUAL",
+    "SIZE_DIGITS",
+    "STORE_DIGITS",
+];
 
 fn crates() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

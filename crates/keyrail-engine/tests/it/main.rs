@@ -9,6 +9,7 @@
     reason = "tests fail loudly, and a table of cases may be long"
 )]
 
+mod backup;
 mod caches;
 mod crowd;
 mod defaults;

@@ -17,6 +17,7 @@ on_every_store!(
     a_value_that_its_column_does_not_take_is_refused,
     what_is_opened_anew_has_what_was_stored,
     a_store_says_that_it_is_whole,
+    a_snapshot_shows_one_moment_while_others_write,
 );
 
 fn table(name: &str) -> &'static Table {
@@ -241,4 +242,27 @@ async fn a_store_says_that_it_is_whole(store: TestStore) {
     attacker.execute("CREATE INDEX planted ON token (role)").await.unwrap();
     let findings = opened.integrity().await.unwrap();
     assert_eq!(findings, ["index `planted` is not in the schema"]);
+}
+
+async fn a_snapshot_shows_one_moment_while_others_write(store: TestStore) {
+    let opened = store.open(OpenMode::Create).await.unwrap();
+    let rows = |from: u8, to: u8| (from..to).map(|kid| insert(table("usage"), usage(kid, "token", 1))).collect();
+    apply(&opened, rows(0, 10)).await.unwrap();
+    let snapshot = opened.snapshot().await.unwrap();
+    apply(&opened, rows(10, 20)).await.unwrap();
+    let gone = Write::Delete { table: table("usage"), key: usage(3, "token", 1)[..4].to_vec() };
+    apply(&opened, vec![gone]).await.unwrap();
+    for (store, wanted) in [(&opened, 19), (&snapshot, 10), (&snapshot.snapshot().await.unwrap(), 10)] {
+        assert_eq!(store.count(table("usage"), Vec::new()).await.unwrap(), wanted);
+        let order = table("usage").key;
+        let select = Select { table: table("usage"), conditions: Vec::new(), order, after: None, limit: 1_000 };
+        assert_eq!(store.select(select).await.unwrap().len() as u64, wanted);
+    }
+    let refused = apply(&snapshot, rows(30, 31)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly), "{refused}");
+    assert_eq!(snapshot.integrity().await.unwrap(), [] as [String; 0]);
+    snapshot.health().await.unwrap();
+    drop(snapshot);
+    let next = opened.snapshot().await.unwrap();
+    assert_eq!(next.count(table("usage"), Vec::new()).await.unwrap(), 19);
 }

@@ -1,7 +1,7 @@
 //! The server.
 
 use keyrail_crypto::locked::{Protection, protection};
-use keyrail_engine::Access;
+use keyrail_engine::{Access, BackupPlan};
 use keyrail_http::{Listener, Service, Tls};
 use keyrail_seal::SealState;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::cli::{Global, Serve};
 use crate::clock::SystemClock;
+use crate::commands::backups::absolute;
 use crate::connect::data_dir;
 use crate::failure::Failure;
 use crate::output::{Output, line, note};
@@ -59,6 +60,10 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
         assets: Some(keyrail_data::assets),
     };
     let engine = keyrail_engine::Engine::open_anchored(options, crate::anchors::named(global))?;
+    if let Some(dir) = &args.backup_dir {
+        let every_seconds = crate::words::seconds(&args.backup_every)?;
+        engine.schedule_backups(BackupPlan { dir: absolute(dir)?, every_seconds, keep: args.backup_keep })?;
+    }
     // A root that cannot be used does not keep the server from starting: it says so, and health shows it.
     if let Err(error) = engine.unseal().await {
         match engine.seal_state() {

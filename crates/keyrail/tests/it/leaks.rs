@@ -104,8 +104,14 @@ fn require_nothing_leaks(place: &Place, init: &str, root: &Path, wrong: &[u8], m
         command.env("KEYRAIL_LOG", "trace");
     });
     Remote { place, url: server.url(), token: &token, secrets: &mut secrets }.use_all();
+    let backups = place.file("backups");
+    let said =
+        Http::new(server.url(), Some(&token)).send(Method::POST, "/v1/system/backup", &[], &json!({ "dir": backups }));
+    assert_eq!(said.status, 200, "{}", said.text);
+    secrets.say("answers", &said.text);
     seal_and_unseal(server.url(), &token, root, wrong, &mut secrets);
     secrets.keep_keys_if_known(place);
+    secrets.require_absent_in_backup(place, &backups);
     // While the server runs, the store's newest pages are in its WAL, and records are in the journal alone.
     require_secrets_absent(place, &secrets);
     let logs = server.into_child().stop(ENDS).unwrap();

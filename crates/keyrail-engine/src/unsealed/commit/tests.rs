@@ -55,6 +55,10 @@ impl Store for Holding {
         self.store.integrity().await
     }
 
+    async fn snapshot(&self) -> Result<std::sync::Arc<dyn Store>, StoreError> {
+        self.store.snapshot().await
+    }
+
     async fn health(&self) -> Result<(), StoreError> {
         self.store.health().await
     }

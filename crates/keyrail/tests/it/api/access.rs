@@ -77,6 +77,7 @@ fn rows(api: &Api) -> Vec<Row> {
             Service,
             "operator",
         ),
+        row("POST /v1/system/backup", "/v1/system/backup", json!({ "dir": "/nowhere/at/all" }), Service, "app"),
         row("POST /v1/system/verify", "/v1/system/verify", none(), Service, "app"),
         row("POST /v1/system/seal", "/v1/system/seal", none(), Service, "auditor"),
         row("POST /v1/system/unseal", "/v1/system/unseal", none(), Nobody, ""),

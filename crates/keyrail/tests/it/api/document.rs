@@ -44,6 +44,7 @@ fn the_document_is_one_and_describes_every_route() {
                 "censusAsset",
                 "planCampaign",
                 "exportVersion",
+                "makeBackup",
                 "migrateRoot",
                 "rehearseRoot",
                 "seal",

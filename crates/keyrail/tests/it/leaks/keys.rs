@@ -96,3 +96,33 @@ pub(super) fn keys_of(data_dir: &Path, slot_key_of: &SlotKeyOf) -> Vec<(String, 
     }
     keys
 }
+
+/// The rows and the manifest in a backup, opened by `spec/backup.md` with code of its own.
+pub(super) fn content_of_backup(file: &[u8], slot_key_of: &SlotKeyOf) -> Vec<u8> {
+    assert_eq!(&file[..9], b"keyrail\x16\x01");
+    let (salt, slots) = (&file[9..41], file[41]);
+    assert_eq!(slots, 1);
+    let slot_len = usize::from(u16::from_be_bytes([file[42], file[43]]));
+    let (header, mut rest) = file.split_at(44 + slot_len);
+    let slot = &header[44..];
+    let (head, wrapped) = slot.split_at(slot_len - 81);
+    let root = unwrap(&slot_key_of(head), "RootKey", wrapped, "root_slot", &slot[1..17], 1, 1);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, header);
+    let info: [&[u8]; 2] = [b"keyrail/backup/v1/", digest.as_ref()];
+    let mut key = [0; 32];
+    Salt::new(HKDF_SHA256, salt).extract(&root).expand(&info, Len).unwrap().fill(&mut key).unwrap();
+    let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
+    let (mut content, mut last) = (Vec::new(), false);
+    while !last {
+        let (number, len) = (&rest[..4], u32::from_be_bytes(rest[4..8].try_into().unwrap()));
+        last = len >> 31 == 1;
+        let nonce: [u8; 12] = [&[0; 7], number, &[u8::from(last)]].concat().try_into().unwrap();
+        let (part, behind) = rest[8..].split_at((len & 0x7fff_ffff) as usize);
+        let mut part = part.to_vec();
+        let opened = cipher.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut part).unwrap();
+        content.extend_from_slice(opened);
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    content
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use keyrail_testkit::{Search, planted_forms};
 
-use super::keys::{SlotKeyOf, keys_of, of_key_file};
+use super::keys::{SlotKeyOf, content_of_backup, keys_of, of_key_file};
 
 /// Stands for a secret that leaked. Its bytes make the two alphabets of base64 differ.
 pub(super) const PLANTED: &[u8] = b"planted \xfb\xff\xbf\xef\xfe secret 0123456789";
@@ -125,5 +125,19 @@ impl Secrets {
         if self.slot_key_of.is_some() || place.data_dir().join("root.key").exists() {
             self.keep_keys(&place.data_dir());
         }
+    }
+}
+
+impl Secrets {
+    /// A backup holds no secret, neither as it lies there nor, where the root is known, opened.
+    pub(super) fn require_absent_in_backup(&self, place: &crate::place::Place, dir: &Path) {
+        self.require_absent_in("backup", dir);
+        let [file] = &files_under(dir)[..] else { panic!("one backup is there") };
+        let of_file = || place.data_dir().join("root.key").exists().then(|| of_key_file(&place.data_dir()));
+        let own = if self.slot_key_of.is_none() { of_file() } else { None };
+        let Some(slot_key_of) = self.slot_key_of.as_ref().or(own.as_ref()) else { return };
+        let content = content_of_backup(&std::fs::read(file).unwrap(), slot_key_of);
+        assert!(content.windows(16).any(|part| part == b"data_key_version"), "the rows are there");
+        self.require_absent("opened backup", &content);
     }
 }
