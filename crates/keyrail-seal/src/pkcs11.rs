@@ -56,12 +56,11 @@ impl Pkcs11Root {
         &self,
         work: impl Fn(&Token) -> Result<T, SealError> + Send + 'static,
     ) -> Result<T, SealError> {
-        let spec = self.spec.clone();
-        let pin = Pin::read(&spec.pin_file)?;
-        if pin.was_refused(&spec) {
-            return Err(TokenError::PinRefused { path: spec.pin_file }.into());
-        }
-        turn::within_limit(&self.spec.module, move || {
+        let mut spec = self.spec.clone();
+        // A link and what it leads to are one module, which is initialised once.
+        spec.module = std::fs::canonicalize(&spec.module).unwrap_or(spec.module);
+        let (module, pin) = (spec.module.clone(), Pin::read(&spec.pin_file)?);
+        turn::within_limit(&module, move || {
             let attempt = || work(&Token::connect(&spec, &pin)?);
             match attempt() {
                 Err(SealError::Token(error)) if error.is_lost() => attempt(),

@@ -20,43 +20,22 @@ pub(crate) enum Kind {
     Handed,
 }
 
-/// Tells whether a file is still the same: it changes when the file is written or replaced.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Stamp {
-    inode: u64,
-    changed: (i64, i64),
-}
-
 /// Reads as much as `out` holds; what fills it whole was longer than it may be. `what` names the thing in errors.
 ///
 /// # Errors
 /// [`SealError::File`], [`SealError::Permissions`] when others than its owner may read or write it,
 /// [`SealError::Malformed`] when it is something else than a file.
 pub(crate) fn read<'a>(path: &Path, kind: Kind, out: &'a mut [u8], what: &'static str) -> Result<&'a [u8], SealError> {
-    read_stamped(path, kind, out, what).map(|(content, _)| content)
-}
-
-/// As [`read`], with what tells the file from a later one.
-///
-/// # Errors
-/// As [`read`].
-pub(crate) fn read_stamped<'a>(
-    path: &Path,
-    kind: Kind,
-    out: &'a mut [u8],
-    what: &'static str,
-) -> Result<(&'a [u8], Stamp), SealError> {
     let failed = |source| SealError::File { action: "read", path: path.to_owned(), source };
     let flags = if kind == Kind::PlainFile { OFlags::NOFOLLOW | OFlags::NONBLOCK } else { OFlags::empty() };
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     require_private(&metadata, path, kind, what)?;
-    let stamp = Stamp { inode: metadata.ino(), changed: (metadata.ctime(), metadata.ctime_nsec()) };
     let mut len = 0;
     loop {
         match file.read(out.get_mut(len..).unwrap_or_default()).map_err(failed)? {
-            0 => return Ok((out.get(..len).unwrap_or_default(), stamp)),
+            0 => return Ok(out.get(..len).unwrap_or_default()),
             more => len += more,
         }
     }

@@ -32,7 +32,9 @@ impl SealState {
                 Self::RootUnavailable
             }
             SealError::Token(TokenError::OtherKey { .. } | TokenError::PinRefused { .. }) => Self::WrongSecret,
-            SealError::Token(TokenError::PinLocked | TokenError::PinLastTry) => Self::RootLocked,
+            SealError::Token(TokenError::PinDoubtful { .. } | TokenError::PinLocked | TokenError::PinLastTry) => {
+                Self::RootLocked
+            }
             SealError::Token(_) => Self::RootUnavailable,
             SealError::Crypto(_)
             | SealError::Exists { .. }

@@ -207,6 +207,15 @@ pub struct Shim {
 }
 
 impl Shim {
+    /// The shim that a parent process built and equipped this one for.
+    ///
+    /// # Errors
+    /// The path has no parent.
+    pub fn at(module: &Path) -> anyhow::Result<Self> {
+        let dir = module.parent().context("no directory")?.join("shim");
+        Ok(Self { module: module.to_owned(), dir })
+    }
+
     /// The module.
     #[must_use]
     pub fn module(&self) -> &Path {
@@ -244,6 +253,14 @@ impl Shim {
     /// The script cannot be written.
     pub fn unlock(&self) -> anyhow::Result<()> {
         Ok(std::fs::write(self.dir.join("wrong"), "0")?)
+    }
+
+    /// The token has counted so many wrong PINs, whoever gave them to it.
+    ///
+    /// # Errors
+    /// The script cannot be written.
+    pub fn count_wrong(&self, count: u64) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.dir.join("wrong"), count.to_string())?)
     }
 
     /// How often `C_<function>` was called.

@@ -58,6 +58,12 @@ pub enum TokenError {
         /// The label.
         object: String,
     },
+    /// The token has counted a wrong PIN, and it is not known whether that was this one.
+    #[error("the token has counted a wrong PIN, which may be the one in `{path}`: it gave no clear answer")]
+    PinDoubtful {
+        /// The file that holds the PIN.
+        path: PathBuf,
+    },
     /// One more wrong PIN would lock the token.
     #[error("the token has one try for its PIN left, and it is not used up")]
     PinLastTry,
@@ -104,6 +110,7 @@ impl TokenError {
             Self::KeyWeak { .. } => "key-weak",
             Self::Module { .. } => "module-missing",
             Self::OtherKey { .. } => "other-key",
+            Self::PinDoubtful { .. } => "pin-doubtful",
             Self::PinLastTry => "pin-last-try",
             Self::PinLocked => "pin-locked",
             Self::PinNotSet => "pin-not-set",
@@ -126,11 +133,14 @@ impl TokenError {
             }
             Self::Module { .. } => "install the library of the HSM's maker, or correct its path",
             Self::OtherKey { .. } => "connect the token that the store was made with; it is tried again by itself",
+            Self::PinDoubtful { .. } => {
+                "log in with the right PIN by the HSM's own tool, and put it into the PIN file if it is another one"
+            }
             Self::PinLastTry => "log in with the right PIN by the HSM's own tool, then put it into the PIN file",
             Self::PinLocked => "let the HSM's security officer set a new PIN, then put it into the PIN file",
             Self::PinNotSet => "let the HSM's security officer set the user PIN, then put it into the PIN file",
             Self::PinRefused { .. } => {
-                "write the right PIN into the file: it is tried once, and again only when the file has changed"
+                "write the right PIN into the file, or set that one on the token: a refused one is not tried again before"
             }
             Self::Slow { .. } => "look at the HSM and at what connects it; it is tried again by itself",
             Self::TokenAmbiguous { .. } => "give each token a label of its own",
@@ -138,11 +148,15 @@ impl TokenError {
         }
     }
 
-    /// Whether the connection to the token was lost: a new one may work.
+    /// Whether the connection to the token was lost: a new one may work. Lost while the PIN was given, it is not made anew
+    /// at once: the token may have counted it as wrong.
     pub(crate) fn is_lost(&self) -> bool {
-        matches!(self, Self::Failed { code, .. } if LOST.contains(&code.as_str()))
+        matches!(self, Self::Failed { function, code } if LOST.contains(&code.as_str()) && *function != LOGIN)
     }
 }
+
+/// As errors name the function that is given the PIN.
+const LOGIN: &str = "C_Login";
 
 /// What is returned when a session, a device or the module's own state is gone.
 const LOST: [&str; 8] = [
@@ -194,7 +208,7 @@ const fn function_name(function: Function) -> &'static str {
         Function::GetSlotList => "C_GetSlotList",
         Function::GetTokenInfo => "C_GetTokenInfo",
         Function::OpenSession => "C_OpenSession",
-        Function::Login => "C_Login",
+        Function::Login => LOGIN,
         Function::FindObjectsInit | Function::FindObjects | Function::FindObjectsFinal => "C_FindObjects",
         Function::GetAttributeValue => "C_GetAttributeValue",
         Function::GenerateKey => "C_GenerateKey",

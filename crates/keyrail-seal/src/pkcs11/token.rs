@@ -27,6 +27,10 @@ static LOADED: LazyLock<Mutex<HashMap<PathBuf, Pkcs11>>> = LazyLock::new(Default
 /// Length of the keys that are used, in bytes.
 const KEY_LEN: u64 = 32;
 
+/// What C_Login returns before it looks at a PIN.
+const NOT_LOOKED_AT: [RvError; 4] =
+    [RvError::PinExpired, RvError::PinLocked, RvError::UserPinNotInitialized, RvError::UserTooManyTypes];
+
 /// A token with its user logged in. Dropped, the session is closed, then the module ended.
 pub(super) struct Token {
     pub(super) session: Session,
@@ -100,18 +104,27 @@ impl Token {
         if !info.user_pin_initialized() || info.user_pin_to_be_changed() {
             return Err(TokenError::PinNotSet);
         }
+        // Asked with the module in hand: who waited for his turn learns what became of the PIN before.
+        pin.require_untried(spec, info.user_pin_count_low())?;
         // The last try is left to people: what runs by itself never locks a token.
         if info.user_pin_final_try() {
             return Err(TokenError::PinLastTry);
         }
         let session = module.0.open_rw_session(slot)?;
+        pin.given(spec);
         match session.login_with_raw(UserType::User, &pin.to_raw()) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Pin::taken(spec),
             Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => {
-                pin.refused(spec);
+                let counts = module.0.get_token_info(slot).is_ok_and(|info| info.user_pin_count_low());
+                pin.refused(spec, counts);
                 return Err(TokenError::PinRefused { path: pin.path().to_owned() });
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                if matches!(error, Error::Pkcs11(code, _) if NOT_LOOKED_AT.contains(&code)) {
+                    pin.not_looked_at(spec);
+                }
+                return Err(error.into());
+            }
         }
         Ok(Self { session, info, module })
     }
@@ -131,9 +144,10 @@ impl Token {
             ([], _) => Err(TokenError::KeyMissing { object: label.to_owned() }),
             ([one], _) => Ok(*one),
             (several, Some(id)) => {
-                let mut named = several.iter().filter(|key| self.id_of(**key).is_ok_and(|found| found == id));
+                let ids = several.iter().map(|key| self.id_of(*key)).collect::<Result<Vec<_>, _>>()?;
+                let mut named = several.iter().zip(&ids).filter(|(_, found)| *found == id);
                 match (named.next(), named.next()) {
-                    (Some(only), None) => Ok(*only),
+                    (Some((only, _)), None) => Ok(*only),
                     (None, _) => Err(TokenError::OtherKey { object: label.to_owned() }),
                     (Some(_), Some(_)) => Err(TokenError::KeyAmbiguous { object: label.to_owned() }),
                 }

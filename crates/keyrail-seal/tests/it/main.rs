@@ -14,4 +14,5 @@ mod place;
 mod shares;
 mod slot;
 mod state;
+mod tries;
 mod vectors;

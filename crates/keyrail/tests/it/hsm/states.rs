@@ -58,7 +58,7 @@ fn a_wrong_pin_is_tried_once_until_its_file_changes() {
     let server = world.serve();
     let before = world.shim.calls("Login");
     let said = world.wait_for(server.url(), "wrong-secret", Some("pin-refused"));
-    assert!(said["hint"].as_str().unwrap().contains("only when the file has changed"), "{said}");
+    assert!(said["hint"].as_str().unwrap().contains("a refused one is not tried again"), "{said}");
     world.wait_for_tries(&server, 3);
     assert_eq!(world.shim.calls("Login"), before, "the refused PIN was tried again");
     // Another wrong one is one more try; the last one is left to people.
