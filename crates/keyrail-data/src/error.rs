@@ -224,7 +224,9 @@ impl AssetError {
             Self::Unreachable(_) => {
                 "check that the server runs and can be reached, and its certificate if it has one, then resume the campaign"
             }
-            Self::Login(_) => "check the database, the user and its password file, and the server's pg_hba.conf",
+            Self::Login(_) => {
+                "check the database, the user, its line in the password file, which must name the host, and the server's pg_hba.conf"
+            }
             Self::Denied(_) => "GRANT SELECT and UPDATE on the table to the role, or let its owner's role do the work",
             Self::Collided(_) => "resume the campaign: nothing was written",
             Self::NoFile { .. } => "check the path, and that the disk with it is there",
@@ -362,7 +364,7 @@ fn of_server(code: &str) -> Option<Words> {
         "asset_login" => (
             "the database server refuses the connection",
             Fault::Dependency,
-            "check the database, the user and its password file, and the server's pg_hba.conf",
+            "check the database, the user, its line in the password file, which must name the host, and the server's pg_hba.conf",
         ),
         "asset_denied" => (
             "the role may not read or write the table",

@@ -142,7 +142,7 @@ impl Cluster {
     fn init(&self, options: &Options) -> anyhow::Result<()> {
         let password = hex::encode(rand::random::<[u8; 16]>());
         self.host.write(&self.dir.join("password"), &password)?;
-        self.host.write(&self.passfile(), &format!("*:*:*:{SUPERUSER}:{password}\n"))?;
+        self.host.write(&self.passfile(), &password_lines(SUPERUSER, &password))?;
         let mut initdb = self.host.command(&self.version.programs()?.join("initdb"));
         initdb.arg("-D").arg(self.data_dir()).arg("--pwfile").arg(self.dir.join("password"));
         initdb.args(["-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]);
@@ -386,6 +386,11 @@ fn finish(command: Command) -> anyhow::Result<String> {
     let exit = Child::start(command)?.wait(SERVER_LIMIT)?;
     ensure!(exit.status.success(), "`{name}` failed: {}{}", exit.stdout, exit.stderr);
     Ok(exit.stdout)
+}
+
+/// The lines of a password file for a user: for the server's own host, and for whatever host.
+fn password_lines(user: &str, password: &str) -> String {
+    ["127.0.0.1", "*"].map(|host| format!("{host}:*:*:{user}:{password}\n")).concat()
 }
 
 /// A socket's path has 108 bytes; the name of the socket itself takes up to 22.

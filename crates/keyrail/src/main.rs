@@ -78,9 +78,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(commands::run(cli))
 }
 
+/// What a database of an application says beside its answers. Its triggers may tell values of rows there, so that nothing
+/// turns it on.
+const NOTICES_OFF: &str = "sqlx::postgres::notice=off";
+
+fn without_notices(filter: EnvFilter) -> EnvFilter {
+    match NOTICES_OFF.parse() {
+        Ok(off) => filter.add_directive(off),
+        Err(_) => filter,
+    }
+}
+
 /// Operational messages go to standard error, by `KEYRAIL_LOG` (like `info` or `keyrail=debug`).
 fn start_log(json: bool) {
     let filter = EnvFilter::try_from_env("KEYRAIL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = without_notices(filter);
     // Colours are for people: a file or a collector would get their codes as a part of the text.
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
@@ -93,4 +105,45 @@ fn report(failure: &Failure, output: Output) {
         return;
     }
     failure.lines().iter().for_each(|line| note(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_filter_turns_on_what_databases_say() {
+        for filter in ["warn", "trace", "sqlx=trace", "sqlx::postgres::notice=trace", "sqlx::postgres=debug,info"] {
+            let said = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+            let writer = said.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_env_filter(without_notices(EnvFilter::new(filter)))
+                .with_writer(move || Said(writer.clone()))
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "sqlx::postgres::notice", "it was a value");
+                tracing::warn!(target: "keyrail", "something else");
+            });
+            let said = String::from_utf8(said.lock().clone()).unwrap();
+            assert!(!said.contains("it was a value"), "{filter}: {said}");
+            assert_eq!(
+                said.contains("something else"),
+                !filter.starts_with("sqlx") || filter.ends_with("info"),
+                "{filter}"
+            );
+        }
+    }
+
+    struct Said(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 }

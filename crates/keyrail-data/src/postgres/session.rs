@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _, ValueRef};
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,7 +35,7 @@ pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// A session, which is made anew where it is lost.
 pub(super) struct Session {
-    options: PgConnectOptions,
+    place: Place,
     connection: Option<PgConnection>,
     /// How long the next statements may take.
     limit: Duration,
@@ -49,14 +49,15 @@ impl Session {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| classify(error.into()))?;
         let limit = Duration::from_millis(STATEMENT_MILLIS_MAX);
-        let mut session = Self { options: place.options()?, connection: None, limit, runtime: Some(runtime) };
+        let mut session = Self { place: place.clone(), connection: None, limit, runtime: Some(runtime) };
         session.connect()?;
         Ok(session)
     }
 
     fn connect(&mut self) -> Result<(), AssetError> {
         let Some(runtime) = &self.runtime else { return Err(away()) };
-        let options = &self.options;
+        // Each time anew: the password may be another one by now.
+        let options = &self.place.options()?;
         let connecting = async {
             let mut connection = PgConnection::connect_with(options).await?;
             sqlx::raw_sql(AssertSqlSafe(settings())).execute(&mut connection).await?;
@@ -178,10 +179,14 @@ fn away() -> AssetError {
 /// Where the role may say so, the server does not log the values of a page: former ones are among them, for comparison.
 /// Policies that hide rows from this role fail a statement instead of shortening its answer. Locks of others are waited
 /// for briefly, and never long enough for a deadlock of ours to end a transaction of theirs. A page goes by an index,
-/// whatever the statistics of a table say that was never analysed.
+/// whatever the statistics of a table say that was never analysed. What a trigger says beside its work is not sent: it
+/// may tell values, and the driver logs it. A commit is durable when it is answered, also where the application's own
+/// are not: what is retired afterwards is retired for good.
 fn settings() -> String {
     format!(
         "SELECT set_config('log_parameter_max_length', '0', false) WHERE has_parameter_privilege('log_parameter_max_length', 'SET'); \
+         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
+         SET client_min_messages = error; \
          SET log_parameter_max_length_on_error = 0; SET row_security = off; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; \
          SET statement_timeout = {STATEMENT_MILLIS_MAX}; SET idle_in_transaction_session_timeout = {IDLE_MILLIS_MAX}; \
          SET lock_timeout = {}; SET default_transaction_isolation = 'read committed'; SET jit = off; \

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::percent_decode_str;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use zeroize::Zeroizing;
 
 use crate::error::AssetError;
 
@@ -69,6 +70,9 @@ impl Place {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             place.set(name, decoded(value)?)?;
         }
+        if place.cert.is_some() != place.key.is_some() {
+            return Err(bad("it names only one of sslcert and sslkey", "name both, or neither"));
+        }
         for (what, value) in [("host", &place.host), ("user", &place.user), ("database", &place.database)] {
             if value.is_empty() {
                 return Err(bad(&format!("it names no {what}"), FORM));
@@ -105,7 +109,10 @@ impl Place {
             "password" | "sslpassword" => return Err(password()),
             _ => {
                 let known = "known are host, port, user, dbname, sslmode, sslrootcert, sslcert, sslkey and passfile";
-                return Err(bad(&format!("its parameter `{name}` is unknown"), known));
+                // Where no user stands before it, it may be what follows a question mark in a password.
+                let which =
+                    if self.user.is_empty() { "a parameter".to_owned() } else { format!("its parameter `{name}`") };
+                return Err(bad(&format!("{which} is unknown"), known));
             }
         }
         Ok(())
@@ -154,13 +161,13 @@ impl Place {
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             options = options.ssl_client_cert(cert).ssl_client_key(key);
         }
-        Ok(match self.password()? {
-            Some(password) => options.password(&password),
-            None => options,
-        })
+        // An empty one instead of none: the driver would take one from the environment, which is not meant for whatever
+        // host an operator names.
+        let password = self.password()?;
+        Ok(options.password(password.as_ref().map_or("", |password| password.as_str())))
     }
 
-    fn password(&self) -> Result<Option<String>, AssetError> {
+    fn password(&self) -> Result<Option<Zeroizing<String>>, AssetError> {
         let named = self.passfile.clone().or_else(|| std::env::var_os("PGPASSFILE").map(PathBuf::from));
         let path = match named {
             Some(path) => path,
@@ -173,32 +180,36 @@ impl Place {
         Ok(text.lines().find_map(|line| self.password_in(line)))
     }
 
-    /// The password of a line `host:port:database:user:password`, if it is for this place.
-    fn password_in(&self, line: &str) -> Option<String> {
+    /// The password of a line `host:port:database:user:password`, if it is for this place. A line for any host is for
+    /// none: whoever may add assets would have the password sent to a host of his own.
+    fn password_in(&self, line: &str) -> Option<Zeroizing<String>> {
         if line.starts_with('#') {
             return None;
         }
-        let (mut fields, mut field, mut chars) = (Vec::new(), String::new(), line.chars());
+        let text = || Zeroizing::new(String::with_capacity(line.len()));
+        let (mut fields, mut field, mut chars) = (Vec::new(), text(), line.chars());
         while let Some(next) = chars.next() {
             match next {
                 '\\' => field.extend(chars.next()),
-                ':' if fields.len() < 4 => fields.push(std::mem::take(&mut field)),
+                ':' if fields.len() < 4 => fields.push(std::mem::replace(&mut field, text())),
                 other => field.push(other),
             }
         }
-        let host = if self.host.starts_with('/') { "localhost" } else { self.host.as_str() };
         let port = self.port.to_string();
-        let wanted = [host, &port, &self.database, &self.user];
-        let matches = fields.len() == 4
-            && fields
-                .iter()
-                .zip(wanted)
-                .all(|(field, want)| field == "*" || field == want || (field == &self.host && want == "localhost"));
+        let [host, rest @ ..] = fields.as_slice() else { return None };
+        let is_usual_socket = host.as_str() == "localhost" && SOCKET_DIRS.contains(&self.host.as_str());
+        let is_for = |(field, want): (&Zeroizing<String>, &str)| field.as_str() == "*" || field.as_str() == want;
+        let matches = rest.len() == 3
+            && (host.as_str() == self.host || is_usual_socket)
+            && rest.iter().zip([port.as_str(), &self.database, &self.user]).all(is_for);
         matches.then_some(field)
     }
 }
 
-fn read_private(path: &Path) -> Result<String, AssetError> {
+/// Where packages put the socket, which nobody else can write to: `localhost` in a password file means them, too.
+const SOCKET_DIRS: [&str; 2] = ["/run/postgresql", "/var/run/postgresql"];
+
+fn read_private(path: &Path) -> Result<Zeroizing<String>, AssetError> {
     let problem = |what: &str| {
         bad(
             &format!("the password file `{}` {what}", path.display()),
@@ -210,7 +221,7 @@ fn read_private(path: &Path) -> Result<String, AssetError> {
     if mode & 0o077 != 0 {
         return Err(problem("may be read by others"));
     }
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     file.take(PASSFILE_LEN_MAX).read_to_string(&mut text).map_err(|_| problem("cannot be read"))?;
     Ok(text)
 }
@@ -262,6 +273,7 @@ mod tests {
             "postgres://app@db.example/crm?sslmode=verify-full&password=Tr0ub4dor",
             "postgres://app@db.example/crm?sslpassword=Tr0ub4dor",
             "postgres://app@db.example/crm?sslmode=Tr0ub4dor",
+            "postgres://app:12?Tr0ub4dor@db.example/crm",
         ] {
             let error = Place::parse(url).unwrap_err();
             assert!(!format!("{error} {error:?} {}", error.hint()).contains("Tr0ub4dor"), "{url}");
@@ -287,6 +299,7 @@ mod tests {
             ("postgres://app@db.example:x/crm", "port"),
             ("postgres://app@one,two/crm", "several hosts"),
             ("postgres://app@db.example/crm?sslmod=disable", "`sslmod`"),
+            ("postgres://app@db.example/crm?sslcert=/etc/crm.pem", "only one of sslcert and sslkey"),
         ] {
             assert!(problem(url).contains(want), "{url}: {}", problem(url));
         }
@@ -308,7 +321,9 @@ mod tests {
     fn a_password_comes_from_the_line_for_the_place() {
         let place = Place::parse("postgres://app@db.example/crm").unwrap();
         let rows = [
-            ("*:*:*:*:one", Some("one")),
+            ("*:*:*:*:no", None),
+            ("*:5432:crm:app:no", None),
+            ("db.example:*:*:*:one", Some("one")),
             ("db.example:5432:crm:app:t\\:w\\\\o:x", Some("t:w\\o:x")),
             ("db.example:5433:crm:app:no", None),
             ("#*:*:*:*:no", None),
@@ -316,21 +331,28 @@ mod tests {
             ("", None),
         ];
         for (line, want) in rows {
-            assert_eq!(place.password_in(line).as_deref(), want, "{line}");
+            assert_eq!(place.password_in(line).as_ref().map(|found| found.as_str()), want, "{line}");
         }
-        let socket = Place::parse("postgres://app@%2Frun/crm").unwrap();
-        assert_eq!(socket.password_in("localhost:*:*:app:yes").as_deref(), Some("yes"));
+        for (dir, line, want) in [
+            ("%2Frun%2Fpostgresql", "localhost:*:*:app:yes", true),
+            ("%2Frun%2Fpostgresql", "/run/postgresql:*:*:app:yes", true),
+            ("%2Ftmp%2Fmine", "localhost:*:*:app:yes", false),
+            ("%2Ftmp%2Fmine", "/tmp/mine:*:*:app:yes", true),
+        ] {
+            let socket = Place::parse(&format!("postgres://app@{dir}/crm")).unwrap();
+            assert_eq!(socket.password_in(line).is_some(), want, "{dir} {line}");
+        }
     }
 
     #[test]
     fn a_password_file_that_others_may_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pass");
-        std::fs::write(&path, "*:*:*:*:secret\n").unwrap();
+        std::fs::write(&path, "db:*:*:*:secret\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let place = Place::parse(&format!("postgres://app@db/crm?passfile={}", path.display())).unwrap();
         assert!(place.password().unwrap_err().to_string().contains("may be read by others"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(place.password().unwrap().as_deref(), Some("secret"));
+        assert_eq!(place.password().unwrap().unwrap().as_str(), "secret");
     }
 }

@@ -3,6 +3,7 @@
 mod adapter;
 mod remains;
 mod rights;
+mod session;
 mod tables;
 mod trouble;
 mod types;

@@ -127,7 +127,7 @@ impl Cluster {
     /// The file cannot be written.
     pub fn add_password(&self, user: &str, password: &str) -> anyhow::Result<()> {
         let known = std::fs::read_to_string(self.passfile())?;
-        self.host.write(&self.passfile(), &format!("{known}*:*:*:{user}:{password}\n"))
+        self.host.write(&self.passfile(), &(known + &super::password_lines(user, password)))
     }
 
     /// Has a process of its own remove the files once this process has ended: what is static is never dropped.
