@@ -89,7 +89,7 @@ pub(crate) enum Member {
     Null,
     /// Something, at these bytes of the document.
     At(Range<usize>),
-    /// The document is not JSON.
+    /// The document is not JSON, or it has the member twice: which one counts is up to who reads it.
     NotJson,
 }
 
@@ -98,8 +98,9 @@ pub(crate) fn find(document: &str, path: &JsonPath) -> Member {
     let Ok(mut value) = serde_json::from_str::<&RawValue>(document) else { return Member::NotJson };
     for step in &path.steps {
         match child(value, step) {
-            Some(next) => value = next,
-            None => return Member::Null,
+            Ok(Some(next)) => value = next,
+            Ok(None) => return Member::Null,
+            Err(Twice) => return Member::NotJson,
         }
     }
     if value.get() == "null" {
@@ -111,17 +112,25 @@ pub(crate) fn find(document: &str, path: &JsonPath) -> Member {
     if document.get(range.clone()) == Some(value.get()) { Member::At(range) } else { Member::NotJson }
 }
 
-fn child<'a>(value: &'a RawValue, step: &Step) -> Option<&'a RawValue> {
+/// An object has two members of the name.
+struct Twice;
+
+fn child<'a>(value: &'a RawValue, step: &Step) -> Result<Option<&'a RawValue>, Twice> {
     match step {
         Step::Name(name) => {
-            let members: Members<'a> = serde_json::from_str(value.get()).ok()?;
-            members.0.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+            let Ok(members) = serde_json::from_str::<Members<'a>>(value.get()) else { return Ok(None) };
+            let mut found = members.0.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+            let first = found.next();
+            if found.next().is_some() { Err(Twice) } else { Ok(first) }
         }
-        Step::Index(index) => serde_json::from_str::<Vec<&RawValue>>(value.get()).ok()?.get(*index).copied(),
+        Step::Index(index) => {
+            let elements = serde_json::from_str::<Vec<&RawValue>>(value.get());
+            Ok(elements.ok().and_then(|elements| elements.get(*index).copied()))
+        }
     }
 }
 
-/// The members of an object in their order; of equal names the first counts, as in SQLite.
+/// The members of an object in their order, with all of equal names.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -158,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_member_is_found_and_replaced_without_touching_the_rest() {
-        let document = r#" { "a" : {"b\u0020c":[1, {"x":"y"} ,null]}, "a":2 , "s":"kr1." }"#;
+        let document = r#" { "a" : {"b\u0020c":[1, {"x":"y"} ,null]}, "x":2 , "x":3 , "s":"kr1." }"#;
         let rows = [
             (r#"$.a."b c"[1].x"#, Some(r#""y""#)),
             (r#"$.a."b c"[0]"#, Some("1")),
@@ -182,6 +191,11 @@ mod tests {
             }
         }
         assert_eq!(find("{", &"$.a".parse().unwrap()), Member::NotJson);
+        // SQLite reads the first of two equal names, and most others the last.
+        for path in ["$.x", "$.x.y"] {
+            assert_eq!(find(document, &path.parse().unwrap()), Member::NotJson);
+        }
+        assert_eq!(find(r#"{"a":{"b":1,"\u0062":2}}"#, &"$.a.b".parse().unwrap()), Member::NotJson);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct PgAsset {
     identity: Vec<Column>,
     /// Whether what is written is taken back, and new values may not even be tried.
     held_back: bool,
+    /// How many rows a page is asked for at most: values that make short pages are measured, and not each many times.
+    width: usize,
 }
 
 impl PgAsset {
@@ -59,7 +61,7 @@ impl PgAsset {
         let mut session = Session::open(&place)?;
         let table = Table::read(&mut session, spec.schema.as_deref(), &spec.table)?;
         let identity = table.identity_columns(spec)?;
-        Ok(Self { session, place, spec: spec.clone(), table, identity, held_back: false })
+        Ok(Self { session, place, spec: spec.clone(), table, identity, held_back: false, width: usize::MAX })
     }
 
     /// A table that changed is looked at again: what the asset needs must still be there.
@@ -93,14 +95,18 @@ impl PgAsset {
         if self.table.key.is_empty() {
             return Err(AssetError::Changed { problem: "it has no primary key any more".to_owned() });
         }
-        pages::page(&mut self.session, &self.table, &self.identity, &self.spec, after, limit)
+        let limit = limit.min(self.width);
+        let page = pages::page(&mut self.session, &self.table, &self.identity, &self.spec, after, limit)?;
+        let is_cut = page.more && page.rows.len() < limit;
+        self.width = if is_cut { page.rows.len().max(1) } else { limit }.saturating_mul(2);
+        Ok(page)
     }
 
     /// Begins a transaction and writes in it, without a commit.
     fn begin(&mut self, updates: &[RowUpdate], careful: bool, deadline: Instant) -> Result<Vec<bool>, AssetError> {
         self.session.ensure()?;
         self.session.execute("BEGIN")?;
-        let written =
+        let mut written =
             if careful { self.write_what_is_free(updates, deadline)? } else { self.apply(updates, How::Write)? };
         // From here on the table is locked against changes of its definition.
         let found = signature(&mut self.session, &self.table.schema, &self.table.name)?;
@@ -108,9 +114,38 @@ impl PgAsset {
             return Err(AssetError::Moved);
         }
         if self.table.triggers {
+            self.write_what_was_left(updates, &mut written)?;
             self.check_written(updates, &written)?;
         }
         Ok(written)
+    }
+
+    /// What was not written was written by somebody else, or a trigger takes it back: then it is not written either while
+    /// the row is locked with its old values in it.
+    fn write_what_was_left(&mut self, updates: &[RowUpdate], written: &mut [bool]) -> Result<(), AssetError> {
+        let left: Vec<(usize, RowUpdate)> = updates
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| written.get(*at) == Some(&false))
+            .map(|(at, update)| (at, update.clone()))
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<RowUpdate> = left.iter().map(|(_, update)| update.clone()).collect();
+        let locked = self.apply(&rows, How::Lock)?;
+        let (places, ours): (Vec<usize>, Vec<RowUpdate>) =
+            left.into_iter().zip(locked).filter(|(_, locked)| *locked).map(|(left, _)| left).unzip();
+        let done = self.apply(&ours, How::Write)?;
+        for ((at, update), done) in places.into_iter().zip(&ours).zip(done) {
+            if !done {
+                return Err(AssetError::Altered { row: update.name.clone() });
+            }
+            if let Some(written) = written.get_mut(at) {
+                *written = true;
+            }
+        }
+        Ok(())
     }
 
     fn apply(&mut self, updates: &[RowUpdate], how: How) -> Result<Vec<bool>, AssetError> {
@@ -125,6 +160,8 @@ impl PgAsset {
             let wait = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
             self.session.execute(&format!("SET LOCAL lock_timeout = {wait}"))?;
             free = self.apply(first, How::Wait)?;
+            // From here on a row of ours is locked.
+            self.session.execute(&format!("SET LOCAL lock_timeout = {LOCK_MILLIS_MAX}"))?;
         }
         let chosen: Vec<RowUpdate> =
             updates.iter().zip(&free).filter(|(_, free)| **free).map(|(update, _)| update.clone()).collect();

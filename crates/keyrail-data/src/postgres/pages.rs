@@ -73,7 +73,6 @@ fn page_sql(
     let mut outer = Vec::new();
     for (at, column) in table.key.iter().chain(identity).chain(cells.iter().copied()).enumerate() {
         let name = quoted(&column.name);
-        // What a column of JSON looks like as text is made only of rows that are sent.
         inner.push(format!("{name} AS v{at}"));
         outer.push(wire(column)?.select(&format!("v{at}")));
     }
@@ -89,17 +88,19 @@ fn page_sql(
         "SELECT {}, total FROM (SELECT *, count(*) OVER () AS total, \
            sum(len) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before \
          FROM (SELECT {}, {lengths} AS len FROM {}{wheres} ORDER BY {} LIMIT {limit}) page) measured \
-         WHERE before IS NULL OR before <= {PAGE_LEN_MAX}",
+         WHERE before IS NULL OR before <= {PAGE_LEN_MAX} ORDER BY {}",
         outer.join(", "),
         inner.join(", "),
         table.sql(),
-        key.join(", ")
+        key.join(", "),
+        (0..key.len()).map(|at| format!("v{at}")).collect::<Vec<_>>().join(", ")
     ))
 }
 
+/// Of JSON the length that it has as text: where it lies it may be compressed, and a number of it is shorter.
 fn length_of(column: &Column) -> String {
     let name = quoted(&column.name);
-    if column.json == Json::No { format!("octet_length({name})") } else { format!("pg_column_size({name})") }
+    if column.json == Json::No { format!("octet_length({name})") } else { format!("octet_length({name}::text)") }
 }
 
 fn read_row(row: &PgRow, columns: &[&Column], table: &Table, identity: &[Column]) -> Result<Row, AssetError> {

@@ -3,6 +3,7 @@
 use crate::adapter::{AssetSpec, CellSpec, Misfit};
 use crate::cells::sealed_text_len;
 use crate::error::AssetError;
+use crate::json::{self, JsonPath};
 use crate::postgres::fit::refuse;
 use crate::postgres::session::Session;
 use crate::postgres::table::{Column, Json, Table, literal, quoted};
@@ -61,16 +62,26 @@ fn try_cell(
     for [part, place, length] in places {
         let wheres = format!("tableoid = {} AND ctid = {}", literal(&part), literal(&place));
         let free = format!("SELECT '' FROM {} WHERE {wheres} FOR NO KEY UPDATE SKIP LOCKED", table.sql());
+        // Somebody else has it, or it was tried already and is somewhere else now.
         if session.texts(&free, &[])?.is_empty() {
             continue;
         }
-        let sample = value.sample(&sample_text(sealed_text_len(length.parse().unwrap_or(0))));
+        let sample = match &value.member {
+            None => value.sample(&sample_text(sealed_text_len(length.parse().unwrap_or(0)))),
+            Some(path) => {
+                let sql = format!("SELECT {}::text FROM {} WHERE {wheres}", value.get, table.sql());
+                let document = session.texts(&sql, &[])?.into_iter().flatten().flatten().next();
+                match document.and_then(|document| with_sample(&document, path)) {
+                    Some(document) => literal(&document),
+                    // There is nothing at the path, and nothing is written there.
+                    None => continue,
+                }
+            }
+        };
         let sql = format!(
-            "UPDATE {} SET {name} = {} WHERE tableoid = {} AND ctid = {} RETURNING tableoid::text, ctid::text",
+            "UPDATE {} SET {name} = {} WHERE {wheres} RETURNING tableoid::text, ctid::text",
             table.sql(),
-            value.set.replace("?", &sample),
-            literal(&part),
-            literal(&place)
+            value.set(&sample)
         );
         let written = match session.texts(&sql, &[]) {
             Ok(written) => written,
@@ -79,8 +90,13 @@ fn try_cell(
             }
             Err(error) => return Err(error),
         };
-        // A row that was tried already is somewhere else now.
-        let Some([part, place]) = written.into_iter().find_map(super::table::fields) else { continue };
+        // It is locked by the statement before, so that nobody else has moved it.
+        let Some([part, place]) = written.into_iter().find_map(super::table::fields) else {
+            return Ok(Some(refuse(
+                format!("the database takes back what is written to column `{}`, as a trigger does", column.name),
+                "drop the trigger: it would leave every row as it is",
+            )));
+        };
         let sql = format!(
             "SELECT ({} IS NOT DISTINCT FROM {sample})::text::char FROM {} WHERE tableoid = {} AND ctid = {}",
             value.get,
@@ -107,14 +123,29 @@ fn sample_text(len: usize) -> String {
     SAMPLE.chars().chain(blocks.map(letter)).take(len).collect()
 }
 
-/// How a value is read from its cell and put there: `?` stands for the new one.
+/// A document with a protected value in place of its own, as the campaign writes it.
+fn with_sample(document: &str, path: &JsonPath) -> Option<String> {
+    let json::Member::At(range) = json::find(document, path) else { return None };
+    let sample = format!("\"{}\"", sample_text(sealed_text_len(range.len())));
+    json::replace(document, range, &sample)
+}
+
+/// How a value is read from its cell and put there.
 struct Value {
     get: String,
-    set: String,
+    /// What stands before and after the new one.
+    set: (String, String),
     is_bytes: bool,
+    /// Where it lies in JSON that the server takes for text.
+    member: Option<JsonPath>,
 }
 
 impl Value {
+    fn set(&self, sample: &str) -> String {
+        let (before, after) = &self.set;
+        [before, sample, after].concat()
+    }
+
     fn sample(&self, text: &str) -> String {
         if self.is_bytes { format!("convert_to({}, 'UTF8')", literal(text)) } else { literal(text) }
     }
@@ -123,17 +154,18 @@ impl Value {
 fn value_of(column: &Column, cell: &CellSpec) -> Value {
     let name = quoted(&column.name);
     let is_bytes = column.base == "bytea";
+    let whole = || (String::new(), String::new());
     match (&cell.json_path, column.json) {
         (Some(path), Json::Text | Json::Binary) => {
             let path = literal(&path.elements());
-            let set =
-                format!("jsonb_set({name}::jsonb, {path}::text[], to_jsonb(?::text), false)::{}", column.base_sql);
-            Value { get: format!("({name}::jsonb #>> {path}::text[])"), set, is_bytes }
+            let before = format!("jsonb_set({name}::jsonb, {path}::text[], to_jsonb(");
+            let set = (before, format!("::text), false)::{}", column.base_sql));
+            Value { get: format!("({name}::jsonb #>> {path}::text[])"), set, is_bytes, member: None }
         }
-        // JSON in a column of text is looked at by the campaign alone: the server may not be able to read it.
-        (Some(_), Json::No) => Value { get: name, set: "?".to_owned(), is_bytes },
-        (None, _) if is_bytes => Value { get: name, set: "?".to_owned(), is_bytes },
-        (None, _) => Value { get: format!("{name}::text"), set: "?".to_owned(), is_bytes },
+        // JSON in a column of text is not left to the server, which may not be able to read it.
+        (Some(path), Json::No) => Value { get: name, set: whole(), is_bytes, member: Some(path.clone()) },
+        (None, _) if is_bytes => Value { get: name, set: whole(), is_bytes, member: None },
+        (None, _) => Value { get: format!("{name}::text"), set: whole(), is_bytes, member: None },
     }
 }
 

@@ -7,7 +7,7 @@ use crate::error::AssetError;
 use crate::postgres::pages::{cells, wire};
 use crate::postgres::session::{Session, cell};
 use crate::postgres::table::{Column, Json, Table, quoted};
-use crate::postgres::wire::Param;
+use crate::postgres::wire::{Param, Wire};
 use crate::value::Sql;
 
 /// What one statement writes: rows in which the same columns change.
@@ -121,6 +121,10 @@ impl Source {
         for (at, column) in table.key.iter().enumerate() {
             source.names.push(format!("k{at}"));
             source.wheres.push(format!("t.{} = u.k{at}::{}", quoted(&column.name), column.base_sql));
+            // An index finds the row by the column's own idea of equality, by which it may be another one.
+            if column.wire == Some(Wire::Text) {
+                source.wheres.push(same(column, &format!("u.k{at}")));
+            }
         }
         for (at, column) in guards.iter().enumerate() {
             source.names.push(format!("g{at}"));
@@ -144,7 +148,7 @@ impl Source {
 fn same(column: &Column, value: &str) -> String {
     let name = format!("t.{}", quoted(&column.name));
     match column.wire {
-        Some(crate::postgres::wire::Wire::Text) => {
+        Some(Wire::Text) => {
             format!("{name}::text COLLATE \"C\" IS NOT DISTINCT FROM {value} COLLATE \"C\"")
         }
         Some(wire) => format!("{} IS NOT DISTINCT FROM {value}", wire.select(&name)),

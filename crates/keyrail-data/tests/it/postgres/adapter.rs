@@ -55,6 +55,24 @@ fn another_writer_wins_by_bytes_and_by_row() {
     }
 }
 
+/// A key that takes two texts for one: the row that it finds may be another one by now.
+#[test]
+fn a_key_is_compared_by_bytes_too() {
+    for version in Version::ALL {
+        let database = shared(version).database().unwrap();
+        let sql = "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+                   CREATE TABLE t (code text COLLATE blind PRIMARY KEY, v text); INSERT INTO t VALUES ('a', 'same'), ('b', 'same')";
+        database.sql(sql).unwrap();
+        let mut asset = open(&database);
+        let page = asset.page(None, 10).unwrap();
+        assert!(page.rows.iter().all(|row| row.guard.is_empty()), "the key is the identity");
+        database.sql("UPDATE t SET code = 'A' WHERE code = 'a'").unwrap();
+        let updates: Vec<_> = page.rows.iter().map(|row| update(row, "new")).collect();
+        assert_eq!(asset.write(&updates, &mut |_| Ok(())).unwrap(), [false, true]);
+        assert_eq!(database.sql("SELECT code, v FROM t ORDER BY code").unwrap(), "A|same\nb|new");
+    }
+}
+
 #[test]
 fn a_page_is_whole_or_not_at_all() {
     let database = table(Version::V18);

@@ -104,6 +104,18 @@ async fn what_cannot_be_protected_is_refused_with_a_reason() {
             "v",
             "changes what is written",
         ),
+        (
+            "CREATE TABLE people (id int PRIMARY KEY, v text); INSERT INTO people VALUES (1, 'A'); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$; CREATE TRIGGER g BEFORE UPDATE ON people FOR EACH ROW EXECUTE FUNCTION f()",
+            "people",
+            "v",
+            "takes back what is written",
+        ),
+        (
+            "CREATE TABLE people (id int PRIMARY KEY, v text CHECK (length(v) < 200)); INSERT INTO people VALUES (1, '{\"a\":\"a text of some length, which is longer once it is protected\"}')",
+            "people",
+            "v:$.a",
+            "are refused in column `v`",
+        ),
     ];
     for version in Version::ALL {
         let world = World::on(Home::Postgres(version)).await;

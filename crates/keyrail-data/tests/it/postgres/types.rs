@@ -169,12 +169,57 @@ async fn columns_of_every_type_that_fits_come_back() {
     }
 }
 
+/// A document in a column of text is tried as the campaign writes it: what the table demands of documents still holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_in_columns_of_text_may_have_conditions() {
+    let sql = r#"
+        CREATE TABLE people (id int PRIMARY KEY, "d?" text CHECK ("d?"::jsonb ->> 'n' = '7'));
+        CREATE INDEX ON people (("d?"::jsonb ->> 'n'));
+        INSERT INTO people VALUES (1, '{"a?b": "one", "n": 7}'), (2, '{"n": 7}'), (3, '{"a?b": null, "n": 7}'), (4, NULL)"#;
+    for version in Version::ALL {
+        let world = on(version, sql).await;
+        world.add("people", IdentityChoice::PrimaryKey, &["d?:$.\"a?b\""]).await.unwrap();
+        assert_eq!(world.protect().await.campaign.counts.cells_moved, 1);
+        assert_eq!(world.sql(r#"SELECT id FROM people WHERE "d?"::jsonb ->> 'a?b' LIKE 'kr1.%'"#), "1");
+    }
+}
+
+/// Which of two equal names counts is up to who reads the document: PostgreSQL reads the last, others the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_with_a_member_twice_is_told() {
+    let sql = r#"CREATE TABLE people (id int PRIMARY KEY, d json);
+                 INSERT INTO people VALUES (1, '{"a": "x", "a": "secret"}'), (2, '{"a": "y", "b": 1, "b": 2}')"#;
+    let world = on(Version::V18, sql).await;
+    world.add("people", IdentityChoice::PrimaryKey, &["d:$.a"]).await.unwrap();
+    let census = world.census().await;
+    assert_eq!((census.plaintext, census.damaged), (1, 1));
+    let id = world.run(keyrail_data::ops::campaign::Protect(crate::support::start())).await.unwrap().id;
+    let outcome = world.walk(id).await.unwrap();
+    assert_ne!(outcome.campaign.state, keyrail_core::campaign::CampaignState::Completed);
+    assert_eq!(world.sql("SELECT d ->> 'a' FROM people WHERE id = 1"), "secret");
+    world.sql(r#"UPDATE people SET d = '{"a": "secret"}' WHERE id = 1"#);
+    world.run(keyrail_data::ops::campaign::Resume { id }).await.unwrap();
+    world.complete(id).await;
+    assert_eq!(world.sql("SELECT count(*) FROM people WHERE d ->> 'a' LIKE 'kr1.%'"), "2");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_values_make_short_pages() {
-    let sql = "CREATE TABLE people (id int PRIMARY KEY, v text);
-               INSERT INTO people SELECT i, repeat(md5(i::text), 40000) FROM generate_series(1, 30) i";
-    let world = on(Version::V18, sql).await;
-    world.add("people", IdentityChoice::PrimaryKey, &["v"]).await.unwrap();
+    large_values("v text", "repeat(md5(i::text), 40000)", "v").await;
+}
+
+/// Where they lie, such documents have a hundredth of the length that they have as text.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_documents_make_short_pages() {
+    large_values("d jsonb", "jsonb_build_object('a', repeat(md5(i::text), 40000))", "d:$.a").await;
+}
+
+async fn large_values(column: &str, value: &str, named: &str) {
+    let sql = format!(
+        "CREATE TABLE people (id int PRIMARY KEY, {column}); INSERT INTO people SELECT i, {value} FROM generate_series(1, 30) i"
+    );
+    let world = on(Version::V18, &sql).await;
+    world.add("people", IdentityChoice::PrimaryKey, &[named]).await.unwrap();
     let id = world.run(keyrail_data::ops::campaign::Protect(crate::support::start())).await.unwrap().id;
     let stop = keyrail_data::Stop::default();
     let handle = stop.clone();
