@@ -169,7 +169,8 @@ impl Session {
         if encoding != "UTF8" {
             return Err(StoreError::UnfitServer { setting: "server_encoding", wanted: "UTF8" });
         }
-        if writes && follows == "true" {
+        // Also for who only reads: what a standby shows is older than what the log tells of.
+        if follows == "true" {
             return Err(StoreError::UnfitServer { setting: "pg_is_in_recovery", wanted: "off" });
         }
         if writes && fsync != "on" {

@@ -123,13 +123,19 @@ async fn the_first_host_that_is_fit_is_taken() {
     let store =
         open(&format!("postgres://postgres@{hosts}/postgres?passfile={passfile}"), OpenMode::Create).await.unwrap();
     store_number(&store, 1).await.unwrap();
-    let error = open(&standby.url("postgres"), OpenMode::Write).await.map(drop).unwrap_err();
-    assert!(matches!(error, StoreError::UnfitServer { setting: "pg_is_in_recovery", .. }), "{error:?}");
     standby.wait_for("(SELECT count(*) FROM keyrail.usage) = 1").unwrap();
-    assert_eq!(numbers(&open(&standby.url("postgres"), OpenMode::Read).await.unwrap()).await.unwrap(), 1);
+    for mode in [OpenMode::Write, OpenMode::Read] {
+        let error = open(&standby.url("postgres"), mode).await.map(drop).unwrap_err();
+        assert!(matches!(error, StoreError::UnfitServer { setting: "pg_is_in_recovery", .. }), "{error:?}");
+    }
+    // Who only reads sees what was last written, and not what a standby has of it.
+    standby.sql("postgres", "SELECT pg_wal_replay_pause()").unwrap();
+    store_number(&store, 2).await.unwrap();
+    let reading = format!("postgres://postgres@{hosts}/postgres?passfile={passfile}");
+    assert_eq!(numbers(&open(&reading, OpenMode::Read).await.unwrap()).await.unwrap(), 2);
     let socket = primary.socket_dir().display().to_string().replace('/', "%2F");
     let url = format!("postgres://postgres@{socket}:{}/postgres?passfile={passfile}", primary.port());
-    assert_eq!(numbers(&open(&url, OpenMode::Read).await.unwrap()).await.unwrap(), 1);
+    assert_eq!(numbers(&open(&url, OpenMode::Read).await.unwrap()).await.unwrap(), 2);
     let error = open(&primary.url("absent"), OpenMode::Create).await.map(drop).unwrap_err();
     assert!(matches!(error, StoreError::Database(_)), "{error:?}");
     let error = open(&primary.url("template1"), OpenMode::Write).await.map(drop).unwrap_err();
