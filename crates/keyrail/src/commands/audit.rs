@@ -1,6 +1,6 @@
 //! The log: shown, and verified offline.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use http::Method;
@@ -197,12 +197,44 @@ fn exported(
         Some(dir) => dir,
         None => Paths::new(data_dir(global)?).audit(),
     };
+    require_apart(to, &dir)?;
     let path = dir.join("checkpoint");
     let note = std::fs::read_to_string(&path).map_err(|error| Failure::file("read", &path, &error))?;
     let done = Reader::of(&dir, &note)
         .and_then(|reader| export(to, &note, &key, &mut |first, count| reader.read(first, count)));
     let done = done.map_err(not_exported)?;
     Ok(json!({ "dir": to.display().to_string(), "records": done.size, "added": done.added }))
+}
+
+/// Refuses the log itself as the place for its copy, and what is around it: an export takes files away that it did not
+/// write, and a log that is in use looks like an earlier export.
+fn require_apart(to: &Path, audit_dir: &Path) -> Result<(), Failure> {
+    let (to, log) = (real(to)?, real(audit_dir)?);
+    let around = log.parent().filter(|dir| dir.join("journal").is_dir()).unwrap_or(&log);
+    if to.starts_with(around) || log.starts_with(&to) {
+        let title = format!("`{}` is where the log itself is", to.display());
+        return Err(Failure::caller(title, "name a directory that is neither in the data directory nor around it"));
+    }
+    Ok(())
+}
+
+/// A path without links, as far as it is there.
+fn real(path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |error: std::io::Error| Failure::file("find", path, &error);
+    let whole = std::path::absolute(path).map_err(failed)?;
+    for there in whole.ancestors() {
+        match there.canonicalize() {
+            Ok(found) => {
+                let rest = whole.strip_prefix(there).unwrap_or(Path::new(""));
+                // What is not there yet leads down, and nowhere else.
+                let down = rest.components().all(|part| matches!(part, Component::Normal(_)));
+                return if down { Ok(found.join(rest)) } else { Err(failed(std::io::ErrorKind::NotFound.into())) };
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(whole)
 }
 
 fn not_exported(error: LogError) -> Failure {

@@ -153,6 +153,31 @@ fn an_export_verifies_wherever_it_is_and_is_brought_up() {
     assert_eq!(std::fs::read_to_string(&letter).unwrap(), "somebody's");
 }
 
+/// The log is no export of itself: what is taken away there as stale is what its checkpoint needs.
+#[test]
+fn an_export_into_the_log_itself_is_refused() {
+    let place = Place::new();
+    place.with_key();
+    let (data, elsewhere) = (place.data_dir(), place.file("link"));
+    std::os::unix::fs::symlink(data.join("audit"), &elsewhere).unwrap();
+    // A partial tile of before, as it lies there until a running server has published the next.
+    let stale = data.join("audit/tile/0/000.p/1");
+    std::fs::create_dir_all(stale.parent().unwrap()).unwrap();
+    std::fs::write(&stale, [0; 32]).unwrap();
+    for to in [data.clone(), data.join("audit"), data.join("export"), data.join("audit/../audit/tile"), elsewhere] {
+        for source in ["", &format!(" --audit-dir {}", data.join("audit").display())] {
+            let ran = place.run(&format!("audit export {}{source}", to.display()));
+            assert_eq!(ran.code, 2, "{}: {}", to.display(), ran.stderr);
+            assert!(ran.stderr.contains("is where the log itself is"), "{}", ran.stderr);
+            assert!(stale.exists(), "{}", to.display());
+        }
+    }
+    let around = place.file("x/../D/audit");
+    assert_eq!(place.run(&format!("audit export {}", around.display())).code, 4, "a way over what is not there");
+    let to = place.file("exports/one");
+    place.ok(&format!("audit export {}", to.display()));
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
