@@ -17,7 +17,7 @@ use keyrail_core::token::TOKEN_TTL_SECONDS_MAX;
 use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
-use keyrail_seal::{RootKind, RootOfTrust, RootSpec, SealError};
+use keyrail_seal::{PipeWait, RootKind, RootOfTrust, RootSpec, SealError};
 use keyrail_store::{Change, OpenMode, RowSealer, State, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
@@ -113,7 +113,7 @@ pub(crate) async fn init(
     let root_beside_data = root.is_none();
     let spec = root.unwrap_or_else(|| RootSpec::KeyFile(paths.default_root_key()));
     let spec = absolute(spec)?;
-    let provider = blocking(|| make_root(&spec))?;
+    let provider = blocking(|| make_root(&spec, PipeWait::Forever))?;
     write_root_spec(&paths, &spec)?;
 
     let root_key = RootKey::generate()?;

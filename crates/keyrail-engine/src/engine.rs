@@ -1,5 +1,7 @@
 //! The engine of one data directory: sealed or open.
 
+mod roots;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use keyrail_core::access::Action;
 use keyrail_core::record::{Origin, RecordDecision};
 use keyrail_core::time::Clock;
-use keyrail_seal::{RootOfTrust, RootSpec, SealState};
+use keyrail_seal::{PipeWait, RootOfTrust, RootSpec, SealState};
 use parking_lot::{Mutex, RwLock};
 
 use crate::anchor::Anchors;
@@ -22,7 +24,7 @@ use crate::health::{Health, HealthCheck};
 use crate::kept::Kept;
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::migration;
-use crate::ops::root::{DealRecovery, RemoveRoot, SlotView};
+use crate::ops::root::DealRecovery;
 use crate::parallel::blocking;
 use crate::paths::Paths;
 use crate::pipeline::{Context, Operation, execute, fail, record_of};
@@ -30,6 +32,7 @@ use crate::ports::AssetPort;
 use crate::refusals::{AggregateWait, Refusals};
 use crate::request::{Caller, Credential, KeptCaller};
 use crate::retry::{Retry, SealCause};
+use crate::root_place::RootPlaces;
 use crate::roots::RootSource;
 use crate::scheduler;
 use crate::store_place::{StorePlace, has_store};
@@ -37,8 +40,8 @@ use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
 use crate::unsealed::late::Late;
 
-/// How long an attempt to open the store waits for those before it.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a request that opens, closes or moves the store, or asks a root of trust, waits for those before it.
+pub(crate) const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What an engine is made with.
 pub struct EngineOptions {
@@ -76,6 +79,8 @@ struct Inner {
     retry: Retry,
     /// Backups that this process makes by itself.
     backups: OnceLock<BackupPlan>,
+    /// Where roots of trust may be that callers name; anywhere unless that was said.
+    places: OnceLock<RootPlaces>,
     /// A commit of the store that was closed last, if it went on. Changed under `turning`.
     late: Mutex<Option<Late>>,
     _lock: Option<DirLock>,
@@ -161,6 +166,7 @@ impl Engine {
             attempts: Attempts::default(),
             retry: Retry::default(),
             backups: OnceLock::new(),
+            places: OnceLock::new(),
             late: Mutex::default(),
             _lock: lock,
         };
@@ -177,12 +183,16 @@ impl Engine {
         self.inner.seal_state()
     }
 
-    /// What keeps the root of trust from opening the store, in more words than the state has.
+    /// What keeps the store from being opened, in more words than the state has.
     pub fn seal_cause(&self) -> Option<SealCause> {
         let phase = self.inner.phase.read();
-        let closed_by_root =
-            matches!(phase.state, SealState::WrongSecret | SealState::RootUnavailable | SealState::RootLocked);
-        closed_by_root.then(|| self.inner.retry.cause()).flatten()
+        let is_shut = !matches!(phase.state, SealState::Unsealed | SealState::Unsealing);
+        is_shut.then(|| self.inner.retry.cause()).flatten()
+    }
+
+    /// Whether the store, which is closed, is opened by itself once what keeps it closed is over.
+    pub fn opens_by_itself(&self) -> bool {
+        self.inner.retry.goes_on()
     }
 
     /// The root of trust that `init` wrote down.
@@ -221,7 +231,7 @@ impl Engine {
         }
         self.inner.former_has_ended()?;
         self.inner.set_phase(SealState::Unsealing, None);
-        self.inner.open_and_publish(root).await
+        self.inner.open_and_publish(root, PipeWait::Forever).await
     }
 
     /// Opens the store on behalf of a caller, who must be allowed to: until that is decided nobody else sees it open.
@@ -262,44 +272,14 @@ impl Engine {
         opened.await?
     }
 
-    /// Moves the store to another root of trust on behalf of a caller, while it is in use. Once it began it goes on to
-    /// its end without its caller; killed, it leaves a store that the root which is written down opens.
-    ///
-    /// # Errors
-    /// What the pipeline refuses with, [`EngineError::Root`]; [`EngineError::Invalid`] for a root that opens the store
-    /// already, or opens nothing by itself.
-    pub async fn migrate_root(&self, caller: &Caller<'_>, to: RootSpec) -> Result<SlotView, EngineError> {
-        let turn = self.inner.turning.clone().lock_owned().await;
-        let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
-        let moved = to_its_end(async move {
-            let _turn = turn;
-            migration::migrate(&inner.unsealed()?, &inner.paths, &caller.caller(), to).await
-        });
-        moved.await?
-    }
-
-    /// Takes a way to open the store away, and never while it is being moved to another root.
-    ///
-    /// # Errors
-    /// What the pipeline refuses with; [`EngineError::Invalid`] for the one that the store is opened with.
-    pub async fn remove_root(&self, caller: &Caller<'_>, slot: [u8; 16]) -> Result<SlotView, EngineError> {
-        let turn = self.inner.turning.clone().lock_owned().await;
-        let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
-        let removed = to_its_end(async move {
-            let _turn = turn;
-            execute(&inner.unsealed()?, &caller.caller(), RemoveRoot { slot }).await
-        });
-        removed.await?
-    }
-
     /// Closes the store on behalf of a caller: keys leave memory as soon as running operations end. Once it began it
     /// goes on to its end without its caller.
     ///
     /// # Errors
-    /// What the pipeline refuses with, [`EngineError::Log`]; [`EngineError::StoreStuck`] if the store is closed and a
+    /// What the pipeline refuses with, [`EngineError::RootBusy`], [`EngineError::Log`]; [`EngineError::StoreStuck`] if the store is closed and a
     /// commit is still on its way, which keeps it closed until it has ended.
     pub async fn seal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
-        let turn = self.inner.turning.clone().lock_owned().await;
+        let turn = self.turn(caller).await?;
         let (inner, caller) = (self.inner.clone(), KeptCaller::of(caller));
         let closed = to_its_end(async move {
             let _turn = turn;
@@ -510,7 +490,7 @@ impl Inner {
         self.former_has_ended()?;
         let attempt = Attempt { engine: self, former: self.seal_state() };
         self.set_phase(SealState::Unsealing, None);
-        let open = self.open_by_root(root).await?;
+        let open = self.open_by_root(root, PipeWait::Limited).await?;
         match execute(&open, caller, crate::ops::system::Unseal).await {
             Ok(()) => {
                 self.publish(open.clone());
@@ -536,7 +516,7 @@ impl Inner {
             return Ok(());
         }
         self.former_has_ended()?;
-        self.open_and_publish(&RootSource::Configured).await
+        self.open_and_publish(&RootSource::Configured, PipeWait::Limited).await
     }
 
     /// Whether all that the former store was writing is written: what is read before is not what counts.
@@ -544,8 +524,8 @@ impl Inner {
         self.late.lock().as_ref().and_then(Late::stuck).map_or(Ok(()), Err)
     }
 
-    async fn open_and_publish(&self, root: &RootSource) -> Result<(), EngineError> {
-        let open = self.open_by_root(root).await.inspect_err(|error| {
+    async fn open_and_publish(&self, root: &RootSource, wait: PipeWait) -> Result<(), EngineError> {
+        let open = self.open_by_root(root, wait).await.inspect_err(|error| {
             self.retry.failed(error, self.uptime_millis());
             self.set_phase(state_after(error), None);
         })?;
@@ -564,9 +544,9 @@ impl Inner {
         }
     }
 
-    async fn open_by_root(&self, root: &RootSource) -> Result<Arc<Unsealed>, EngineError> {
+    async fn open_by_root(&self, root: &RootSource, wait: PipeWait) -> Result<Arc<Unsealed>, EngineError> {
         // A passphrase may come through a pipe, whose writer takes its time.
-        match blocking(|| root.resolve(|| self.configured_root())) {
+        match blocking(|| root.resolve(|| self.configured_root(), wait)) {
             Ok(provider) => {
                 let around = Around {
                     clock: self.options.clock.clone(),

@@ -173,6 +173,15 @@ pub enum EngineError {
         /// In which way.
         state: SealState,
     },
+    /// Another request opens, closes or moves the store, or uses its root of trust, for longer than this one may wait.
+    #[error("another request is still at the root of trust")]
+    RootBusy,
+    /// This server takes no root of trust from there.
+    #[error("this server takes no root of trust from `{root}`")]
+    RootPlace {
+        /// The root that was named.
+        root: String,
+    },
     /// The root of trust did not open the store.
     #[error("the root of trust did not open the store")]
     Root(#[source] SealError),
@@ -337,7 +346,8 @@ impl From<SealError> for EngineError {
             | SealError::Share { .. }
             | SealError::SharesAreDealt
             | SealError::SharesDoNotOpen { .. }
-            | SealError::TooFewShares { .. } => Self::Shares(error),
+            | SealError::TooFewShares { .. }
+            | SealError::TooManyShares { .. } => Self::Shares(error),
             other => Self::Root(other),
         }
     }
@@ -384,6 +394,8 @@ impl EngineError {
             Self::Refused { .. } => "refused",
             Self::RetireBlocked { .. } => "retire_blocked",
             Self::Root(_) => "root_failed",
+            Self::RootBusy => "root_busy",
+            Self::RootPlace { .. } => "root_place",
             Self::Sealed { .. } => "sealed",
             Self::Shares(_) => "bad_shares",
             Self::ShuttingDown => "shutting_down",
@@ -428,10 +440,11 @@ impl EngineError {
             | Self::Key(_)
             | Self::Refused { .. }
             | Self::RetireBlocked { .. }
+            | Self::RootPlace { .. }
             | Self::StillCounting
             | Self::VersionUnusable { .. }
             | Self::WriteWindowOpen { .. } => Fault::Policy,
-            Self::Contended | Self::TooManyFailures => Fault::Load,
+            Self::Contended | Self::RootBusy | Self::TooManyFailures => Fault::Load,
             Self::Unauthenticated => Fault::Unauthenticated,
             Self::AnchorAhead { .. }
             | Self::AnchorFork { .. }
@@ -503,6 +516,8 @@ impl EngineError {
             }
             Self::Indeterminate => "look the request id up in the log with `keyrail audit show` before trying again",
             Self::Contended => "try again",
+            Self::RootBusy => "try again when it has ended; `keyrail root status` tells whether the store is open",
+            Self::RootPlace { .. } => PLACE_HINT,
             Self::TooMany { .. } => "give up what is no longer needed, or wait until some of them are over",
             Self::LogOlder { .. } | Self::StateOlder { .. } | Self::StateUnrecorded { .. } => times_hint(self),
             Self::AnchorAhead { .. } | Self::AnchorFork { .. } => ANCHOR_HINT,
@@ -533,6 +548,9 @@ const CONTEXT_HINT: &str =
 
 const TOKEN_HINT: &str =
     "pass a token with --token-file, KEYRAIL_TOKEN or the Authorization header; `keyrail token create` makes one";
+
+const PLACE_HINT: &str =
+    "start the server with --allow-root and the place, or stop it and run the command on its data directory";
 
 const ANCHOR_HINT: &str = "an older copy of the data directory was put back, or it went on elsewhere: keep the files as they \
     are, and look at who could write to them";

@@ -1,14 +1,23 @@
 //! When a root of trust that did not open the store is tried again by itself.
 
 use keyrail_seal::{SealError, SealState};
+use keyrail_store::StoreError;
 use parking_lot::Mutex;
 
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 
 /// How long a root that is behind a device is left alone after several failures, in seconds.
 const RETRY_WAIT_SECONDS_MAX: u64 = 15;
 
-/// What keeps the root of trust from opening the store.
+/// What to do about a store that is away, if it does not come back.
+const AWAY: &str = "look at the database and the disk of the store; it is tried again by itself";
+
+/// Whether the store cannot be reached at the moment: the same with nothing changed may go well.
+fn is_away(error: &EngineError) -> bool {
+    matches!(error, EngineError::Store(StoreError::Unreachable(_) | StoreError::Busy(_)))
+}
+
+/// What keeps the store from being opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SealCause {
     /// The word for programs.
@@ -32,20 +41,41 @@ struct Failed {
 
 impl Retry {
     /// Notes a failure. What somebody must put right in the store, and what costs much to try, is not tried again; a
-    /// device is left alone longer each time, a file is looked at whenever it is time.
+    /// device is left alone longer each time, and so is whatever is in the way to the root; a file is looked at whenever
+    /// it is time.
     pub(crate) fn failed(&self, error: &EngineError, now_millis: u64) {
-        let EngineError::Root(error) = error else { return self.forget() };
         let mut last = self.0.lock();
         let count = last.map_or(0, |last| last.count).saturating_add(1);
-        let is_device = matches!(error, SealError::Token(_));
         let wait_seconds = 1_u64.checked_shl(count - 1).unwrap_or(u64::MAX).min(RETRY_WAIT_SECONDS_MAX);
-        let due_millis = match SealState::after(error) {
-            _ if is_device => Some(now_millis.saturating_add(wait_seconds * 1_000)),
-            SealState::RootUnavailable => Some(now_millis),
-            _ => None,
+        let later = Some(now_millis.saturating_add(wait_seconds * 1_000));
+        let goes_on = last.is_some_and(|last| last.due_millis.is_some());
+        let (cause, due_millis) = match error {
+            EngineError::Root(error) => {
+                let (is_device, state) = (matches!(error, SealError::Token(_)), SealState::after(error));
+                let due_millis = match state {
+                    _ if is_device => later,
+                    SealState::RootUnavailable => Some(now_millis),
+                    _ => None,
+                };
+                // Of a file the state itself has more to say.
+                let hint = error.hint().filter(|_| is_device || state == SealState::Sealed);
+                (SealCause { word: error.word(), hint }, due_millis)
+            }
+            // The database or the disk is away for a while, as the root was.
+            other if is_away(other) || (goes_on && other.fault() == Fault::Dependency) => {
+                (SealCause { word: other.code(), hint: Some(AWAY) }, later)
+            }
+            _ => {
+                *last = None;
+                return;
+            }
         };
-        let cause = SealCause { word: error.word(), hint: error.hint().filter(|_| is_device) };
         *last = Some(Failed { cause, count, due_millis });
+    }
+
+    /// Whether it is tried again by itself.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.0.lock().is_some_and(|last| last.due_millis.is_some())
     }
 
     pub(crate) fn forget(&self) {
@@ -86,5 +116,45 @@ mod tests {
         }
         retry.forget();
         assert_eq!(retry.cause(), None);
+    }
+
+    fn away() -> EngineError {
+        EngineError::Store(StoreError::Unreachable("no answer".into()))
+    }
+
+    /// A database that is away while a root is waited for does not end the waiting, nor does a log that cannot be opened.
+    #[test]
+    fn what_is_in_the_way_to_the_root_is_waited_for_as_well() {
+        let missing = || EngineError::Root(SealError::Token(TokenError::TokenMissing { token: "t".to_owned() }));
+        let full = || EngineError::Store(StoreError::Full("disk".into()));
+        let file = || EngineError::File {
+            action: "open",
+            path: "p".to_owned(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        for (first, then, word) in [
+            (Some(missing()), away(), Some("store_failed")),
+            (Some(missing()), full(), Some("store_failed")),
+            (Some(missing()), file(), Some("file_failed")),
+            (None, away(), Some("store_failed")),
+            // What nobody waited for is told at once.
+            (None, full(), None),
+            (None, file(), None),
+            // What is stored is wrong, and stays so.
+            (Some(missing()), EngineError::StateOlder { found: 1, logged: 2 }, None),
+            (Some(missing()), EngineError::Store(StoreError::NotAStore { path: "p".into() }), None),
+        ] {
+            let retry = Retry::default();
+            if let Some(first) = &first {
+                retry.failed(first, 0);
+            }
+            retry.failed(&then, 0);
+            assert_eq!(retry.cause().map(|cause| cause.word), word, "{first:?}, {then:?}");
+            assert_eq!(
+                (retry.is_due(60_000), retry.goes_on()),
+                (word.is_some(), word.is_some()),
+                "{first:?}, {then:?}"
+            );
+        }
     }
 }

@@ -91,7 +91,7 @@ impl RootPlaces {
             Self::Any => Ok(()),
             Self::Only(places) if places.iter().any(|place| place.holds(root)) => Ok(()),
             Self::Only(_) if open.configured_root().is_ok_and(|written| goes_with(&written, root)) => Ok(()),
-            Self::Only(_) => Err(EngineError::RootPlace { root: root.clone() }),
+            Self::Only(_) => Err(EngineError::RootPlace { root: root.to_string() }),
         }
     }
 }

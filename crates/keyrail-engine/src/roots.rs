@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use keyrail_core::system::{ROOT_SLOTS_MAX, RootSlotRow, SlotRole};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::secret::RootKey;
-use keyrail_seal::{KeyFile, Pkcs11Root, Pkcs11Spec, RootOfTrust, RootSlot, RootSpec, SealError, ShareText, Shares};
+use keyrail_seal::{
+    KeyFile, PipeWait, Pkcs11Root, Pkcs11Spec, RootOfTrust, RootSlot, RootSpec, SealError, ShareText, Shares,
+};
 
 use crate::bootstrap::file_failed;
 use crate::error::EngineError;
@@ -22,14 +24,23 @@ pub enum RootSource {
 }
 
 impl RootSource {
+    /// Where it is, if somebody named a place; never a secret.
+    pub(crate) fn place(&self) -> Option<String> {
+        match self {
+            Self::Spec(spec) => Some(spec.to_string()),
+            Self::Configured | Self::Shares(_) => None,
+        }
+    }
+
     /// The root of trust, ready for use. May wait for a pipe.
     pub(crate) fn resolve(
         &self,
         configured: impl FnOnce() -> Result<RootSpec, EngineError>,
+        wait: PipeWait,
     ) -> Result<Box<dyn RootOfTrust>, EngineError> {
         Ok(match self {
-            Self::Configured => configured()?.resolve()?,
-            Self::Spec(spec) => spec.resolve()?,
+            Self::Configured => configured()?.resolve_within(wait)?,
+            Self::Spec(spec) => spec.resolve_within(wait)?,
             Self::Shares(texts) => Box::new(Shares::new(texts)?),
         })
     }
@@ -53,7 +64,7 @@ pub(crate) fn absolute(spec: RootSpec) -> Result<RootSpec, EngineError> {
 ///
 /// # Errors
 /// [`EngineError::Invalid`] for one that opens nothing by itself, [`EngineError::Root`].
-pub(crate) fn make_root(spec: &RootSpec) -> Result<Box<dyn RootOfTrust>, EngineError> {
+pub(crate) fn make_root(spec: &RootSpec, wait: PipeWait) -> Result<Box<dyn RootOfTrust>, EngineError> {
     if spec.is_recovery() {
         return Err(EngineError::Invalid {
             problem: "recovery shares cannot be the root that opens the store at a start".to_owned(),
@@ -69,7 +80,12 @@ pub(crate) fn make_root(spec: &RootSpec) -> Result<Box<dyn RootOfTrust>, EngineE
         RootSpec::Pkcs11(spec) => Pkcs11Root::new(spec.clone()).make_key_if_absent()?,
         _ => {}
     }
-    Ok(spec.resolve()?)
+    Ok(spec.resolve_within(wait)?)
+}
+
+/// What tells whether the slots are still the same ones: a slot never changes under its id.
+pub(crate) fn ids_of(rows: &[RootSlotRow]) -> Vec<[u8; 16]> {
+    rows.iter().map(|row| row.id).collect()
 }
 
 /// The first slot that the root opens, primary ones first, and what is in it. Takes as long as the root does.

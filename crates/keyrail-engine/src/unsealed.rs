@@ -34,6 +34,7 @@ use crate::cache::GenerationCache;
 use crate::clock::ClockWatch;
 use crate::countdown::Retries;
 use crate::counting::{COUNT_WAIT_SECONDS_MAX, Counts};
+use crate::engine::TURN_WAIT_MAX;
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -77,6 +78,8 @@ pub struct Unsealed {
     root: RootKey,
     /// The slot of the root that opened the store, or that it was moved to since.
     opened_by: Mutex<[u8; 16]>,
+    /// Held by a request while it waits for a root of trust: each keeps a thread.
+    root_turn: tokio::sync::Mutex<()>,
     token_key: MacKey,
     /// Whether the local operator may act, as the store said under a generation.
     local_operator: Mutex<Option<(u64, bool)>>,
@@ -168,6 +171,7 @@ impl Unsealed {
             clock: parts.clock,
             root: parts.root,
             opened_by: Mutex::new(parts.opened_by),
+            root_turn: tokio::sync::Mutex::new(()),
             token_key: parts.token_key,
             local_operator: Mutex::default(),
             generation: AtomicU64::new(GENERATION_FIRST),
@@ -267,6 +271,12 @@ impl Unsealed {
 
     pub(crate) fn set_opened_by(&self, slot: [u8; 16]) {
         *self.opened_by.lock() = slot;
+    }
+
+    /// The turn to ask a root of trust: one request at a time does.
+    pub(crate) async fn root_turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, EngineError> {
+        let turn = tokio::time::timeout(TURN_WAIT_MAX, self.root_turn.lock()).await;
+        turn.map_err(|_| EngineError::RootBusy)
     }
 
     /// The root of trust that opens the store at a start.

@@ -89,6 +89,14 @@ pub enum SealError {
         /// How many it takes.
         threshold: u8,
     },
+    /// There are more shares than are looked at.
+    #[error("there are {given} shares, and may be {max} at most")]
+    TooManyShares {
+        /// How many were given.
+        given: usize,
+        /// How many may be given.
+        max: usize,
+    },
     /// The secret is right and the slot does not open: it was altered.
     #[error("the root slot in the store is damaged")]
     SlotDamaged,
@@ -116,6 +124,7 @@ impl SealError {
             Self::SharesAreDealt => Some("deal a new set: `keyrail root deal`"),
             Self::SharesDoNotOpen { .. } => Some("give one share more than it takes, and the bad one is named"),
             Self::TooFewShares { .. } => Some("ask more of the holders for their shares"),
+            Self::TooManyShares { .. } => Some("give those of one set, 16 at most"),
             Self::SlotDamaged => Some("restore the store from a backup; the secret itself is right"),
             Self::Token(error) => Some(error.hint()),
             Self::WrongSecret => Some("name the key file or passphrase that the store was made with"),
@@ -144,6 +153,7 @@ impl SealError {
             Self::SharesAreDealt => "shares-are-dealt",
             Self::SharesDoNotOpen { .. } => "shares-do-not-open",
             Self::TooFewShares { .. } => "too-few-shares",
+            Self::TooManyShares { .. } => "too-many-shares",
             Self::SlotDamaged => "slot-damaged",
             Self::Token(error) => error.word(),
             Self::WrongSecret => "wrong-secret",

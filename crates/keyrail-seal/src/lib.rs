@@ -18,6 +18,7 @@ pub use error::SealError;
 pub use key_file::{KeyFile, parse_key_file};
 pub use passphrase::Passphrase;
 pub use pkcs11::{OPERATION_SECONDS_MAX, Pkcs11Root, Pkcs11Spec, TokenError, TokenKey};
+pub use private::PipeWait;
 pub use shares::{
     DealtShare, RecoverySpec, RecoverySpecError, ShareProblem, ShareText, Shares, deal, read_shares, share_files,
 };

@@ -8,7 +8,7 @@ use keyrail_crypto::secret::{RootKey, Wraps};
 use zeroize::Zeroizing;
 
 use crate::slot::wrap_context;
-use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters, private};
+use crate::{PipeWait, RootKind, RootOfTrust, RootSlot, SealError, SlotParameters, private};
 
 const WHAT: &str = "passphrase of 1 to 1024 bytes";
 
@@ -25,11 +25,11 @@ impl Passphrase {
     /// The passphrase in a file or pipe; one newline at its end does not belong to it.
     ///
     /// # Errors
-    /// [`SealError::File`], [`SealError::Permissions`] when others may read the file, [`SealError::Malformed`] for
+    /// [`SealError::File`], also when nobody writes to a pipe in time, [`SealError::Permissions`] when others may read the file, [`SealError::Malformed`] for
     /// an empty or overlong one.
-    pub fn from_file(path: &Path) -> Result<Self, SealError> {
+    pub fn from_file(path: &Path, wait: PipeWait) -> Result<Self, SealError> {
         let mut content = Zeroizing::new(vec![0; PASSPHRASE_LEN_MAX + NEWLINE_LEN_MAX + 1]);
-        let content = private::read(path, private::Kind::FileOrPipe, &mut content, WHAT)?;
+        let content = private::read(path, private::Kind::FileOrPipe(wait), &mut content, WHAT)?;
         let line = content.strip_suffix(b"\n").unwrap_or(content);
         let line = if line.len() < content.len() { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
         if line.is_empty() || line.len() > PASSPHRASE_LEN_MAX {

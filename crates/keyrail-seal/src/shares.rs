@@ -12,7 +12,7 @@ use keyrail_crypto::{CryptoError, random};
 use zeroize::Zeroizing;
 
 use crate::slot::wrap_context;
-use crate::{RootKind, RootOfTrust, RootSlot, SealError, SlotParameters, private};
+use crate::{PipeWait, RootKind, RootOfTrust, RootSlot, SealError, SlotParameters, private};
 
 /// The most bytes of a file with shares.
 const SHARE_FILE_LEN_MAX: usize = 16 * 1024;
@@ -98,7 +98,7 @@ pub fn read_shares(paths: &[PathBuf]) -> Result<Vec<ShareText>, SealError> {
     for path in paths {
         match path.to_str() {
             Some(STDIN) => read_file(Path::new("/dev/stdin"), private::Kind::Handed, &mut found)?,
-            _ => read_file(path, private::Kind::FileOrPipe, &mut found)?,
+            _ => read_file(path, private::Kind::FileOrPipe(PipeWait::Forever), &mut found)?,
         }
     }
     Ok(found)
@@ -154,7 +154,7 @@ impl Shares {
     /// Reads the texts.
     ///
     /// # Errors
-    /// [`SealError::Share`] for the first that is none; [`SealError::TooFewShares`] for none at all.
+    /// [`SealError::Share`] for the first that is none; [`SealError::TooManyShares`].
     pub fn new(texts: &[ShareText]) -> Result<Self, SealError> {
         let read = |text: &ShareText| {
             let share = Share::parse(&text.text).map_err(|error| match error {
@@ -163,7 +163,10 @@ impl Shares {
             })?;
             Ok((format!("share {} ({})", share.index(), text.from), share))
         };
-        let shares = texts.iter().take(SHARES_GIVEN_MAX).map(read).collect::<Result<_, SealError>>()?;
+        if texts.len() > SHARES_GIVEN_MAX {
+            return Err(SealError::TooManyShares { given: texts.len(), max: SHARES_GIVEN_MAX });
+        }
+        let shares = texts.iter().map(read).collect::<Result<_, SealError>>()?;
         Ok(Self { shares })
     }
 

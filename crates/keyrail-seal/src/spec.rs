@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{
-    KeyFile, Passphrase, Pkcs11Root, Pkcs11Spec, RootOfTrust, SealError, ShareText, Shares, read_shares, share_files,
+    KeyFile, Passphrase, PipeWait, Pkcs11Root, Pkcs11Spec, RootOfTrust, SealError, ShareText, Shares, read_shares,
+    share_files,
 };
 
 /// Which root of trust to use.
@@ -26,14 +27,23 @@ pub enum RootSpec {
 }
 
 impl RootSpec {
-    /// The root of trust, ready for use. Reads the passphrase, if it is one.
+    /// The root of trust, ready for use. Reads the passphrase, if it is one; whoever writes to a pipe is waited for as
+    /// long as a request may.
     ///
     /// # Errors
     /// [`SealError`] when the file cannot be used.
     pub fn resolve(&self) -> Result<Box<dyn RootOfTrust>, SealError> {
+        self.resolve_within(PipeWait::Limited)
+    }
+
+    /// As [`RootSpec::resolve`], with another limit on the wait for a pipe.
+    ///
+    /// # Errors
+    /// As [`RootSpec::resolve`].
+    pub fn resolve_within(&self, wait: PipeWait) -> Result<Box<dyn RootOfTrust>, SealError> {
         Ok(match self {
             Self::KeyFile(path) => Box::new(KeyFile::at(path)),
-            Self::PassphraseFile(path) => Box::new(Passphrase::from_file(path)?),
+            Self::PassphraseFile(path) => Box::new(Passphrase::from_file(path, wait)?),
             Self::Pkcs11(spec) => Box::new(Pkcs11Root::new(spec.clone())),
             Self::Shares(_) | Self::SharesDir(_) => Box::new(Shares::new(&self.share_texts()?)?),
         })

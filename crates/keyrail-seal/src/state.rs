@@ -43,7 +43,8 @@ impl SealState {
             | SealError::SharesAreDealt
             | SealError::SharesDoNotOpen { .. }
             | SealError::SlotDamaged
-            | SealError::TooFewShares { .. } => Self::Sealed,
+            | SealError::TooFewShares { .. }
+            | SealError::TooManyShares { .. } => Self::Sealed,
         }
     }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use keyrail_engine::RootPlace;
 use keyrail_engine::anchor::AnchorSpec;
 use keyrail_seal::{RecoverySpec, RootSpec};
 
@@ -194,6 +195,10 @@ pub(crate) struct Serve {
     /// How many backups stay in the directory.
     #[arg(long, value_name = "COUNT", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..), requires = "backup_dir")]
     pub(crate) backup_keep: u32,
+    /// Let callers name roots of trust from there: keyfile:PATH or passphrase-file:PATH, a file or a directory of them, or
+    /// pkcs11:MODULE. Without it the root that is written down, and other keys by its module.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) allow_root: Vec<RootPlace>,
 }
 
 #[derive(Args, Debug)]

@@ -139,8 +139,6 @@ async fn init(
         None => (None, None),
     };
     let made = Engine::init_with(dir.clone(), root, recovery, place, &SystemClock::new()).await?;
-    // The first opening puts the record of making it into the log. Whatever becomes of that, the token is told.
-    let opened = open_and_close(dir.clone()).await;
     if made.root_beside_data && !output.json {
         note(&format!("warning: the root key lies beside the data, in `{}`", dir.join("root.key").display()));
         note("hint: production keeps it on another disk: keyrail init --root keyfile:FILE");
@@ -156,6 +154,8 @@ async fn init(
             "the store is made, and its owner's token is lost: `keyrail token create --role owner` makes another",
         )
     });
+    // The first opening puts the record of making it into the log. What is kept nowhere is handed out before.
+    let opened = open_and_close(dir).await;
     printed.and(delivered).and(opened)
 }
 

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use keyrail_core::access::Action;
 use keyrail_core::record::{Detail, Record};
 use keyrail_core::time::Timestamp;
-use keyrail_seal::Claim;
+use keyrail_seal::{Claim, Pkcs11Root, RootOfTrust, RootSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
-use crate::bootstrap::configured_root;
 use crate::error::EngineError;
 use crate::parallel::blocking;
-use crate::paths::Paths;
 use crate::pipeline::{Acted, Context, Operation, Target};
 use crate::unsealed::Unsealed;
 
@@ -72,9 +70,15 @@ impl Operation for TakeEvidence {
 
     // Only who may ask makes Keyrail log in to a token.
     async fn act(_: &Authorized<Self>, (): (), cx: &Context<'_>) -> Result<Acted<Evidence>, EngineError> {
-        let dir = cx.open.data_dir().ok_or(EngineError::Bug { what: "a store without a directory" })?;
-        let root = configured_root(&Paths::new(dir))?;
-        let claims = blocking(|| root.resolve()?.claims())?;
+        let root = cx.open.configured_root()?;
+        // Files say nothing of themselves, and are not read for it.
+        let claims = match &root {
+            RootSpec::Pkcs11(spec) => {
+                let _turn = cx.open.root_turn().await?;
+                blocking(|| Pkcs11Root::new(spec.clone()).claims())?
+            }
+            _ => Vec::new(),
+        };
         let kept = kept(cx.open, &claims)?;
         let details = details_of(&claims);
         let claims: Vec<_> = claims.into_iter().map(|claim| compared(claim, kept.as_ref())).collect();

@@ -7,7 +7,7 @@ use keyrail_core::system::{RootSlotRow, SlotRole};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::age::Recipient;
 use keyrail_crypto::secret::RootKey;
-use keyrail_seal::{DealtShare, RecoverySpec, RootSlot, SlotParameters, deal};
+use keyrail_seal::{DealtShare, PipeWait, RecoverySpec, RootSlot, SlotParameters, deal};
 use keyrail_store::Change;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use crate::error::EngineError;
 use crate::migration::slot_of;
 use crate::parallel::blocking;
 use crate::pipeline::{Acted, Context, Operation, Replay, Target, replay_answer};
-use crate::roots::{RootSource, new_row, open_any, room_for_slot};
+use crate::root_place::RootPlaces;
+use crate::roots::{RootSource, ids_of, new_row, open_any, room_for_slot};
 use crate::unsealed::Unsealed;
 
 /// Tells what opens the store.
@@ -128,6 +129,8 @@ impl Operation for ShowRoot {
 pub struct RehearseRoot {
     /// The root.
     pub root: RootSource,
+    /// Where it may be.
+    pub places: RootPlaces,
 }
 
 impl Operation for RehearseRoot {
@@ -140,7 +143,7 @@ impl Operation for RehearseRoot {
     }
 
     fn target(&self, _: &Self::Loaded) -> Target {
-        Target::service("root", None)
+        Target::service("root", self.root.place())
     }
 
     async fn act(
@@ -148,9 +151,17 @@ impl Operation for RehearseRoot {
         rows: Self::Loaded,
         cx: &Context<'_>,
     ) -> Result<Acted<SlotView>, EngineError> {
-        let source = &authorized.op().root;
-        let opened = blocking(|| open_any(&rows, source.resolve(|| cx.open.configured_root())?.as_ref()))?;
-        let id = require_live(opened, cx.open)?;
+        let RehearseRoot { root, places } = authorized.op();
+        if let RootSource::Spec(spec) = root {
+            places.require(spec, cx.open)?;
+        }
+        let proved = async {
+            let _turn = cx.open.root_turn().await?;
+            let configured = || cx.open.configured_root();
+            let opened = blocking(|| open_any(&rows, root.resolve(configured, PipeWait::Limited)?.as_ref()))?;
+            require_live(opened, cx.open)
+        };
+        let id = cx.once(ids_of(&rows), proved).await?;
         let row = rows.into_iter().find(|row| row.id == id).ok_or(EngineError::Bug { what: "a slot is gone" })?;
         let next = RootSlotRow { rehearsed_at: Some(cx.now), generation: row.generation + 1, ..row };
         let mut change = Change::new();

@@ -106,9 +106,12 @@ fn root_errors() -> Vec<EngineError> {
         E::Root(SealError::File { action: "read", path: "/key".into(), source: file }),
         E::Root(SealError::Permissions { path: "/key".into(), mode: 0o644 }),
         E::Root(SealError::SlotDamaged),
+        E::RootBusy,
+        E::RootPlace { root: "pkcs11:/usr/lib/other.so?token=t&object=o&pin-file=/pin".to_owned() },
         E::Shares(SealError::Share { share: "share 2 (number 4)".to_owned(), problem: ShareProblem::DoesNotFit }),
         E::Shares(SealError::SharesDoNotOpen { given: 3, threshold: 3 }),
         E::Shares(SealError::TooFewShares { given: 2, threshold: 3 }),
+        E::Shares(SealError::TooManyShares { given: 65, max: 64 }),
     ]
 }
 

@@ -123,13 +123,25 @@ impl RootGiven {
                 problem: "`root` and `shares` exclude each other".to_owned(),
                 hint: "send the one that is meant",
             }),
-            Some(root) => Ok(RootSource::Spec(root_spec(&root)?)),
+            Some(root) => match root_spec(&root)? {
+                spec if spec.is_recovery() => Err(EngineError::Invalid {
+                    problem: "files of shares are read where their holders are, and not by the server".to_owned(),
+                    hint: "send the texts of the shares in `shares`",
+                }),
+                spec => Ok(RootSource::Spec(spec)),
+            },
             None => Ok(SharesGiven { shares: self.shares }.into_source()),
         }
     }
 }
 
+/// How long the name of a root of trust may be, in bytes: three paths and two labels.
+const ROOT_LEN_MAX: usize = 16 * 1024;
+
 fn root_spec(text: &str) -> Result<RootSpec, EngineError> {
+    if text.len() > ROOT_LEN_MAX {
+        return Err(EngineError::TooLarge { what: "a root", unit: "bytes", len: text.len(), max: ROOT_LEN_MAX });
+    }
     text.parse().map_err(|error: keyrail_seal::RootSpecError| EngineError::Invalid {
         problem: error.to_string(),
         hint: "like keyfile:/media/usb/root.key",
@@ -138,7 +150,8 @@ fn root_spec(text: &str) -> Result<RootSpec, EngineError> {
 
 async fn rehearse(State(service): State<Shared>, call: Call, Json(body): Json<RootGiven>) -> Answered<SlotView> {
     let root = body.into_source().map_err(|error| call.fail(error))?;
-    run(&service, &call, RehearseRoot { root }).await
+    let places = service.engine().root_places();
+    run(&service, &call, RehearseRoot { root, places }).await
 }
 
 /// Where to move the store.

@@ -1,7 +1,7 @@
 //! Passphrases: stretched with the parameters of their slot, read from private files only.
 
 use keyrail_crypto::passphrase::Argon2Params;
-use keyrail_seal::{Passphrase, RootOfTrust, RootSpec, SlotParameters};
+use keyrail_seal::{Passphrase, PipeWait, RootOfTrust, RootSpec, SlotParameters};
 use static_assertions::assert_not_impl_any;
 
 use crate::place::{Place, protected_by, require_silent, word};
@@ -12,7 +12,7 @@ assert_not_impl_any!(Passphrase: Clone, std::fmt::Debug, std::fmt::Display, Part
 const SMALL: Argon2Params = Argon2Params { memory_kib: 8 * 1024, passes: 1, lanes: 1 };
 
 fn passphrase(place: &Place, content: &[u8]) -> Passphrase {
-    Passphrase::from_file(&place.write("pass", content, 0o600)).unwrap().with_params(SMALL)
+    Passphrase::from_file(&place.write("pass", content, 0o600), PipeWait::Limited).unwrap().with_params(SMALL)
 }
 
 #[test]
@@ -24,7 +24,10 @@ fn a_passphrase_opens_with_the_parameters_of_its_slot() {
     // Other defaults than the slot's do not matter, nor does how the line ends.
     for content in ["correct horse", "correct horse\n", "correct horse\r\n"] {
         let path = place.write("pass", content.as_bytes(), 0o600);
-        assert!(Passphrase::from_file(&path).unwrap().open(&slot).unwrap().ct_eq(&key), "{content:?}");
+        assert!(
+            Passphrase::from_file(&path, PipeWait::Limited).unwrap().open(&slot).unwrap().ct_eq(&key),
+            "{content:?}"
+        );
     }
     for content in ["correct horse\n\n", "correct horse\r", " correct horse", "Correct horse", "correct hors", "wrong"]
     {
@@ -38,8 +41,8 @@ fn a_passphrase_opens_with_the_parameters_of_its_slot() {
 fn new_slots_have_the_defaults_and_a_salt_of_their_own() {
     let place = Place::new();
     let path = place.write("pass", b"correct horse", 0o600);
-    let (_, one) = protected_by(&Passphrase::from_file(&path).unwrap());
-    let (_, two) = protected_by(&Passphrase::from_file(&path).unwrap());
+    let (_, one) = protected_by(&Passphrase::from_file(&path, PipeWait::Limited).unwrap());
+    let (_, two) = protected_by(&Passphrase::from_file(&path, PipeWait::Limited).unwrap());
     match (one.parameters, two.parameters) {
         (
             SlotParameters::Passphrase { params, salt },
@@ -66,13 +69,14 @@ fn a_file_that_is_no_private_passphrase_is_refused() {
         ("writable for all", b"correct horse", 0o602, "permissions"),
     ];
     for (name, content, mode, expected) in rows {
-        let error = Passphrase::from_file(&place.write("pass", content, mode)).map(drop).unwrap_err();
+        let error =
+            Passphrase::from_file(&place.write("pass", content, mode), PipeWait::Limited).map(drop).unwrap_err();
         assert_eq!(word(&error), expected, "{name}");
         require_silent(&error, content);
     }
-    assert_eq!(word(&Passphrase::from_file(&place.path("absent")).map(drop).unwrap_err()), "file");
+    assert_eq!(word(&Passphrase::from_file(&place.path("absent"), PipeWait::Limited).map(drop).unwrap_err()), "file");
     std::fs::create_dir(place.path("dir")).unwrap();
-    assert_eq!(word(&Passphrase::from_file(&place.path("dir")).map(drop).unwrap_err()), "malformed");
+    assert_eq!(word(&Passphrase::from_file(&place.path("dir"), PipeWait::Limited).map(drop).unwrap_err()), "malformed");
 }
 
 #[test]
@@ -80,7 +84,7 @@ fn the_longest_passphrase_and_a_pipe_work() {
     let place = Place::new();
     for end in ["", "\n", "\r\n"] {
         let path = place.write("pass", format!("{}{end}", "x".repeat(1024)).as_bytes(), 0o600);
-        assert!(Passphrase::from_file(&path).is_ok(), "{end:?}");
+        assert!(Passphrase::from_file(&path, PipeWait::Limited).is_ok(), "{end:?}");
     }
     let (key, slot) = protected_by(&passphrase(&place, b"through a pipe"));
     let pipe = place.path("pipe");

@@ -64,11 +64,17 @@ pub(super) async fn deal(global: &Global, recovery: RecoverySpec, shares: &Share
     prepare(shares, output)?;
     let body = json!({ "recovery": recovery.to_string(), "recipients": recipients });
     let api = Api::connect(global, Access::Write).await?;
-    let made = api.send(Method::POST, "/v1/system/root/deal", &body).await;
+    // What is kept nowhere is handed out before anything else is done.
+    let handed_out = match api.send(Method::POST, "/v1/system/root/deal", &body).await {
+        Ok(made) => {
+            let (answer, delivered) = deliver(made, shares);
+            let printed = output.print_once(&answer).map_err(|failure| failure.if_untold(SHARES_LOST));
+            printed.and(delivered)
+        }
+        Err(failure) => Err(failure),
+    };
     let closed = api.close().await;
-    let (answer, delivered) = deliver(made?, shares);
-    let printed = output.print_once(&answer).map_err(|failure| failure.if_untold(SHARES_LOST));
-    printed.and(delivered).and(closed)
+    handed_out.and(closed)
 }
 
 /// A root as the body of a request. Shares are read here, where their holders are, and looked at before they are sent.

@@ -64,14 +64,17 @@ pub(super) async fn run(global: &Global, args: Serve, output: Output) -> Result<
         let every_seconds = crate::words::seconds(&args.backup_every)?;
         engine.schedule_backups(BackupPlan { dir: absolute(dir)?, every_seconds, keep: args.backup_keep })?;
     }
-    // A root that cannot be used does not keep the server from starting: it says so, and health shows it.
+    engine.confine_roots(&args.allow_root);
+    // A root that cannot be used, or a database that is away, does not keep the server from starting: it says so, and
+    // health shows it.
     if let Err(error) = engine.unseal().await {
-        match engine.seal_state() {
-            SealState::WrongSecret | SealState::RootUnavailable | SealState::RootLocked => {
-                note(&format!("warning: the store is {}: {error}", engine.seal_state()))
-            }
-            _ => return Err(error.into()),
+        let (state, failure) = (engine.seal_state(), Failure::from(error));
+        match state {
+            SealState::WrongSecret | SealState::RootUnavailable | SealState::RootLocked => {}
+            _ if engine.opens_by_itself() => {}
+            _ => return Err(failure),
         }
+        note(&format!("warning: the store is {state}: {}", failure.title));
     }
     if protection() == Protection::Unlocked {
         note("warning: no more memory may be locked: keys are left out of dumps, and may be swapped");

@@ -5,6 +5,7 @@ mod states;
 mod world;
 
 use http::Method;
+use keyrail_testkit::postgres::{Cluster, Version};
 use keyrail_testkit::softhsm::{PIN, SoftHsm};
 use serde_json::{Value, json};
 
@@ -124,4 +125,56 @@ fn init_uses_a_key_that_is_there_and_refuses_one_that_may_leave() {
             None => assert_eq!(ran.code, 0, "{label}: {}", ran.stderr),
         }
     }
+}
+
+/// A module is code: one that nobody named at the start is not loaded, whoever asks. Keys by the module in use may be named.
+#[test]
+fn a_server_loads_no_module_that_it_was_not_told_of() {
+    let world = World::new();
+    let token = world.init(&world.spec());
+    let server = world.serve();
+    let http = Http::new(server.url(), Some(&token));
+    let migrate = |to: &str| http.send(Method::POST, "/v1/system/root/migrate", &[], &json!({ "to": to }));
+    let other = world.spec_of(world.shim.module(), "next");
+    let refused = migrate(&other);
+    assert_eq!((refused.status, refused.code().as_str()), (409, "root_place"), "{}", refused.text);
+    assert_eq!(world.shim.calls("Initialize"), 0, "it was loaded");
+    let moved = migrate(&world.spec_of(&SoftHsm::module().unwrap(), "next"));
+    assert_eq!(moved.status, 200, "{}", moved.text);
+    drop(server);
+    let allowed = format!("--allow-root=pkcs11:{}", world.shim.module().display());
+    let server = world.place.serve_with(world.command(&["serve", "--listen", "127.0.0.1:0", &allowed]));
+    let http = Http::new(server.url(), Some(&token));
+    let moved = http.send(Method::POST, "/v1/system/root/migrate", &[], &json!({ "to": other }));
+    assert_eq!(moved.status, 200, "{}", moved.text);
+    assert!(world.shim.calls("Initialize") > 0);
+    let log = http.get("/v1/audit/records?limit=100").to_string();
+    assert!(log.contains(&json!(other).to_string()), "{log}");
+    require_silent(&log);
+}
+
+/// The database of the store is away while the HSM is waited for, and at the start: the server opens by itself when both
+/// are back.
+#[test]
+fn a_database_that_is_away_is_waited_for_as_the_token_is() {
+    let world = World::new();
+    let cluster = Cluster::start(Version::V18).unwrap();
+    let url = cluster.url("postgres");
+    world.ok(&["init", "--json", "--root", &world.spec(), "--store", &url, "--accept-async-loss"]);
+    world.hsm.unplug().unwrap();
+    let server = world.serve();
+    world.wait_for(server.url(), "root-unavailable", Some("token-missing"));
+    cluster.kill().unwrap();
+    let said = world.wait_for(server.url(), "sealed", Some("store_failed"));
+    assert!(said["hint"].as_str().unwrap().contains("tried again by itself"), "{said}");
+    world.hsm.plug_in().unwrap();
+    cluster.restart().unwrap();
+    world.wait_for(server.url(), "unsealed", None);
+    drop(server);
+
+    cluster.kill().unwrap();
+    let server = world.serve();
+    world.wait_for(server.url(), "sealed", Some("store_failed"));
+    cluster.restart().unwrap();
+    world.wait_for(server.url(), "unsealed", None);
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
+use keyrail_testkit::Server;
 use serde_json::{Value, json};
 
 use crate::client::Http;
@@ -53,6 +54,15 @@ impl Recoverable {
         let ran = self.place.run_in(&format!("decrypt {KEY}"), &self.sealed);
         assert_eq!((ran.code, ran.text().as_str()), (0, "what must not be lost"), "{}", ran.stderr);
         self.place.ok("verify");
+    }
+
+    /// A server that takes roots of trust from this place.
+    fn serve(&self) -> Server {
+        let (dir, here) = (self.place.data_dir(), self.place.home.work().to_owned());
+        let places = ["keyfile", "passphrase-file"].map(|kind| format!("--allow-root={kind}:{}", here.display()));
+        let mut command = self.place.command(&["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(dir).args(places);
+        self.place.serve_with(command)
     }
 
     fn slots(&self) -> Vec<Value> {
@@ -164,7 +174,7 @@ fn a_lost_root_is_not_lost_data() {
 fn shares_open_the_store_of_a_running_server() {
     let store = recoverable();
     store.lose_the_root();
-    let server = store.place.serve();
+    let server = store.serve();
     let url = server.url().to_owned();
     let post =
         |token: Option<&str>, path: &str, body: &Value| Http::new(&url, token).send(Method::POST, path, &[], body);
@@ -203,7 +213,7 @@ fn shares_open_the_store_of_a_running_server() {
 #[test]
 fn a_store_in_use_is_moved_and_no_request_notices() {
     let store = recoverable();
-    let server = store.place.serve();
+    let server = store.serve();
     let url = server.url().to_owned();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -317,4 +327,99 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
     );
     let same = format!("root migrate --to keyfile:{}", store.place.file("root.key").display());
     refused(&store.place.run(&same), "opens the store already");
+}
+
+/// Over the network a root comes from where the server was told that roots come from, and a refused one is on record with
+/// its place.
+#[test]
+fn a_server_takes_roots_from_nowhere_else() {
+    let store = recoverable();
+    let server = store.place.serve();
+    let http = Http::new(server.url(), Some(&store.token));
+    let post = |path: &str, body: &Value| http.send(Method::POST, path, &[], body);
+    let to = format!("keyfile:{}", store.place.file("new.key").display());
+    for (path, body) in [
+        ("/v1/system/root/migrate", json!({ "to": to })),
+        ("/v1/system/root/migrate", json!({ "to": "pkcs11:/usr/lib/none.so?token=t&object=o&pin-file=/p" })),
+        ("/v1/system/root/rehearse", json!({ "root": to })),
+    ] {
+        let refused = post(path, &body);
+        assert_eq!((refused.status, refused.code().as_str()), (409, "root_place"), "{body}: {}", refused.text);
+        assert!(refused.text.contains("--allow-root"), "{}", refused.text);
+    }
+    assert!(!store.place.file("new.key").exists(), "nothing is made");
+    let configured = format!("keyfile:{}", store.place.file("root.key").display());
+    assert_eq!(post("/v1/system/root/rehearse", &json!({ "root": configured })).status, 200);
+    assert_eq!(post("/v1/system/root/rehearse", &json!({})).status, 200);
+    let records = http.get("/v1/audit/records?limit=100").to_string();
+    assert_eq!(records.matches(&format!("\"resource\":\"{to}\"")).count(), 2, "{records}");
+    // Shares are texts that somebody sends, and not files that the server reads, nor its standard input.
+    for root in ["shamir:-", "shares-dir:/"] {
+        let refused = post("/v1/system/root/rehearse", &json!({ "root": root }));
+        assert_eq!((refused.status, refused.code().as_str()), (400, "invalid"), "{}", refused.text);
+    }
+    // More than are looked at is told, whatever they are.
+    let many = json!({ "shares": vec![store.text(1); 65] });
+    let refused = post("/v1/system/root/rehearse", &many);
+    assert_eq!((refused.status, refused.code().as_str()), (400, "bad_shares"), "{}", refused.text);
+    assert!(refused.text.contains("there are 65 shares, and may be 64 at most"), "{}", refused.text);
+}
+
+fn make_pipe(path: &std::path::Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// A pipe that nobody writes to keeps a request for as long as is allowed, and the server from nothing: it is sealed, opened
+/// and ended meanwhile.
+#[test]
+fn a_pipe_that_nobody_writes_to_stops_nobody() {
+    let store = recoverable();
+    let pipe = store.place.file("pipe");
+    make_pipe(&pipe);
+    let server = store.serve();
+    let url = server.url().to_owned();
+    let root = format!("passphrase-file:{}", pipe.display());
+    let waiting: Vec<_> =
+        [("/v1/system/root/rehearse", json!({ "root": root })), ("/v1/system/root/migrate", json!({ "to": root }))]
+            .into_iter()
+            .map(|(path, body)| {
+                let (url, token) = (url.clone(), store.token.clone());
+                std::thread::spawn(move || Http::new(&url, Some(&token)).send(Method::POST, path, &[], &body))
+            })
+            .collect();
+    for request in waiting {
+        let answer = request.join().unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (503, "root_failed"), "{}", answer.text);
+    }
+    let owner = Http::new(&url, Some(&store.token));
+    for path in ["/v1/system/seal", "/v1/system/unseal"] {
+        assert_eq!(owner.send(Method::POST, path, &[], &Value::Null).status, 200);
+    }
+    let ended = server.into_child().stop(crate::place::READY).unwrap();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    store.opens();
+}
+
+/// What is kept nowhere is handed out before anything can go wrong: here the root is asked for again, and nobody answers.
+#[test]
+fn shares_and_token_are_handed_out_before_the_store_is_opened() {
+    let place = Place::new();
+    let (pipe, shares) = (place.file("pipe"), place.file("shares"));
+    make_pipe(&pipe);
+    let mut command = place.command(&["init", "--json", "--data-dir"]);
+    command.arg(place.data_dir()).arg("--root").arg(format!("passphrase-file:{}", pipe.display()));
+    command.args(["--recovery", "shamir:2/3", "--shares-dir"]).arg(&shares);
+    let child = keyrail_testkit::Child::start(command).unwrap();
+    std::fs::write(&pipe, "once\n").unwrap();
+    let told =
+        child.wait_line(crate::place::READY, |line| line.contains("\"token\"").then(|| line.to_owned())).unwrap();
+    assert!(told.contains("share-3.txt"), "{told}");
+    assert!((1..=3).all(|number| shares.join(format!("share-{number}.txt")).is_file()));
+    child.kill().unwrap();
+    place.ok(&format!(
+        "root migrate --to keyfile:{} --root shares-dir:{}",
+        place.file("new.key").display(),
+        shares.display()
+    ));
+    place.ok("verify");
 }

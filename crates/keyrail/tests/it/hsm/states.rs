@@ -133,6 +133,9 @@ fn a_key_that_is_gone_or_another_is_told_from_a_damaged_slot() {
     world.damage_slot();
     let ran = world.run(&["key", "list"]);
     assert!(ran.stderr.contains("the root slot in the store is damaged"), "{}", ran.stderr);
+    // What has to be done about it is known, and told in place of what helps a store that is just sealed.
+    let status = world.run(&["root", "status", "--json"]).text();
+    assert!(status.contains("\"cause\":\"slot-damaged\"") && status.contains("from a backup"), "{status}");
 }
 
 /// Behind `p11-kit server` the token can be stopped, and killed in the middle of an answer.
