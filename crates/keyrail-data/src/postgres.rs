@@ -1,12 +1,14 @@
 //! Assets in PostgreSQL databases.
 //!
 //! A page is read in one statement, and written in one short transaction at READ COMMITTED: no transaction of ours is
-//! ever older than one page, so that vacuum is not held up. A row that somebody else has locked is waited for only while
-//! nothing of ours is locked.
+//! ever older than one page, so that vacuum is not held up. Before a campaign the table is looked at in pieces for the
+//! same reason; only whether named columns tell rows apart, where no index says so, is one statement over the whole. A
+//! row that somebody else has locked is waited for only while nothing of ours is locked.
 
 mod failure;
 mod fit;
 mod pages;
+mod pieces;
 mod probe;
 mod scrub;
 mod session;

@@ -253,7 +253,7 @@ impl Operation for AddAsset {
             .into_iter()
             .map(|misfit| MisfitView { problem: misfit.problem.clone(), hint: misfit.hint.clone() })
             .collect();
-        Ok(Acted::new(view).change(change).detail("key", &op.key).detail("table", &op.table))
+        Ok(Acted::new(view).change(change).detail("key", &op.key).detail("table", &op.table).detail("url", &op.url))
     }
 }
 
@@ -399,8 +399,8 @@ impl Operation for UpdateAsset {
         let fit = inspect(&loaded.asset, &loaded.columns).await?;
         loaded.asset.schema = fit.schema;
         change.update(&loaded.asset);
-        let table = loaded.asset.table.clone();
-        Ok(Acted::new(AssetView::of(&loaded)).change(change).detail("table", table))
+        let (table, url) = (loaded.asset.table.clone(), loaded.asset.url.clone());
+        Ok(Acted::new(AssetView::of(&loaded)).change(change).detail("table", table).detail("url", url))
     }
 }
 

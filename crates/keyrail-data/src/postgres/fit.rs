@@ -10,6 +10,7 @@ use keyrail_core::asset::IdentityKind;
 use crate::adapter::{AssetSpec, Fit, Misfit, Severity};
 use crate::error::AssetError;
 use crate::postgres::Place;
+use crate::postgres::pieces::in_pieces;
 use crate::postgres::probe;
 use crate::postgres::session::Session;
 use crate::postgres::table::{Column, Table, quoted};
@@ -49,8 +50,8 @@ pub(super) fn inspect(
     }
     misfits.sort_by_key(|misfit| std::cmp::Reverse(misfit.severity));
     misfits.dedup();
-    let rows = session.texts(&format!("SELECT count(*)::text FROM {}", table.sql()), &[])?;
-    fit.rows = rows.into_iter().flatten().flatten().next().and_then(|rows| rows.parse().ok()).unwrap_or(0);
+    let rows = in_pieces(session, table, |piece| format!("SELECT count(*)::text FROM {} WHERE {piece}", table.sql()))?;
+    fit.rows = rows.into_iter().flatten().flatten().filter_map(|rows| rows.parse::<u64>().ok()).sum();
     fit.misfits = misfits;
     Ok(fit)
 }
@@ -215,13 +216,17 @@ fn twice_or_never(
     }
     let list: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
     let names = columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
-    let nulls: Vec<_> = list.iter().map(|name| format!("{name} IS NULL")).collect();
-    let sql = format!("SELECT EXISTS (SELECT FROM {} WHERE {})::text::char", table.sql(), nulls.join(" OR "));
-    if is_true(session, &sql, &[])? {
+    let nulls = list.iter().map(|name| format!("{name} IS NULL")).collect::<Vec<_>>().join(" OR ");
+    let sql = |piece: &str| format!("SELECT '' FROM {} WHERE {piece} AND ({nulls}) LIMIT 1", table.sql());
+    if !in_pieces(session, table, sql)?.is_empty() {
         misfits.push(warn(
             format!("some rows have no value in {names}: their values could be moved among them"),
             "fill it in, or name another column with --id",
         ));
+    }
+    let numbers = columns.iter().map(|column| column.number.as_str()).collect::<Vec<_>>().join(",");
+    if is_true(session, UNIQUE, &[&table.oid, &numbers])? {
+        return Ok(());
     }
     let list = list.join(", ");
     let sql = format!("SELECT EXISTS (SELECT FROM {} GROUP BY {list} HAVING count(*) > 1)::text::char", table.sql());
@@ -233,3 +238,8 @@ fn twice_or_never(
     }
     Ok(())
 }
+
+/// Whether an index makes some of these columns unique, so that all of them together are; nulls aside.
+const UNIQUE: &str = "\
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL \
+      AND i.indexprs IS NULL AND (i.indkey::int2[])[0:i.indnkeyatts - 1] <@ string_to_array($2, ',')::int2[])::text::char";

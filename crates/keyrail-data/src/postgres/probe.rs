@@ -5,6 +5,7 @@ use crate::cells::sealed_text_len;
 use crate::error::AssetError;
 use crate::json::{self, JsonPath};
 use crate::postgres::fit::refuse;
+use crate::postgres::pieces::in_pieces;
 use crate::postgres::session::Session;
 use crate::postgres::table::{Column, Json, Table, literal, quoted};
 
@@ -37,18 +38,21 @@ pub(super) fn probe(
 /// The rows to try: partition, place and length of the value.
 fn places(session: &mut Session, table: &Table, value: &Value) -> Result<Vec<[String; 3]>, AssetError> {
     let length = format!("octet_length({})", value.get);
-    let mut places = Vec::new();
-    for order in
-        [format!("ORDER BY {length} DESC LIMIT 1"), format!("ORDER BY {length} LIMIT 1"), format!("LIMIT {ROWS_MAX}")]
-    {
-        let sql = format!(
-            "SELECT tableoid::text, ctid::text, {length}::text FROM {} WHERE {} IS NOT NULL {order}",
+    let sql = |wheres: &str, order: &str| {
+        format!(
+            "SELECT tableoid::text, ctid::text, {length}::text FROM {} WHERE {wheres} AND {} IS NOT NULL {order}",
             table.sql(),
             value.get
-        );
-        places.extend(session.texts(&sql, &[])?.into_iter().filter_map(super::table::fields));
-    }
-    Ok(places)
+        )
+    };
+    let length_of = |[_, _, length]: &[String; 3]| length.parse::<u64>().unwrap_or(0);
+    let longest = in_pieces(session, table, |piece| sql(piece, &format!("ORDER BY {length} DESC LIMIT 1")))?;
+    let longest = longest.into_iter().filter_map(super::table::fields).max_by_key(length_of);
+    let shortest = in_pieces(session, table, |piece| sql(piece, &format!("ORDER BY {length} LIMIT 1")))?;
+    let shortest = shortest.into_iter().filter_map(super::table::fields).min_by_key(length_of);
+    let some = session.texts(&sql("true", &format!("LIMIT {ROWS_MAX}")), &[])?;
+    let some = some.into_iter().filter_map(super::table::fields);
+    Ok(longest.into_iter().chain(shortest).chain(some).collect())
 }
 
 fn try_cell(

@@ -4,6 +4,7 @@ use crate::adapter::{AssetSpec, Misfit};
 use crate::cells::sealed_text_len;
 use crate::error::AssetError;
 use crate::postgres::fit::{is_true, refuse, warn};
+use crate::postgres::pieces::in_pieces;
 use crate::postgres::session::Session;
 use crate::postgres::table::{Column, Json, Table, quoted};
 
@@ -86,12 +87,14 @@ fn length_fits(
 ) -> Result<(), AssetError> {
     let (name, quoted) = (&column.name, quoted(&column.name));
     // What is protected already does not get longer.
-    let sql = format!(
-        "SELECT coalesce(max(octet_length({quoted}::text)), 0)::text FROM {} WHERE NOT starts_with({quoted}::text, 'kr1.')",
-        table.sql()
-    );
-    let longest = session.texts(&sql, &[])?.into_iter().flatten().flatten().next();
-    let longest = sealed_text_len(longest.and_then(|longest| longest.parse().ok()).unwrap_or(0));
+    let sql = |piece: &str| {
+        format!(
+            "SELECT max(octet_length({quoted}::text))::text FROM {} WHERE {piece} AND NOT starts_with({quoted}::text, 'kr1.')",
+            table.sql()
+        )
+    };
+    let longest = in_pieces(session, table, sql)?.into_iter().flatten().flatten();
+    let longest = sealed_text_len(longest.filter_map(|longest| longest.parse().ok()).max().unwrap_or(0));
     let hint = "change the column's type to text; a protected value takes 4/3 of the length and 146 characters more";
     if longest > limit {
         misfits.push(refuse(

@@ -249,3 +249,24 @@ async fn two_assets_do_not_share_a_column() {
     world.run(add("others", Some("other"), "v")).await.unwrap();
     world.run(add("rest", None, "w")).await.unwrap();
 }
+
+/// What is looked for in the whole table is found in its last piece; and nothing looks at all of it in one statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_looked_at_in_pieces() {
+    // One row to a block, all of them in one of many partitions.
+    let sql = "CREATE TABLE people (id int, code text, v varchar(4000), PRIMARY KEY (id)) PARTITION BY RANGE (id);
+        DO $$BEGIN FOR part IN 0..255 LOOP
+          EXECUTE format('CREATE TABLE people_%s PARTITION OF people FOR VALUES FROM (%s) TO (%s) WITH (fillfactor = 10)', part, part * 1000, part * 1000 + 1000);
+        END LOOP; END$$;
+        INSERT INTO people SELECT i, 'code ' || i, repeat('x', 800) FROM generate_series(1, 150) i;
+        INSERT INTO people VALUES (151, NULL, repeat('y', 3500))";
+    let world = on(Version::V18, sql).await;
+    assert!(world.sql("SELECT pg_relation_size('people_0') / 8192 >= 150") == "t");
+    let by_code = || IdentityChoice::Columns(vec!["code".to_owned()]);
+    let refused = world.add("people", by_code(), &["v"]).await.unwrap_err();
+    assert!(refused.to_string().contains("takes 4000 characters, and a protected value of it 4"), "{refused}");
+    world.sql("UPDATE people SET v = 'y' WHERE id = 151");
+    let asset = world.add("people", by_code(), &["v"]).await.unwrap();
+    assert!(asset.warnings.iter().any(|misfit| misfit.problem.contains("some rows have no value in code")));
+    assert_eq!(world.protect().await.campaign.counts.rows, 151);
+}
