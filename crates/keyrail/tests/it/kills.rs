@@ -1,6 +1,7 @@
 //! SIGKILL after acknowledged steps: nothing acknowledged is lost, nothing is half done, the log verifies.
 
 mod changes;
+mod database;
 mod init;
 mod left;
 mod table;

@@ -14,10 +14,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use http::Method;
+use keyrail_testkit::postgres::{Database, Version, shared};
 use keyrail_testkit::softhsm::{PIN, SoftHsm, TOKEN};
 use keyrail_testkit::{Server, planted_forms};
 use serde_json::{Value, json};
 
+use self::keys::rows_in_database;
 use self::local::use_locally;
 use self::remote::Remote;
 use self::secrets::{PLANTED, Secrets, files_under};
@@ -86,8 +88,16 @@ fn require_secrets_absent(place: &Place, secrets: &Secrets) {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(place.data_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.retain(|path| path.file_name().is_some_and(|name| name != "root.key"));
-    for name in ["audit", "journal", "store.sqlite"] {
+    let expected: &[&str] =
+        if secrets.database.is_some() { &["store-url"] } else { &["audit", "journal", "store.sqlite"] };
+    for name in expected {
         assert!(entries.contains(&place.data_dir().join(name)), "{name}");
+    }
+    if let Some(database) = secrets.database {
+        let rows = rows_in_database(database);
+        assert!(rows.contains("acme/prod") && rows.len() > 10_000, "the rows are there");
+        secrets.require_absent("tables of the database", rows.as_bytes());
+        secrets.require_absent("log of the database", database.cluster().log().as_bytes());
     }
     let size =
         |path: &PathBuf| files_under(path).iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();
@@ -148,6 +158,18 @@ fn a_passphrase_stays_where_it_belongs() {
     secrets.keep("wrong passphrase", WRONG_PASSPHRASE);
     let init = format!("init --root passphrase-file:{}", root.display());
     require_nothing_leaks(&place, &init, &root, WRONG_PASSPHRASE.as_bytes(), secrets);
+}
+
+/// Rows and log are in a database: no secret is in its tables, nor in what its server writes down.
+#[test]
+fn in_a_database_secrets_stay_where_they_belong() {
+    let database: &'static Database<'static> = Box::leak(Box::new(shared(Version::V18).database().unwrap()));
+    let place = Place::new();
+    let root = place.data_dir().join("root.key");
+    let wrong = [b"keyrail root key v1\n".as_slice(), &[0x5a; 32]].concat();
+    let secrets = Secrets::in_database(database);
+    let init = format!("init --accept-async-loss --store {}", database.url());
+    require_nothing_leaks(&place, &init, &root, &wrong, secrets);
 }
 
 /// The root key of a store on a token is known to the test alone: it asks the token for the slot key by another tool.

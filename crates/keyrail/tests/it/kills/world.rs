@@ -309,7 +309,7 @@ fn encrypt(http: &Http, number: usize) -> Option<((String, String), String)> {
 }
 
 /// Requests that are not in the log, or more than once.
-fn missing<'a>(http: &Http, requests: &'a [String]) -> Vec<&'a str> {
+pub(super) fn missing<'a>(http: &Http, requests: &'a [String]) -> Vec<&'a str> {
     let mut found: BTreeMap<&str, usize> = requests.iter().map(|id| (id.as_str(), 0)).collect();
     let mut path = "/v1/audit/records?limit=1000".to_owned();
     loop {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use keyrail_testkit::postgres::Database;
 use rusqlite::{Connection, OpenFlags};
 
 struct Len;
@@ -51,9 +52,49 @@ pub(super) fn of_key_file(data_dir: &Path) -> SlotKeyOf {
     Box::new(move |_| slot_key)
 }
 
+/// The store of a data directory.
+pub(super) fn in_file(data_dir: &Path) -> Connection {
+    Connection::open_with_flags(data_dir.join("store.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+}
+
+/// The tables with keys of a store in PostgreSQL.
+const TABLES: [(&str, &str); 4] = [
+    ("root_slot", "slot"),
+    ("root_secret", "id, wrapped, wrap_generation, purpose"),
+    ("master_key_version", "id, wrapped, version, wrap_generation, state"),
+    ("data_key_version", "kid, wrapped, version, wrap_generation, wrapped_by"),
+];
+
+/// The same tables of a store in PostgreSQL: a copy in memory.
+pub(super) fn in_database(database: &Database<'_>) -> Connection {
+    let copy = Connection::open_in_memory().unwrap();
+    for (table, columns) in TABLES {
+        copy.execute_batch(&format!("CREATE TABLE {table} ({columns})")).unwrap();
+        let literals: Vec<_> = columns
+            .split(", ")
+            .map(|column| match column {
+                "version" | "wrap_generation" => format!("{column}::text"),
+                "purpose" | "state" => format!("quote_literal({column})"),
+                _ => format!("coalesce('x''' || encode({column}, 'hex') || '''', 'NULL')"),
+            })
+            .collect();
+        let select = format!("SELECT concat_ws(',', {}) FROM keyrail.{table}", literals.join(", "));
+        for row in database.sql(&select).unwrap().lines() {
+            copy.execute_batch(&format!("INSERT INTO {table} VALUES ({row})")).unwrap();
+        }
+    }
+    copy
+}
+
+/// Every row of every table of a store in PostgreSQL, as text.
+pub(super) fn rows_in_database(database: &Database<'_>) -> String {
+    let tables = database.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'keyrail' ORDER BY 1").unwrap();
+    let rows = tables.lines().map(|table| database.sql(&format!("SELECT t::text FROM keyrail.{table} t")).unwrap());
+    rows.collect::<Vec<_>>().join("\n")
+}
+
 /// Every key of a store that is not destroyed, by its name.
-pub(super) fn keys_of(data_dir: &Path, slot_key_of: &SlotKeyOf) -> Vec<(String, [u8; 32])> {
-    let store = Connection::open_with_flags(data_dir.join("store.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+pub(super) fn keys_of(store: &Connection, slot_key_of: &SlotKeyOf) -> Vec<(String, [u8; 32])> {
     let slot: Vec<u8> = store.query_row("SELECT slot FROM root_slot", [], |row| row.get(0)).unwrap();
     let (head, wrapped) = slot.split_at(slot.len() - 81);
     let slot_key = slot_key_of(head);

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use keyrail_testkit::postgres::Database;
 use keyrail_testkit::{Search, planted_forms};
 
-use super::keys::{SlotKeyOf, content_of_backup, keys_of, of_key_file};
+use super::keys::{SlotKeyOf, content_of_backup, in_database, in_file, keys_of, of_key_file};
 
 /// Stands for a secret that leaked. Its bytes make the two alphabets of base64 differ.
 pub(super) const PLANTED: &[u8] = b"planted \xfb\xff\xbf\xef\xfe secret 0123456789";
@@ -18,11 +19,18 @@ pub(super) struct Secrets {
     known: Vec<(String, Vec<u8>)>,
     /// Opens the slot where the root is no key file.
     pub(super) slot_key_of: Option<SlotKeyOf>,
+    /// Where the store is, if it is in no file of the data directory.
+    pub(super) database: Option<&'static Database<'static>>,
     /// What was said, by the place where it was said.
     pub(super) said: Vec<(&'static str, String)>,
 }
 
 impl Secrets {
+    /// Those of a store in a database.
+    pub(super) fn in_database(database: &'static Database<'static>) -> Self {
+        Self { database: Some(database), ..Self::default() }
+    }
+
     pub(super) fn keep(&mut self, name: &str, secret: impl AsRef<[u8]>) {
         self.known.push((name.to_owned(), secret.as_ref().to_vec()));
     }
@@ -36,7 +44,8 @@ impl Secrets {
     /// Every key that the store holds now; those that are destroyed later stay secrets.
     pub(super) fn keep_keys(&mut self, data_dir: &Path) {
         let of_file = self.slot_key_of.is_none().then(|| of_key_file(data_dir));
-        let found = keys_of(data_dir, self.slot_key_of.as_ref().or(of_file.as_ref()).unwrap());
+        let rows = self.database.map_or_else(|| in_file(data_dir), in_database);
+        let found = keys_of(&rows, self.slot_key_of.as_ref().or(of_file.as_ref()).unwrap());
         for (name, key) in found {
             if !self.known.iter().any(|(_, known)| *known == key) {
                 self.keep(&name, key);
