@@ -18,7 +18,7 @@ use keyrail_crypto::mac::MacKey;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{RootKey, SigningSeed, StoreKey};
 use keyrail_seal::{PipeWait, RootKind, RootOfTrust, RootSpec, SealError};
-use keyrail_store::{Change, OpenMode, RowSealer, State, bootstrap};
+use keyrail_store::{Change, OpenMode, RowSealer, State, StoreError, bootstrap};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
@@ -322,8 +322,9 @@ pub(crate) async fn unseal_on(
         return Err(no_store(paths));
     }
     let (root, opened_by) = blocking(|| open_any(&found.slots, provider))?;
-    let secret = |purpose| {
-        found.secrets.iter().find(|row| row.purpose == purpose).ok_or(EngineError::Root(SealError::SlotDamaged))
+    let secret = |purpose: RootSecretPurpose| {
+        let missing = || StoreError::RowMissing { table: keys::ROOT_SECRET_TABLE, id: purpose.as_str().to_owned() };
+        found.secrets.iter().find(|row| row.purpose == purpose).ok_or_else(missing)
     };
     let store_key: StoreKey = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::Store)?)?;
     let seed: SigningSeed = keys::unwrap_root_secret(&root, secret(RootSecretPurpose::LogSigning)?)?;

@@ -173,6 +173,12 @@ pub enum EngineError {
         /// In which way.
         state: SealState,
     },
+    /// The root of trust is the right one, and its slot in the store was altered.
+    #[error("the root slot in the store is damaged: {id}")]
+    RootSlot {
+        /// The slot's id, in hex.
+        id: String,
+    },
     /// Another request opens, closes or moves the store, or uses its root of trust, for longer than this one may wait.
     #[error("another request is still at the root of trust")]
     RootBusy,
@@ -393,7 +399,7 @@ impl EngineError {
             Self::OtherKey => "other_key",
             Self::Refused { .. } => "refused",
             Self::RetireBlocked { .. } => "retire_blocked",
-            Self::Root(_) => "root_failed",
+            Self::Root(_) | Self::RootSlot { .. } => "root_failed",
             Self::RootBusy => "root_busy",
             Self::RootPlace { .. } => "root_place",
             Self::Sealed { .. } => "sealed",
@@ -451,6 +457,7 @@ impl EngineError {
             | Self::AnchorOther { .. }
             | Self::LogOlder { .. }
             | Self::LogWithoutStore
+            | Self::RootSlot { .. }
             | Self::StateOlder { .. }
             | Self::StateUnrecorded { .. }
             | Self::Unopenable => Fault::StoredData,
@@ -482,6 +489,7 @@ impl EngineError {
             Self::Root(error) | Self::Shares(error) => {
                 error.hint().unwrap_or("try again; if it fails again, look at the log of this process")
             }
+            Self::RootSlot { .. } => return SealError::SlotDamaged.hint().map(str::to_owned),
             Self::Store(error) => return Some(error.hint().to_owned()),
             Self::Key(error) => key_hint(error),
             Self::VersionUnusable { state: VersionState::Retired, .. } => {

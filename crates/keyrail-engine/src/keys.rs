@@ -4,17 +4,19 @@ use keyrail_core::id::MasterVersionId;
 use keyrail_core::key::{DataKeyVersion, MasterVersion, NewVersion};
 use keyrail_core::name::VersionNumber;
 use keyrail_core::system::{RootSecret, RootSecretPurpose};
+use keyrail_crypto::CryptoError;
 use keyrail_crypto::envelope::Kid;
 use keyrail_crypto::random;
 use keyrail_crypto::secret::{AsSecret, DataKey, MasterKey, RootKey, Wraps};
 use keyrail_crypto::suite::Suite;
 use keyrail_crypto::wrap::{WrapContext, WrappedKey};
+use keyrail_store::StoreError;
 
 use crate::error::EngineError;
 
 const DATA_KEY_TABLE: &str = "data_key_version";
 const MASTER_KEY_TABLE: &str = "master_key_version";
-const ROOT_SECRET_TABLE: &str = "root_secret";
+pub(crate) const ROOT_SECRET_TABLE: &str = "root_secret";
 
 /// A new data key version, wrapped; its material is known to nobody else yet.
 pub(crate) fn new_data_key(
@@ -98,5 +100,12 @@ where
     RootKey: Wraps<K>,
 {
     let context = WrapContext { table: ROOT_SECRET_TABLE, id: &row.id, version: 1, generation: row.wrap_generation };
-    Ok(root.unwrap_key(&WrappedKey::from_bytes(&row.wrapped)?, &context)?)
+    let unwrapped = WrappedKey::from_bytes(&row.wrapped).and_then(|wrapped| root.unwrap_key(&wrapped, &context));
+    unwrapped.map_err(|error| match error {
+        // The root key opened its slot, so it is the right one.
+        CryptoError::Unopenable => {
+            StoreError::RowSeal { table: ROOT_SECRET_TABLE, id: row.purpose.as_str().to_owned() }.into()
+        }
+        other => other.into(),
+    })
 }

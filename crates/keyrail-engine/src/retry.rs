@@ -61,6 +61,10 @@ impl Retry {
                 let hint = error.hint().filter(|_| is_device || state == SealState::Sealed);
                 (SealCause { word: error.word(), hint }, due_millis)
             }
+            EngineError::RootSlot { .. } => {
+                let error = SealError::SlotDamaged;
+                (SealCause { word: error.word(), hint: error.hint() }, None)
+            }
             // The database or the disk is away for a while, as the root was.
             other if is_away(other) || (goes_on && other.fault() == Fault::Dependency) => {
                 (SealCause { word: other.code(), hint: Some(AWAY) }, later)
@@ -114,6 +118,8 @@ mod tests {
             retry.failed(&EngineError::Root(last), now);
             assert!(!retry.is_due(u64::MAX) && retry.cause().is_some());
         }
+        retry.failed(&EngineError::RootSlot { id: "00".to_owned() }, now);
+        assert_eq!((retry.goes_on(), retry.cause().map(|cause| cause.word)), (false, Some("slot-damaged")));
         retry.forget();
         assert_eq!(retry.cause(), None);
     }

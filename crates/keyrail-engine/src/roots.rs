@@ -91,7 +91,8 @@ pub(crate) fn ids_of(rows: &[RootSlotRow]) -> Vec<[u8; 16]> {
 /// The first slot that the root opens, primary ones first, and what is in it. Takes as long as the root does.
 ///
 /// # Errors
-/// [`EngineError::Root`]: of the slots that are of its kind, why the last one does not open.
+/// [`EngineError::RootSlot`] for a slot that was altered; [`EngineError::Root`]: of the slots that are of its kind, why the
+/// last one does not open.
 pub(crate) fn open_any(rows: &[RootSlotRow], root: &dyn RootOfTrust) -> Result<(RootKey, [u8; 16]), EngineError> {
     let mut rows: Vec<_> = rows.iter().collect();
     rows.sort_by_key(|row| match row.role {
@@ -99,7 +100,7 @@ pub(crate) fn open_any(rows: &[RootSlotRow], root: &dyn RootOfTrust) -> Result<(
         SlotRole::Pending => 1,
         SlotRole::Recovery => 2,
     });
-    let (mut other, mut failure) = (None, None);
+    let (mut other, mut failure, mut damaged) = (None, None, None);
     for row in rows.into_iter().take(ROOT_SLOTS_MAX) {
         let slot = match RootSlot::from_bytes(&row.slot) {
             Ok(slot) if slot.kind() == root.kind() => slot,
@@ -108,16 +109,23 @@ pub(crate) fn open_any(rows: &[RootSlotRow], root: &dyn RootOfTrust) -> Result<(
                 continue;
             }
             // One that is damaged keeps no other from opening.
-            Err(error) => {
-                failure.get_or_insert(error);
+            Err(_) => {
+                damaged.get_or_insert(row.id);
                 continue;
             }
         };
         match root.open(&slot) {
             Ok(key) => return Ok((key, row.id)),
-            Err(error) if error.is_of_another() || matches!(error, SealError::SlotDamaged) => failure = Some(error),
+            Err(SealError::SlotDamaged) => {
+                damaged.get_or_insert(row.id);
+            }
+            Err(error) if error.is_of_another() => failure = Some(error),
             Err(error) => return Err(error.into()),
         }
+    }
+    // Its own slot is there, whatever else is.
+    if let Some(id) = damaged {
+        return Err(EngineError::RootSlot { id: hex::encode(id) });
     }
     let none = other.map(|kind| SealError::OtherKind { found: kind.as_str(), given: root.kind().as_str() });
     Err(failure.or(none).unwrap_or(SealError::SlotDamaged).into())

@@ -6,7 +6,7 @@ use keyrail_core::access::Action;
 use keyrail_core::id::MasterVersionId;
 use keyrail_core::key::DataKeyVersion;
 use keyrail_core::system::{Setting, SettingName};
-use keyrail_store::{Change, FindingKind};
+use keyrail_store::{Change, Finding, FindingKind, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
@@ -87,6 +87,50 @@ pub struct StoreFinding {
     pub problem: String,
 }
 
+impl StoreFinding {
+    /// Looks at every row.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`] when they cannot be read.
+    pub async fn all(open: &Unsealed) -> Result<Vec<Self>, EngineError> {
+        let found = open.state().verify_all().await?;
+        let told = |Finding { table, id, kind }| Self::new(table, &id, &kind);
+        Ok(found.into_iter().map(told).collect())
+    }
+
+    /// The row that keeps a store from being opened, if it is one.
+    pub fn of(error: &EngineError) -> Option<Self> {
+        Some(match error {
+            EngineError::StateOlder { .. } | EngineError::StateUnrecorded { .. } => {
+                Self { problem: error.to_string(), ..Self::new("map_head", "1", &FindingKind::Stale) }
+            }
+            EngineError::RootSlot { id } => Self::new("root_slot", id, &FindingKind::Altered),
+            EngineError::Store(StoreError::RowSeal { table, id }) => Self::new(table, id, &FindingKind::Altered),
+            EngineError::Store(StoreError::RowStale { table, id }) => Self::new(table, id, &FindingKind::Stale),
+            EngineError::Store(StoreError::RowMissing { table, id }) => Self::new(table, id, &FindingKind::Missing),
+            EngineError::Store(StoreError::RowUnexpected { table, id }) => {
+                Self::new(table, id, &FindingKind::Unexpected)
+            }
+            EngineError::Store(StoreError::Malformed { table, column }) => {
+                Self::new(table, "", &FindingKind::Malformed { column })
+            }
+            _ => return None,
+        })
+    }
+
+    fn new(table: &str, id: &str, kind: &FindingKind) -> Self {
+        let problem = match kind {
+            FindingKind::Altered => "the row was altered outside Keyrail".to_owned(),
+            FindingKind::Stale => "the row is not the one that was last written".to_owned(),
+            FindingKind::Missing => "the row is missing".to_owned(),
+            FindingKind::Unexpected => "the row should not be there".to_owned(),
+            FindingKind::Malformed { column } => format!("`{column}` is not readable"),
+            FindingKind::Database { says } => says.clone(),
+        };
+        Self { table: table.to_owned(), id: id.to_owned(), kind: kind.as_str().to_owned(), problem }
+    }
+}
+
 impl Operation for VerifyStore {
     const ACTION: Action = Action::SystemVerify;
     type Loaded = ();
@@ -102,23 +146,10 @@ impl Operation for VerifyStore {
 
     // Reading every row is work that only whoever may ask for it gets done.
     async fn act(_: &Authorized<Self>, (): (), cx: &Context<'_>) -> Result<Acted<StoreReport>, EngineError> {
-        let findings = cx.open.state().verify_all().await?;
-        let findings = findings.into_iter().map(|finding| StoreFinding {
-            table: finding.table.to_owned(),
-            id: finding.id,
-            kind: finding.kind.as_str().to_owned(),
-            problem: match finding.kind {
-                FindingKind::Altered => "the row was altered outside Keyrail".to_owned(),
-                FindingKind::Stale => "the row is not the one that was last written".to_owned(),
-                FindingKind::Missing => "the row is missing".to_owned(),
-                FindingKind::Unexpected => "the row should not be there".to_owned(),
-                FindingKind::Malformed { column } => format!("`{column}` is not readable"),
-                FindingKind::Database { says } => says,
-            },
-        });
+        let findings = StoreFinding::all(cx.open).await?;
         let head = cx.open.state().log_head().await.ok().flatten();
         let remembered = head.map(|head| RememberedHead { size: head.size, root: hex::encode(head.root) });
-        let report = StoreReport { findings: findings.collect(), remembered };
+        let report = StoreReport { findings, remembered };
         let found = report.findings.len();
         Ok(Acted::new(report).detail("findings", found))
     }

@@ -106,6 +106,7 @@ fn root_errors() -> Vec<EngineError> {
         E::Root(SealError::File { action: "read", path: "/key".into(), source: file }),
         E::Root(SealError::Permissions { path: "/key".into(), mode: 0o644 }),
         E::Root(SealError::SlotDamaged),
+        E::RootSlot { id: "00112233445566778899aabbccddeeff".to_owned() },
         E::RootBusy,
         E::RootPlace { root: "pkcs11:/usr/lib/other.so?token=t&object=o&pin-file=/pin".to_owned() },
         E::Shares(SealError::Share { share: "share 2 (number 4)".to_owned(), problem: ShareProblem::DoesNotFit }),

@@ -9,12 +9,14 @@ use keyrail_audit::{
     export_rows, verify, verify_with_journal,
 };
 use keyrail_engine::anchor::{AnchorSpec, Anchors};
+use keyrail_engine::ops::system::StoreFinding;
 use keyrail_engine::paths::Paths;
-use keyrail_engine::{Access, EngineError, Unsealed, log_in_database};
+use keyrail_engine::{Access, Engine, EngineError, EngineOptions, Unsealed, log_in_database};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::cli::log::AuditCommand;
+use crate::clock::SystemClock;
 use crate::commands::print;
 use crate::connect::{Api, data_dir, open_engine};
 use crate::failure::{Exit, Failure};
@@ -397,13 +399,10 @@ async fn open_store(global: &Global) -> Result<Store, Failure> {
 /// Every row of the store, then the log.
 pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
     let output = Output { json: global.json };
-    let api = match Api::connect(global, Access::Read).await {
-        Ok(api) => api,
-        Err(refused) => return Err(refused_state(output, refused)),
+    let store = match looked_through(global).await {
+        Ok(store) => store,
+        Err(refused) => return Err(refused_state(global, output, refused).await),
     };
-    let store = api.send(Method::POST, "/v1/system/verify", &Value::Null).await;
-    api.close().await?;
-    let store = store?;
     let log = if global.server.is_some() { Ok(Value::Null) } else { offline(global, &Named::default()).await };
     // What the store showed is told as well when the log does not verify.
     let audit = log.as_ref().map_or_else(|_| json!({ "verified": false }), Value::clone);
@@ -425,16 +424,37 @@ pub(super) async fn verify_all(global: &Global) -> Result<(), Failure> {
     }
 }
 
-/// Rows that are not those that the log tells of do not open. That is what was to be found out.
-fn refused_state(output: Output, refused: Failure) -> Failure {
-    if !["state_older", "state_unrecorded"].contains(&refused.code.as_str()) {
+async fn looked_through(global: &Global) -> Result<Value, Failure> {
+    let api = Api::connect(global, Access::Read).await?;
+    let store = api.send(Method::POST, "/v1/system/verify", &Value::Null).await;
+    api.close().await?;
+    store
+}
+
+/// A store may be altered so that it does not open, or decides nothing. That is what was to be found out, so it is told as
+/// what is found otherwise.
+async fn refused_state(global: &Global, output: Output, refused: Failure) -> Failure {
+    if refused.exit != Exit::StoredData || global.server.is_some() {
         return refused;
     }
-    let finding = json!({ "table": "map_head", "id": "1", "kind": "stale", "problem": refused.title });
-    match output.print(&json!({ "ok": false, "findings": [finding] })) {
+    let findings = found_at_the_door(global).await.unwrap_or_default();
+    if findings.is_empty() {
+        return refused;
+    }
+    match output.print(&json!({ "ok": false, "findings": findings })) {
         Ok(()) => refused,
         Err(unprinted) => unprinted,
     }
+}
+
+/// What is wrong with the rows that the store is opened with; or, where it opens, with any.
+async fn found_at_the_door(global: &Global) -> Result<Vec<StoreFinding>, Failure> {
+    let (data_dir, clock) = (data_dir(global)?, Arc::new(SystemClock::new()));
+    let engine = Engine::open(EngineOptions { data_dir, access: Access::Read, clock, assets: None })?;
+    if let Err(error) = engine.unseal().await {
+        return Ok(StoreFinding::of(&error).into_iter().collect());
+    }
+    Ok(StoreFinding::all(&*engine.unsealed()?).await?)
 }
 
 fn text<'a>(row: &'a Value, name: &str) -> &'a str {

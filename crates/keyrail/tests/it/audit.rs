@@ -178,6 +178,43 @@ fn an_export_into_the_log_itself_is_refused() {
     place.ok(&format!("audit export {}", to.display()));
 }
 
+/// Rows that a store is opened with, or that decide who may ask: it does not come to looking at all rows, and what is wrong
+/// is told in the same form.
+#[test]
+fn a_row_that_keeps_the_store_from_being_looked_at_is_named() {
+    let place = Place::new();
+    place.with_key();
+    let sound = place.file("sound");
+    copy(&place.data_dir(), &sound);
+    for (table, id, kind, sql) in [
+        ("root_slot", "", "altered", "UPDATE root_slot SET slot = substr(slot, 1, length(slot) - 1)"),
+        ("root_slot", "", "altered", "UPDATE root_slot SET created_at = created_at + 1"),
+        ("root_secret", "store", "altered", "UPDATE root_secret SET wrapped = zeroblob(81) WHERE purpose = 'store'"),
+        ("root_secret", "log-signing", "missing", "DELETE FROM root_secret WHERE purpose = 'log-signing'"),
+        ("setting", "log-origin", "altered", "UPDATE setting SET value = 'keyrail/0' WHERE name = 'log-origin'"),
+        ("setting", "local-operator", "altered", "UPDATE setting SET value = 'off' WHERE name = 'local-operator'"),
+        ("log_head", "", "altered", "UPDATE log_head SET size = size + 1"),
+    ] {
+        std::fs::remove_dir_all(place.data_dir()).unwrap();
+        copy(&sound, &place.data_dir());
+        let store = rusqlite::Connection::open(place.data_dir().join("store.sqlite")).unwrap();
+        assert!(store.execute(sql, []).unwrap() > 0, "{sql}");
+        drop(store);
+        let ran = place.run("verify --json");
+        assert_eq!(ran.code, 5, "{sql}: {}{}", ran.text(), ran.stderr);
+        let told: serde_json::Value = serde_json::from_str(ran.text().lines().next().unwrap_or_default())
+            .unwrap_or_else(|_| panic!("{sql}: nothing is told: {}", ran.stderr));
+        let found = &told["findings"][0];
+        assert_eq!(
+            (&told["ok"], &found["table"], &found["kind"]),
+            (&false.into(), &table.into(), &kind.into()),
+            "{told}"
+        );
+        assert!(!found["id"].as_str().unwrap().is_empty(), "{told}");
+        assert!(id.is_empty() || found["id"] == id, "{told}");
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
