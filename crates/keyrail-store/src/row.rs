@@ -27,6 +27,16 @@ pub struct Table {
     /// The last of the columns: those that a later schema added. Where they are NULL no seal covers them, so that rows
     /// of an earlier schema keep theirs.
     pub added: &'static [&'static str],
+    /// Columns beside the key that keep their first value. An update leaves them, and the indexes over them, alone; a row
+    /// that says otherwise does not fit its seal.
+    pub fixed: &'static [&'static str],
+}
+
+impl Table {
+    /// Whether a column keeps its first value.
+    pub(crate) fn is_fixed(&self, column: &str) -> bool {
+        self.key.contains(&column) || self.fixed.contains(&column)
+    }
 }
 
 /// A row that the store keeps.
@@ -90,6 +100,7 @@ macro_rules! plain_row {
                 columns: &[$(stringify!($field)),+ $($(, stringify!($added))+)?],
                 key: &[$(stringify!($key)),+],
                 added: &[$($(stringify!($added)),+)?],
+                fixed: &[],
             };
 
             fn values(&self) -> Vec<$crate::driver::Value> {

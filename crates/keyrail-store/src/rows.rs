@@ -44,6 +44,7 @@ impl Row for RootSlotRow {
         columns: &["id", "slot", "created_at", "generation", "role", "recipients", "rehearsed_at"],
         key: &["id"],
         added: &["role", "recipients", "rehearsed_at"],
+        fixed: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -96,6 +97,7 @@ impl Row for Label {
         ],
         key: &["name"],
         added: &[],
+        fixed: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -168,6 +170,7 @@ impl Row for DataKeyVersion {
         ],
         key: &["kid"],
         added: &["destroy_began_at", "fenced_window_seconds"],
+        fixed: &["key", "version", "suite", "created_at"],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -262,6 +265,7 @@ impl Row for Campaign {
         ],
         key: &["id"],
         added: &["scrub_due", "not_scrubbed", "resumed_by"],
+        fixed: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -336,6 +340,7 @@ impl Row for Usage {
         columns: &["kid", "principal", "action", "place", "uses", "first_at", "last_at", "generation"],
         key: &["kid", "principal", "action", "place"],
         added: &[],
+        fixed: &[],
     };
 
     fn values(&self) -> Vec<Value> {
@@ -371,8 +376,13 @@ impl Row for Usage {
 }
 
 impl Row for OutboxEntry {
-    const TABLE: &'static Table =
-        &Table { name: "outbox", columns: &["request", "log_index_min", "body"], key: &["request"], added: &[] };
+    const TABLE: &'static Table = &Table {
+        name: "outbox",
+        columns: &["request", "log_index_min", "body"],
+        key: &["request"],
+        added: &[],
+        fixed: &[],
+    };
 
     fn values(&self) -> Vec<Value> {
         vec![self.request.to_value(), self.log_index_min.to_value(), self.body.to_value()]
@@ -394,7 +404,7 @@ const ONLY: u64 = 1;
 macro_rules! single_row {
     ($type:ty, $table:literal, |$row:ident, $values:ident| { $($column:literal => $get:expr),+ $(,)? } $make:expr) => {
         impl Row for $type {
-            const TABLE: &'static Table = &Table { name: $table, columns: &["only", $($column,)+ "generation"], key: &["only"], added: &[] };
+            const TABLE: &'static Table = &Table { name: $table, columns: &["only", $($column,)+ "generation"], key: &["only"], added: &[], fixed: &[] };
 
             fn values(&self) -> Vec<Value> {
                 let $row = self;

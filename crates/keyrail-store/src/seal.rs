@@ -70,14 +70,20 @@ impl RowSealer {
 }
 
 fn with_parts<T>(table: &Table, values: &[Value], finish: impl FnOnce(&[&[u8]]) -> T) -> T {
-    let encoded: Vec<Vec<u8>> = values.iter().map(typed).collect();
+    // All values in one piece of memory: a rewrap makes two seals for each key.
+    let mut encoded = Vec::with_capacity(values.iter().map(typed_len).sum());
+    let ends: Vec<usize> = values.iter().map(|value| put_typed(&mut encoded, value)).collect();
     let mut parts: Vec<&[u8]> = Vec::with_capacity(2 + 2 * values.len());
     parts.push(SEAL_DOMAIN);
     parts.push(table.name.as_bytes());
-    let covered = |(column, value): &(&&str, &Vec<u8>)| value.as_slice() != NULL || !table.added.contains(column);
-    for (column, value) in table.columns.iter().zip(&encoded).filter(covered) {
-        parts.push(column.as_bytes());
-        parts.push(value);
+    let mut begin = 0;
+    for (column, end) in table.columns.iter().zip(ends) {
+        let value = encoded.get(begin..end).unwrap_or_default();
+        begin = end;
+        if value != NULL || !table.added.contains(column) {
+            parts.push(column.as_bytes());
+            parts.push(value);
+        }
     }
     finish(&parts)
 }
@@ -85,13 +91,32 @@ fn with_parts<T>(table: &Table, values: &[Value], finish: impl FnOnce(&[&[u8]]) 
 /// No value, as it is covered.
 const NULL: &[u8] = b"n";
 
-/// The value with its type, so that no two values of different types look alike.
-fn typed(value: &Value) -> Vec<u8> {
+/// Appends the value with its type, so that no two values of different types look alike. Answers where it ends.
+fn put_typed(to: &mut Vec<u8>, value: &Value) -> usize {
     match value {
-        Value::Null => NULL.to_vec(),
-        Value::Integer(number) => [&[b'i'][..], &number.to_be_bytes()].concat(),
-        Value::Text(text) => [&[b't'][..], text.as_bytes()].concat(),
-        Value::Blob(bytes) => [&[b'b'][..], bytes].concat(),
+        Value::Null => to.extend_from_slice(NULL),
+        Value::Integer(number) => {
+            to.push(b'i');
+            to.extend_from_slice(&number.to_be_bytes());
+        }
+        Value::Text(text) => {
+            to.push(b't');
+            to.extend_from_slice(text.as_bytes());
+        }
+        Value::Blob(bytes) => {
+            to.push(b'b');
+            to.extend_from_slice(bytes);
+        }
+    }
+    to.len()
+}
+
+fn typed_len(value: &Value) -> usize {
+    1 + match value {
+        Value::Null => 0,
+        Value::Integer(_) => 8,
+        Value::Text(text) => text.len(),
+        Value::Blob(bytes) => bytes.len(),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::driver::Value;
 use crate::statement::Dialect;
 
 /// How statements are written.
-pub(super) const DIALECT: Dialect = Dialect { mark: '$', schema: "keyrail." };
+pub(super) static DIALECT: Dialect = Dialect::new('$', "keyrail.");
 
 /// A value that is bound. Its `Debug` shows nothing: the library logs what is bound at the level `debug`.
 pub(super) struct Bound<'a>(pub(super) &'a Value);

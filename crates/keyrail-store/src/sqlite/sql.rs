@@ -36,7 +36,7 @@ fn value_of(row: &SqlRow<'_>, index: usize) -> rusqlite::Result<Value> {
     })
 }
 
-const DIALECT: Dialect = Dialect { mark: '?', schema: "" };
+static DIALECT: Dialect = Dialect::new('?', "");
 
 pub(super) fn select(connection: &Connection, select: &Select) -> Result<Vec<Vec<Value>>, StoreError> {
     let Statement { sql, values } = DIALECT.select(select);
