@@ -123,6 +123,12 @@ impl Map {
         self.head.lock().unsure = true;
     }
 
+    /// Nodes at hand are read anew, and the head.
+    pub(crate) fn forget_nodes(&self) {
+        self.nodes.clear();
+        self.unsure();
+    }
+
     /// There is no map any more.
     pub(crate) fn forget(&self) {
         *self.head.lock() = Known::default();

@@ -164,7 +164,7 @@ impl State {
         for look in 0..LOOKS_MAX {
             let _waiting = match look {
                 0..LOOKS_BESIDE_CHANGES_MAX => None,
-                _ => Some(self.map.turn.lock().await),
+                _ => Some(self.turn().await?),
             };
             let head = self.map.stored_head().await?;
             let row = self.row_at(table, key).await?;

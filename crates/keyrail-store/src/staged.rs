@@ -39,6 +39,7 @@ pub struct Staged {
 
 /// The map with the change.
 pub(crate) struct Next {
+    former: Option<MapHead>,
     head: MapHead,
     nodes: Vec<Arc<Stored>>,
     gone: Vec<u64>,
@@ -115,13 +116,20 @@ impl State {
 
     async fn apply_with(&self, staged: Staged, enclosed: Option<Arc<Enclosed>>) -> Result<(), StoreError> {
         let mut undecided = Undecided(Some(self));
+        let former = staged.next.as_ref().and_then(|next| next.former);
         let applied = self.store().apply(Transaction { writes: staged.writes, enclosed }).await;
         match &applied {
             Ok(()) => {
-                if let Some(Next { head, nodes, gone }) = staged.next {
+                if let Some(Next { head, nodes, gone, .. }) = staged.next {
                     self.map.stored(head, nodes, gone);
                 }
                 undecided.0 = None;
+            }
+            // The head did not move, and yet the map is another than it was: what is at hand hides who altered its rows.
+            Err(StoreError::Conflict { table } | StoreError::Exists { table })
+                if is_of_map(table) && !self.map.moved_since(former).await.unwrap_or(true) =>
+            {
+                self.map.forget_nodes();
             }
             // Somebody else may have moved the head.
             Err(
@@ -195,7 +203,7 @@ impl State {
         let gone = edited.gone.iter().map(|id| Write::Delete { table: MapNode::TABLE, key: vec![id.to_value()] });
         writes.extend(gone);
         writes.push(self.sealed_write(&next)?);
-        Ok(Next { head: next, nodes: edited.nodes, gone: edited.gone })
+        Ok(Next { former: head.copied(), head: next, nodes: edited.nodes, gone: edited.gone })
     }
 
     /// Takes one row of a change into the map, and gives its write.
@@ -226,7 +234,12 @@ impl State {
             Step::Delete { table, key, values } => {
                 if let Some(place) = place {
                     let row = place.row(&key);
-                    self.map.step(edit, |edit| edit.remove(&row)).await?;
+                    // Who deletes has seen the row as it was: one that was written again since stays.
+                    if let Some(former) = self.map.step(edit, |edit| edit.remove(&row)).await?
+                        && former != self.sealer.seal(table, &values)?
+                    {
+                        return Err(StoreError::Conflict { table: table.name });
+                    }
                     if let Some(entry) = place.owner_entry(table, &values) {
                         self.map.step(edit, |edit| edit.remove(&entry)).await?;
                     }
@@ -285,6 +298,10 @@ impl Step {
             Self::Insert { table, .. } | Self::Update { table, .. } | Self::Delete { table, .. } => table,
         }
     }
+}
+
+fn is_of_map(table: &str) -> bool {
+    [MapNode::TABLE.name, MapHead::TABLE.name].contains(&table)
 }
 
 fn next_head(former: Option<&MapHead>, edited: &Edited, request: Option<RequestId>) -> MapHead {

@@ -126,11 +126,11 @@ impl State {
                 return Err(StoreError::TooMany { table: table.name, max: LIST_ROWS_MAX });
             }
         }
-        let read = rows.len();
         let mut rows = self.proven(table, &conditions, rows).await?;
+        let proven = rows.len();
         self.complete(table, &conditions, &mut rows, LIST_ROWS_MAX).await?;
         let mut rows: Vec<R> = rows.into_iter().map(|values| self.parse(values)).collect::<Result<_, _>>()?;
-        if rows.len() > read {
+        if rows.len() > proven {
             // What came in meanwhile stands at the end.
             rows.sort_by_cached_key(|row| sortable(&row.key()));
         }

@@ -48,6 +48,10 @@ impl NodeCache {
         halves.put(stored);
     }
 
+    pub(crate) fn clear(&self) {
+        *self.halves.lock() = Halves::default();
+    }
+
     pub(crate) fn remove(&self, id: u64) {
         let mut halves = self.halves.lock();
         halves.old.remove(&id);

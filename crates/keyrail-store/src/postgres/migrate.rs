@@ -39,8 +39,12 @@ const MIGRATION_LOCK: i64 = 0x6b65_7972_6169_0001;
 /// # Errors
 /// [`StoreError::NotAStore`]: the schema `keyrail` is somebody else's.
 pub(super) async fn identify(session: &Session, place: &str) -> Result<i64, StoreError> {
+    // Whoever made the schema beforehand may have left more in it than tables.
     let sql = "/* identify */ SELECT to_regclass('keyrail.meta') IS NOT NULL, \
-               (SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('keyrail'))";
+               (SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('keyrail')) \
+               + (SELECT count(*) FROM pg_proc WHERE pronamespace = to_regnamespace('keyrail')) \
+               + (SELECT count(*) FROM pg_operator WHERE oprnamespace = to_regnamespace('keyrail')) \
+               + (SELECT count(*) FROM pg_type WHERE typnamespace = to_regnamespace('keyrail'))";
     let row = session.client().query_one(sql, &[]).await.map_err(classify)?;
     match (row.try_get(0).map_err(classify)?, row.try_get(1).map_err(classify)?) {
         (false, 0_i64) => Ok(0),
@@ -87,7 +91,8 @@ async fn run(session: &Session, place: &str, from: i64, to: i64, sql: &str) -> R
             session.client().query_one(schema, &[]).await.and_then(|row| row.try_get(0)).map_err(classify)?;
         let make = if made { "" } else { "CREATE SCHEMA keyrail;" };
         let mark = if to == 0 { String::new() } else { format!("UPDATE keyrail.meta SET schema_version = {to};") };
-        let step = format!("{make} SET LOCAL search_path = keyrail, pg_catalog; {sql} {mark} COMMIT");
+        // The catalog comes first by itself: nothing that somebody put into the schema stands in for what PostgreSQL has.
+        let step = format!("{make} SET LOCAL search_path = keyrail; {sql} {mark} COMMIT");
         session.client().batch_execute(&step).await.map_err(classify)
     })
     .await

@@ -37,13 +37,19 @@ fn read(path: &Path) -> std::io::Result<Zeroizing<String>> {
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         return Err(std::io::Error::other("the password file can be read by others; give it the mode 0600"));
     }
-    let mut text = Zeroizing::new(String::new());
-    file.take(PASSFILE_LEN_MAX).read_to_string(&mut text)?;
+    // All of it at once: a text that grows leaves copies behind.
+    let len = file.metadata()?.len();
+    if len > PASSFILE_LEN_MAX {
+        return Err(std::io::Error::other("the password file is longer than any that is read"));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(len).unwrap_or_default() + 1));
+    file.take(len).read_to_string(&mut text)?;
     Ok(text)
 }
 
 fn find(text: &str, wanted: &[&str; 4]) -> Option<Zeroizing<String>> {
-    let lines = text.lines().map(str::trim_end).filter(|line| !line.starts_with('#'));
+    // Blanks at the end belong to the password.
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(fields).find_map(|mut fields| {
         let password = fields.pop()?;
         let fits = fields.iter().zip(wanted).all(|(field, wanted)| field.as_str() == "*" || field.as_str() == *wanted);
@@ -69,6 +75,12 @@ fn fields(line: &str) -> Option<Vec<Zeroizing<String>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blanks_at_the_end_belong_to_the_password() {
+        let found = find("one:1:*:*:two  \r\n", &["one", "1", "db", "me"]);
+        assert_eq!(found.as_deref().map(String::as_str), Some("two  "));
+    }
 
     #[test]
     fn the_first_line_that_fits_has_the_password() {

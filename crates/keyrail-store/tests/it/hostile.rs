@@ -14,11 +14,13 @@ use keyrail_core::system::{
 use keyrail_core::token::Token;
 use keyrail_core::usage::{Usage, UsageCount, UsageKey, UsagePlace};
 use keyrail_crypto::envelope::Kid;
-use keyrail_store::{Change, Finding, FindingKind, Row, State, StoreError, TABLES, Table};
+use keyrail_store::{Change, Fault, Finding, FindingKind, Row, State, StoreError, TABLES, Table};
+use keyrail_testkit::postgres::Version;
 use rusqlite::types::Value;
 
 use crate::attacked::{Attacked, rows_of};
 use crate::rows::{AT, fill, outbox};
+use crate::stores::TestStore;
 use crate::tamper::read;
 
 /// The tables in the map: all but the outbox, whose rows hold its root, and those of the map itself.
@@ -317,6 +319,73 @@ async fn a_change_takes_no_foreign_row_in() {
     assert!(matches!(error, StoreError::RowUnexpected { table: "accepted_damage", .. }), "{error}");
     let found = findings(&attacked.state).await;
     assert_eq!((found.len(), &found[0].kind), (1, &FindingKind::Unexpected), "{found:?}");
+}
+
+/// Who has the nodes of the map at hand finds out that somebody touched the stored ones: it does not look like a change of
+/// another process for ever.
+#[tokio::test]
+async fn a_change_over_an_altered_map_is_refused_as_damage() {
+    let attacked = Attacked::new().await;
+    let mut damage: AcceptedDamage = attacked.state.all(Vec::new()).await.unwrap().remove(0);
+    damage.generation += 1;
+    for alter in ["UPDATE map_node SET generation = generation + 1", "DELETE FROM map_node"] {
+        let (nodes, rows) = (MapNode::TABLE, attacked.rows(MapNode::TABLE));
+        attacked.attacker.execute(alter, []).unwrap();
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            let mut change = Change::new();
+            change.update(&damage);
+            told.push(attacked.state.commit(change.recorded(outbox(2))).await.unwrap_err());
+        }
+        assert_eq!(told[1].fault(), Fault::StoredData, "{alter}: {told:?}");
+        attacked.put(nodes, &rows);
+    }
+    let mut change = Change::new();
+    change.update(&damage);
+    attacked.state.commit(change.recorded(outbox(2))).await.unwrap();
+}
+
+/// Who deletes a row has seen it as it was: one that was written again meanwhile stays.
+#[tokio::test]
+async fn a_row_that_was_renewed_is_not_deleted() {
+    let attacked = Attacked::new().await;
+    let entry: IdempotencyEntry = attacked.state.all(Vec::new()).await.unwrap().remove(0);
+    renew(&attacked.state, 2).await;
+    let mut change = Change::new();
+    change.delete(&entry);
+    let error = attacked.state.commit(change.unrecorded("it is over")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Conflict { table: "idempotency" }), "{error}");
+    let entry: IdempotencyEntry = attacked.state.all(Vec::new()).await.unwrap().remove(0);
+    let mut change = Change::new();
+    change.delete(&entry);
+    attacked.state.commit(change.unrecorded("it is over")).await.unwrap();
+    // What is gone already is no failure.
+    let mut change = Change::new();
+    change.delete(&entry);
+    attacked.state.commit(change.unrecorded("it is over")).await.unwrap();
+    assert_eq!(findings(&attacked.state).await, []);
+}
+
+/// A row that is there twice, in place of another: as many rows as the map has entries, and nothing in the catalog shows
+/// it.
+#[tokio::test]
+async fn a_doubled_row_hides_no_missing_one() {
+    let place = TestStore::postgres(Version::V15);
+    let state = place.state().await;
+    many(&state).await;
+    let attacker = place.attacker().await;
+    let unique =
+        |on: bool| format!("UPDATE pg_index SET indisunique = {on} WHERE indexrelid = 'keyrail.usage_pk'::regclass");
+    attacker.execute("SET allow_system_table_mods = on").await.unwrap();
+    assert_eq!(attacker.execute(&unique(false)).await, Some(1));
+    let copy = "INSERT INTO usage SELECT * FROM usage WHERE principal = 'token:7'";
+    assert_eq!(attacker.execute(copy).await, Some(1));
+    assert_eq!(attacker.execute("DELETE FROM usage WHERE principal = 'token:9'").await, Some(1));
+    assert_eq!(attacker.execute(&unique(true)).await, Some(1));
+    let found = findings(&state).await;
+    let mut kinds: Vec<_> = found.iter().map(|finding| (finding.table, finding.kind.clone())).collect();
+    kinds.sort();
+    assert_eq!(kinds, [("usage", FindingKind::Missing), ("usage", FindingKind::Unexpected)], "{found:?}");
 }
 
 /// Whoever reads, or verifies, while rows are changed, here and in another process, sees changes and no attack.
