@@ -31,6 +31,9 @@ pub trait Operation: Send + Sync + Sized {
     const ACTION: Action;
     /// What a repetition under the same idempotency key gets.
     const REPLAY: Replay = Replay::Never;
+    /// Whether what was decided before its change is void. Not for a change that no decision depends on: the rows that it
+    /// touches are told apart by their generations.
+    const FENCES: bool = true;
     /// What `load` found.
     type Loaded: Send;
     /// What the caller gets.
@@ -404,7 +407,7 @@ async fn commit<Op: Operation>(
     if let Some(ticket) = ticket {
         ticket.remember(&mut change, Op::encode_answer(&answer));
     }
-    match cx.open.commit(change, &record, cx.generation).await {
+    match cx.open.commit_as(change, &record, cx.generation, Op::FENCES).await {
         Ok(()) => Attempt::Ended(Ok(answer)),
         Err(CommitError::Fenced) => Attempt::Fenced,
         Err(CommitError::Failed(error)) => Attempt::Ended(Err(fail(cx.open, record, error, cx.generation).await)),

@@ -16,7 +16,7 @@ use crate::countdown;
 use crate::error::EngineError;
 use crate::ops::key::RotateKey;
 use crate::ops::master::RotateMaster;
-use crate::ops::system::Rewrap;
+use crate::ops::system::{Rewrap, Rewrapped};
 use crate::pipeline::{append, execute};
 use crate::refusals::AggregateWait;
 use crate::request::Caller;
@@ -54,9 +54,13 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     if open.counts.take_news() || turn.is_multiple_of(COUNTDOWN_TICKS) {
         results.push(countdown::tick(open).await);
     }
-    if open.take_sweep_wish() || turn.is_multiple_of(SWEEP_TICKS) {
+    let sweeps = open.take_sweep_wish() || turn.is_multiple_of(SWEEP_TICKS);
+    let mut walk = open.walk.lock().await;
+    if sweeps || walk.goes_on() {
         results.push(open.usage().catch_up(open).await);
-        results.push(rotate_due(open).await);
+        results.push(rotate_due(open, &mut walk).await);
+    }
+    if open.take_rewrap_on() || sweeps {
         results.push(rewrap(open).await);
     }
     if turn.is_multiple_of(TIDY_TICKS) {
@@ -115,37 +119,66 @@ async fn forget_expired(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     open.commit_unrecorded(change.unrecorded("what is over opens nothing, with its row or without")).await
 }
 
+/// Where a walk over all keys is. A large store is walked in several sweeps.
+#[derive(Default)]
+pub(crate) struct Walk {
+    /// The last key that was looked at.
+    after: Option<KeyName>,
+    /// The strictest master key age of the labels that are in use in each environment.
+    ages: HashMap<EnvironmentPath, u64>,
+    /// Versions whose data should have been moved by now.
+    overdue: u64,
+}
+
+impl Walk {
+    /// Whether there are keys that it did not come to yet.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.after.is_some()
+    }
+}
+
+/// How many keys are read at a time.
+const PAGE_LEN: usize = 500;
+
+/// How many pages one sweep reads: with more keys than those, a rotation is due some sweeps later.
+const WALK_PAGES_MAX: usize = 4;
+
 /// Rotates every key whose age, use or label asks for it, and tells of data that is late. One key that fails does not
-/// hold up the others.
-pub(crate) async fn rotate_due(open: &Arc<Unsealed>) -> Result<(), EngineError> {
+/// hold up the others. At the end of a walk over all keys, the same for master keys.
+pub(crate) async fn rotate_due(open: &Arc<Unsealed>, walk: &mut Walk) -> Result<(), EngineError> {
     let labels: HashMap<Name, Label> =
         open.state().labels().await?.into_iter().map(|label| (label.name.clone(), label)).collect();
-    // The strictest master key age of the labels that are in use in each environment.
-    let mut ages: HashMap<EnvironmentPath, u64> = HashMap::new();
-    let (mut results, mut overdue, mut after) = (Vec::new(), 0, None);
-    loop {
-        let page = open.state().keyrings_page(None, after.as_ref(), PAGE_LEN).await?;
-        after = page.last().map(|(name, _)| name.clone());
+    let mut results = Vec::new();
+    for _ in 0..WALK_PAGES_MAX {
+        let page = open.state().keyrings_page(None, walk.after.as_ref(), PAGE_LEN).await?;
         for (name, keyring) in &page {
             let Some(label) = labels.get(&keyring.key.label) else { continue };
             if let Some(age) = label.demands.master_key_age_seconds_max {
-                let least = ages.entry(name.app.environment.clone()).or_insert(age);
+                let least = walk.ages.entry(name.app.environment.clone()).or_insert(age);
                 *least = age.min(*least);
             }
             results.push(rotate_if_due(open, name, keyring, &label.demands).await);
             match tell_overdue(open, name, keyring, &label.demands).await {
-                Ok(count) => overdue += count,
+                Ok(count) => walk.overdue += count,
                 Err(error) => results.push(Err(error)),
             }
         }
         results.retain(Result::is_err);
         results.truncate(1);
-        if page.len() < PAGE_LEN {
+        walk.after = page.last().filter(|_| page.len() == PAGE_LEN).map(|(name, _)| name.clone());
+        if !walk.goes_on() {
+            let walked = std::mem::take(walk);
+            open.metrics().set_overdue(walked.overdue);
+            results.push(rotate_masters(open, &walked.ages).await);
             break;
         }
     }
-    open.metrics().set_overdue(overdue);
-    let (facts, places) = masters(open, &ages).await?;
+    results.into_iter().collect()
+}
+
+async fn rotate_masters(open: &Arc<Unsealed>, ages: &HashMap<EnvironmentPath, u64>) -> Result<(), EngineError> {
+    let (facts, places) = masters(open, ages).await?;
+    let mut results = Vec::new();
     for due in sweep(&[], &facts, open.now()) {
         if let Due::MasterKey(id, reason) = due
             && let Some(path) = places.get(&id).cloned()
@@ -155,9 +188,6 @@ pub(crate) async fn rotate_due(open: &Arc<Unsealed>) -> Result<(), EngineError> 
     }
     results.into_iter().collect()
 }
-
-/// How many keys are read at a time.
-const PAGE_LEN: usize = 500;
 
 async fn rotate_if_due(
     open: &Arc<Unsealed>,
@@ -237,15 +267,28 @@ async fn masters(
     Ok((facts, places))
 }
 
-/// Puts data keys under the active version of their master key, until none is left under an older one.
+/// How many changes are made to rewrap before what else is due has its turn.
+const REWRAP_CHANGES_MAX: usize = 40;
+
+/// Puts data keys under the active version of their master key, until none is left under an older one. With very many
+/// keys it ends before, and goes on with the next tick, which comes at once.
 pub(crate) async fn rewrap(open: &Arc<Unsealed>) -> Result<(), EngineError> {
+    let mut changes = 0;
     for key in open.state().master_keys().await? {
         let versions = open.state().master_versions(&key.id).await?;
         for version in versions.iter().filter(|row| wraps_no_more(row)) {
-            while open.state().count_wrapped_by(&version.id).await? > 0 {
-                let done = execute(open, &Caller::system()?, Rewrap { from: version.id }).await?;
-                if done == 0 {
-                    break;
+            let mut batch = Rewrapped::make(open, &version.id, None).await?;
+            while let Some(last) = batch.last() {
+                let caller = Caller::system()?;
+                let done = execute(open, &caller, Rewrap::new(version.id, batch));
+                let next = Rewrapped::make(open, &version.id, Some(&last));
+                // The next batch is made while this one is committed.
+                let (done, next) = tokio::join!(done, next);
+                (_, batch) = (done?, next?);
+                changes += 1;
+                if changes >= REWRAP_CHANGES_MAX {
+                    open.rewrap_goes_on();
+                    return Ok(());
                 }
             }
         }

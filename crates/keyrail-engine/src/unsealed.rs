@@ -44,6 +44,7 @@ use crate::pipeline::{Operation, execute};
 use crate::ports::AssetPort;
 use crate::refusals::Refusals;
 use crate::request::Caller;
+use crate::scheduler::Walk;
 use crate::unsealed::alarm::Raised;
 use crate::unsealed::commit::Pending;
 use crate::unsealed::late::{COMMIT_WAIT_MAX, Late};
@@ -113,6 +114,10 @@ pub struct Unsealed {
     ticks: AtomicU64,
     /// Set when the sweep must not wait for its turn.
     sweep_wanted: AtomicBool,
+    /// Set when there is more to rewrap than was done at once.
+    rewrap_on: AtomicBool,
+    /// Where the sweep is among all keys; held by whoever sweeps.
+    pub(crate) walk: tokio::sync::Mutex<Walk>,
     wake: Arc<tokio::sync::Notify>,
     /// Alarms that were raised already.
     alarms: Mutex<Raised>,
@@ -194,6 +199,8 @@ impl Unsealed {
             keepers: Mutex::new(Some(parts.keepers)),
             ticks: AtomicU64::new(0),
             sweep_wanted: AtomicBool::new(false),
+            rewrap_on: AtomicBool::new(false),
+            walk: tokio::sync::Mutex::default(),
             wake: Arc::default(),
             alarms: Mutex::default(),
             retries: Mutex::default(),
@@ -511,6 +518,16 @@ impl Unsealed {
 
     pub(crate) fn take_sweep_wish(&self) -> bool {
         self.sweep_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Asks for the next tick at once, to go on with rewrapping.
+    pub(crate) fn rewrap_goes_on(&self) {
+        self.rewrap_on.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn take_rewrap_on(&self) -> bool {
+        self.rewrap_on.swap(false, Ordering::AcqRel)
     }
 
     /// Ends when background work is wanted before its turn.

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use keyrail_core::access::Action;
 use keyrail_core::id::MasterVersionId;
 use keyrail_core::key::DataKeyVersion;
+use keyrail_core::name::VersionNumber;
 use keyrail_core::system::{Setting, SettingName};
+use keyrail_crypto::envelope::Kid;
 use keyrail_store::{Change, Finding, FindingKind, StoreError};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
@@ -156,55 +159,94 @@ impl Operation for VerifyStore {
 }
 
 /// Puts data keys that an older master key version wraps under the active one, a batch at a time.
-#[derive(Clone, Copy, Debug)]
 pub struct Rewrap {
     /// The older version.
-    pub from: MasterVersionId,
+    from: MasterVersionId,
+    /// The first batch, if it was made before: while the one before it was committed.
+    ready: Mutex<Option<Rewrapped>>,
+}
+
+/// A batch of data keys under the active master key version. What somebody changes meanwhile meets a conflict, and a new
+/// batch is made.
+pub struct Rewrapped {
+    /// Of the state in which the master key version that wraps them was active.
+    generation: u64,
+    rows: Vec<DataKeyVersion>,
+    versions: Option<(VersionNumber, VersionNumber)>,
 }
 
 /// How many data keys are rewrapped in one change.
-const REWRAP_MAX: usize = 100;
+const REWRAP_MAX: usize = 250;
 
-impl Operation for Rewrap {
-    const ACTION: Action = Action::SystemRewrap;
-    type Loaded = Vec<DataKeyVersion>;
-    type Answer = usize;
-
-    async fn load(&self, open: &Arc<Unsealed>) -> Result<Self::Loaded, EngineError> {
-        Ok(open.state().wrapped_by(&self.from, None, REWRAP_MAX).await?)
+impl Rewrap {
+    pub(crate) fn new(from: MasterVersionId, ready: Rewrapped) -> Self {
+        Self { from, ready: Mutex::new(Some(ready)) }
     }
+}
 
-    fn target(&self, _: &Self::Loaded) -> Target {
-        Target::service("master key version", self.from.to_string())
-    }
-
-    async fn act(
-        authorized: &Authorized<Self>,
-        rows: Self::Loaded,
-        cx: &Context<'_>,
-    ) -> Result<Acted<usize>, EngineError> {
+impl Rewrapped {
+    /// Rewraps what comes after a key.
+    pub(crate) async fn make(
+        open: &Unsealed,
+        from: &MasterVersionId,
+        after: Option<&Kid>,
+    ) -> Result<Self, EngineError> {
+        let generation = open.generation();
+        let mut rows = open.state().wrapped_by(from, after, REWRAP_MAX).await?;
         if rows.is_empty() {
-            return Ok(Acted::new(0));
+            return Ok(Self { generation, rows, versions: None });
         }
-        let from = authorized.op().from;
         let missing = || EngineError::Bug { what: "a master key version is missing" };
-        let former = cx.open.state().master_version(&from).await?.ok_or_else(missing)?;
-        let versions = cx.open.state().master_versions(&former.master_key).await?;
+        let former = open.state().master_version(from).await?.ok_or_else(missing)?;
+        let versions = open.state().master_versions(&former.master_key).await?;
         let active = versions.iter().find(|row| row.state.encrypts()).ok_or_else(missing)?;
-        let (old, new) = (cx.open.master(from).await?, cx.open.master(active.id).await?);
-        let mut change = Change::new();
-        for row in &rows {
-            let mut next = DataKeyVersion { wrapped_by: active.id, generation: row.generation + 1, ..row.clone() };
+        let (old, new) = (open.master(*from).await?, open.master(active.id).await?);
+        for row in &mut rows {
             // A destroyed version has nothing to wrap; it only moves along, so that the old master version ends unused.
             if row.wrapped.is_some() {
                 let key = keys::unwrap_data_key(&old, row)?;
-                next.wrap_generation += 1;
-                next.wrapped = Some(keys::wrap_data_key(&new, &key, &row.kid, row.version, next.wrap_generation)?);
+                row.wrap_generation += 1;
+                row.wrapped = Some(keys::wrap_data_key(&new, &key, &row.kid, row.version, row.wrap_generation)?);
             }
-            change.update(&next);
+            row.wrapped_by = active.id;
+            row.generation += 1;
         }
-        let acted = Acted::new(rows.len()).change(change).batch(rows.len(), 0);
-        Ok(acted.detail("from", former.version).detail("to", active.version))
+        Ok(Self { generation, rows, versions: Some((former.version, active.version)) })
+    }
+
+    /// The last of its keys, if it has any.
+    pub(crate) fn last(&self) -> Option<Kid> {
+        self.rows.last().map(|row| row.kid)
+    }
+}
+
+impl Operation for Rewrap {
+    const ACTION: Action = Action::SystemRewrap;
+    // A key is the same under another master key version, and the former one still opens what was read before.
+    const FENCES: bool = false;
+    type Loaded = Rewrapped;
+    type Answer = usize;
+
+    async fn load(&self, open: &Arc<Unsealed>) -> Result<Rewrapped, EngineError> {
+        let ready = self.ready.lock().take();
+        match ready.filter(|made| made.generation == open.generation()) {
+            Some(ready) => Ok(ready),
+            None => Rewrapped::make(open, &self.from, None).await,
+        }
+    }
+
+    fn target(&self, _: &Rewrapped) -> Target {
+        Target::service("master key version", self.from.to_string())
+    }
+
+    async fn act(_: &Authorized<Self>, made: Rewrapped, _: &Context<'_>) -> Result<Acted<usize>, EngineError> {
+        let Some((from, to)) = made.versions else { return Ok(Acted::new(0)) };
+        let mut change = Change::new();
+        for row in &made.rows {
+            change.update(row);
+        }
+        let acted = Acted::new(made.rows.len()).change(change).batch(made.rows.len(), 0);
+        Ok(acted.detail("from", from).detail("to", to))
     }
 }
 

@@ -73,12 +73,29 @@ impl Unsealed {
         record: &Record,
         generation: u64,
     ) -> Result<(), CommitError> {
+        self.commit_as(change, record, generation, true).await
+    }
+
+    /// As [`Unsealed::commit`]; what was decided before stays so unless the change `fences`.
+    pub(crate) async fn commit_as(
+        self: &Arc<Self>,
+        change: Change,
+        record: &Record,
+        generation: u64,
+        fences: bool,
+    ) -> Result<(), CommitError> {
         let (open, record) = (self.clone(), record.clone());
-        let ended = to_its_end(async move { open.commit_fenced(change, &record, generation).await }).await;
+        let ended = to_its_end(async move { open.commit_in_order(change, &record, generation, fences).await }).await;
         ended.map_err(CommitError::Failed)?
     }
 
-    async fn commit_fenced(&self, change: Change, record: &Record, generation: u64) -> Result<(), CommitError> {
+    async fn commit_in_order(
+        &self,
+        change: Change,
+        record: &Record,
+        generation: u64,
+        fences: bool,
+    ) -> Result<(), CommitError> {
         let _order = self.order.lock().await;
         self.ready().await.map_err(CommitError::Failed)?;
         self.settle().await.map_err(CommitError::Failed)?;
@@ -86,9 +103,12 @@ impl Unsealed {
             return Err(CommitError::Fenced);
         }
         let log_index_min = self.log.size();
-        let written = self.write(change, record, log_index_min, Fencing::Raises(Epoch(generation))).await;
+        let fencing = if fences { Fencing::Raises(Epoch(generation)) } else { Fencing::Leaves };
+        let written = self.write(change, record, log_index_min, fencing).await;
         match &written {
-            Ok(_) => self.fence(),
+            Ok(_) if fences => self.fence(),
+            // Keys are read anew, so that the next change of one begins from the row that is there.
+            Ok(_) => self.keyrings.clear(),
             // The epoch is in the same transaction as the change: whatever became of them, what is decided under the
             // former one gets no record after it.
             Err(CommitError::Failed(EngineError::Indeterminate)) if self.log.is_shared() => {}
