@@ -53,6 +53,13 @@ pub(crate) struct Measured {
     pub(crate) p99_micros: f64,
 }
 
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { per_second, p50_micros, p99_micros } = self;
+        write!(f, "{per_second:.0}/s (p50 {p50_micros:.0} µs, p99 {p99_micros:.0} µs)")
+    }
+}
+
 /// Sends a request over and over, from another process.
 pub(crate) fn load(address: &str, request: &Path, connections: usize, seconds: f64) -> anyhow::Result<Measured> {
     let output = Command::new(std::env::current_exe()?)

@@ -8,6 +8,9 @@ mod attempts;
 mod authenticate;
 mod authorize;
 mod backup;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod bootstrap;
 mod cache;
 mod clock;
