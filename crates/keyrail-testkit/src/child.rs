@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -35,6 +35,20 @@ pub fn keyrail_bin() -> anyhow::Result<PathBuf> {
     }
     Ok(path)
 }
+
+/// Runs a command that is over soon.
+///
+/// # Errors
+/// It failed, or it did not end in time; the error holds what it wrote.
+pub(crate) fn run_to_end(command: Command) -> anyhow::Result<()> {
+    let name = command.get_program().to_owned();
+    let ended = Child::start(command)?.wait(RUN_LIMIT)?;
+    ensure!(ended.status.success(), "`{}` failed: {}{}", name.display(), ended.stdout, ended.stderr);
+    Ok(())
+}
+
+/// How long such a command may take.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a child ended, and what it wrote.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 mod child;
 mod dir;
+mod disk;
 mod ledger;
 pub mod postgres;
 mod run;
@@ -14,6 +15,7 @@ pub mod softhsm;
 
 pub use child::{Child, Exit, READY_LIMIT, Server, keyrail_bin};
 pub use dir::{TempDir, TempHome, free_port};
+pub use disk::Disk;
 pub use ledger::{Ledger, Mismatch, Ticket};
 pub use run::{Rng, scale, seeded};
 pub use search::{Encoding, Hit, NEEDLE_LEN_MIN, Search, planted_forms};

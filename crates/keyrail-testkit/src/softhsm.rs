@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::child::Child;
+use crate::child::{Child, run_to_end};
 use crate::dir::TempDir;
 
 /// The user PIN of every token.
@@ -122,7 +122,7 @@ impl SoftHsm {
         std::fs::create_dir(&dir)?;
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&module).arg(&source).args(["-ldl", "-lpthread"]);
-        run(compiler).context("the shim cannot be compiled")?;
+        run_to_end(compiler).context("the shim cannot be compiled")?;
         Ok(Shim { module, dir })
     }
 
@@ -130,7 +130,7 @@ impl SoftHsm {
         let mut command = Command::new("softhsm2-util");
         command.args(args);
         self.equip(&mut command);
-        run(command)
+        run_to_end(command)
     }
 }
 
@@ -147,13 +147,6 @@ const CLIENTS: [&str; 4] = [
 fn first_of(paths: &[&str], package: &str) -> anyhow::Result<PathBuf> {
     let found = paths.iter().map(PathBuf::from).find(|path| path.is_file());
     found.with_context(|| format!("none of {paths:?} is there: install `{package}`"))
-}
-
-fn run(command: Command) -> anyhow::Result<()> {
-    let name = command.get_program().to_owned();
-    let ended = Child::start(command)?.wait(LIMIT)?;
-    ensure!(ended.status.success(), "`{}` failed: {}{}", name.display(), ended.stdout, ended.stderr);
-    Ok(())
 }
 
 /// A running `p11-kit server`, with a process for each of its clients.
