@@ -79,6 +79,8 @@ impl Committer {
             match self.shared.take_work() {
                 Work::Append { records, waiting, .. } => self.commit(records, waiting),
                 Work::Publish(answers) => self.ask(Ask::Publish(answers)),
+                // The database looks after its own.
+                Work::Look => {}
                 Work::Close => break,
             }
         }

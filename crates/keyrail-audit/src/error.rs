@@ -97,6 +97,12 @@ pub enum LogError {
         /// The log's directory.
         path: PathBuf,
     },
+    /// A file that the log writes was deleted, replaced or made shorter by somebody else.
+    #[error("`{path}` is not as it was written: it was deleted, replaced or cut")]
+    NotInPlace {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no journal, so nothing tells where the log ends.
     #[error("`{path}` holds no journal")]
     NoJournal {

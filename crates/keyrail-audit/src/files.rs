@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -22,6 +22,7 @@ pub(crate) enum Step {
     MakeDir,
     Remove,
     Rename,
+    Room,
     Sync,
     SyncDir,
     SyncFileSystem,
@@ -75,22 +76,26 @@ pub(crate) fn discard(temporary: &Path) {
     let _stays = std::fs::remove_file(temporary);
 }
 
-/// Writes at a place of a file and makes it durable. `room` is from the file's length to the one that it should have:
-/// that part is filled with zeros, and left out where the disk has no room for it. Gives the file's length.
-pub(crate) fn write_at(
-    file: &File,
-    path: &Path,
-    offset: u64,
-    bytes: &[u8],
-    room: std::ops::Range<u64>,
-) -> Result<u64, LogError> {
+/// Fills a part of a file with zeros, so that the disk has room for what is written there later. They are durable with
+/// that.
+pub(crate) fn fill(file: &File, path: &Path, part: std::ops::Range<u64>) -> Result<(), LogError> {
+    let zeros = vec![0; usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(0)];
+    let filled = write_step(Step::Room, path, &zeros, |zeros| file.write_all_at(zeros, part.start));
+    filled.map_err(failed("make room in", path))
+}
+
+/// Writes at a place of a file and makes it durable.
+pub(crate) fn write_at(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), LogError> {
     let written = write_step(Step::Append, path, bytes, |bytes| file.write_all_at(bytes, offset));
     written.map_err(failed("write", path))?;
-    let len = room.start.max(offset + bytes.len() as u64);
-    let zeros = vec![0; usize::try_from(room.end.saturating_sub(len)).unwrap_or(0)];
-    let filled = zeros.is_empty() || file.write_all_at(&zeros, len).is_ok();
-    step(Step::Sync, path, || file.sync_data()).map_err(failed("write", path))?;
-    Ok(if filled { len + zeros.len() as u64 } else { len })
+    step(Step::Sync, path, || file.sync_data()).map_err(failed("write", path))
+}
+
+/// Makes sure that an open file is still the one at its path, and no shorter than `len`.
+pub(crate) fn require_in_place(file: &File, path: &Path, len: u64) -> Result<(), LogError> {
+    let open = file.metadata().map_err(failed("look at", path))?;
+    let is_same = std::fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (open.dev(), open.ino()));
+    if is_same && open.len() >= len { Ok(()) } else { Err(LogError::NotInPlace { path: path.to_owned() }) }
 }
 
 /// Writes a file that nothing refers to yet; what a former attempt left of it is overwritten.
@@ -182,6 +187,11 @@ pub(crate) fn sync_file(path: &Path) -> Result<(), LogError> {
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), LogError> {
     let sync = || File::open(dir).and_then(|dir| dir.sync_all());
     step(Step::SyncDir, dir, sync).map_err(failed("sync", dir))
+}
+
+/// Whether there is nothing at a path, for sure.
+pub(crate) fn is_absent(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Removes a file that may be gone already.

@@ -5,7 +5,8 @@
 //! before: a torn tail, which was never acknowledged, is told from tampering.
 //!
 //! A file grows by whole steps of zeros, ahead of what is written: a sync within a step need not make the file's
-//! new length durable, which costs a file system more than the bytes themselves.
+//! new length durable, which costs a file system more than the bytes themselves. The last of these zeros are a reserve: on
+//! a full disk they take the records of what keeps safe, and no others.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -32,6 +33,9 @@ pub(crate) const TEMPORARY: &str = "beginning";
 /// A file grows by this many bytes at a time.
 const GROWTH_LEN: u64 = 256 * 1024;
 
+/// So many bytes of zeros are kept ahead of the usual records, for those that must get through when the disk is full.
+pub(crate) const RESERVE_LEN: u64 = 256 * 1024;
+
 /// What a disk writes whole or not at all, in bytes. A head lies within one such sector, so that it is there or not.
 const SECTOR_LEN: usize = 512;
 
@@ -52,6 +56,15 @@ pub(crate) enum FrameKind {
     Records = 2,
     /// Everything before is published and durable.
     Clean = 3,
+}
+
+/// Which room of a journal file records may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Room {
+    /// What is ahead of the reserve.
+    Usual,
+    /// The reserve as well.
+    Reserve,
 }
 
 /// A journal file, open for appending.
@@ -93,6 +106,7 @@ impl JournalFile {
         let mut journal = Self { path: path.to_owned(), file, chain, len: 0, edge_end: 0, allocated: 0 };
         let mut bytes = MAGIC.to_vec();
         bytes.extend(frame(FrameKind::Edge, size, edge, &mut journal.chain, key));
+        journal.grow_for(bytes.len() as u64, Room::Usual)?;
         journal.write(&bytes)?;
         journal.edge_end = journal.len;
         Ok(journal)
@@ -123,6 +137,33 @@ impl JournalFile {
         self.len - self.edge_end
     }
 
+    /// Makes sure that there is room on the disk for a frame with so many bytes of records. Fails without having done
+    /// anything to what is written: the file stays good.
+    pub(crate) fn make_room(&mut self, payload_len: usize, room: Room) -> Result<(), LogError> {
+        let frame_len = HEAD_LEN + CHECK_LEN + payload_len + MAC_LEN;
+        self.grow_for((gap(self.len) + frame_len) as u64, room)
+    }
+
+    fn grow_for(&mut self, len: u64, room: Room) -> Result<(), LogError> {
+        let end = self.len + len;
+        let wanted = end + RESERVE_LEN;
+        if wanted <= self.allocated {
+            return Ok(());
+        }
+        let grown = self.allocated..wanted.next_multiple_of(GROWTH_LEN);
+        match files::fill(&self.file, &self.path, grown.clone()) {
+            Ok(()) => self.allocated = grown.end,
+            Err(_) if room == Room::Reserve && end <= self.allocated => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether the file is where it was made, as long as it was made.
+    pub(crate) fn require_in_place(&self) -> Result<(), LogError> {
+        files::require_in_place(&self.file, &self.path, self.allocated)
+    }
+
     /// Appends one frame of records that begin at `first`, and makes it durable. After an error the state of
     /// the file is unknown, and it must not be written again.
     pub(crate) fn append(&mut self, first: u64, payload: &[u8], key: &MacKey) -> Result<(), LogError> {
@@ -139,10 +180,11 @@ impl JournalFile {
     fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         let begin = self.len + gap(self.len) as u64;
         let end = begin + bytes.len() as u64;
-        let grown = if end > self.allocated { end.next_multiple_of(GROWTH_LEN) } else { self.allocated };
-        self.allocated = files::write_at(&self.file, &self.path, begin, bytes, self.allocated..grown)?;
+        files::write_at(&self.file, &self.path, begin, bytes)?;
+        self.allocated = self.allocated.max(end);
         self.len = end;
-        Ok(())
+        // What was written to a file that is gone is gone with it.
+        self.require_in_place()
     }
 }
 

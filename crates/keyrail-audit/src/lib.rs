@@ -21,6 +21,7 @@ pub mod fuzz;
 mod journal;
 mod log;
 mod note;
+mod patrol;
 mod peaks;
 mod proof;
 mod publish;

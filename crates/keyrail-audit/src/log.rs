@@ -22,12 +22,13 @@ use crate::body::{BODY_LEN_MAX, Hashes, Record};
 use crate::enclosed::{Enclosed, Fencing};
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
-use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile};
+use crate::journal::{self, JOURNAL_LEN_MAX, JournalFile, Room};
 use crate::log::queue::Waiting;
 use crate::log::replay::Replay;
 use crate::log::shared::Place;
 pub(crate) use crate::log::shared::Shared;
 use crate::note::VerifierKey;
+use crate::patrol::Patrol;
 use crate::proof::{Tiles, is_consistent};
 use crate::publish::{Publisher, RightEdge};
 use crate::reader::Reader;
@@ -175,6 +176,10 @@ pub struct LogHealth {
     pub queue_len: usize,
     /// Records that are durable and not published.
     pub unpublished_len: usize,
+    /// How many files were given up and followed by others, because a write to them failed or somebody else changed them.
+    pub given_up: u64,
+    /// Why the last of them was.
+    pub why: Option<String>,
 }
 
 /// The log. A cheap handle; the last one closes it.
@@ -249,7 +254,7 @@ impl Log {
         journal::forget_begun(&options.journal_dir);
         let journal = JournalFile::resume(&replay.path, &replay.last)?;
         let shared = Arc::new(Shared::new(options.limits, published));
-        let publishing = Publishing { publisher, seed: keys.seed, key: key.clone() };
+        let publishing = Publishing { publisher, seed: keys.seed, key: key.clone(), patrol: Patrol::default() };
         let sequencer = Sequencer {
             shared: shared.clone(),
             mac: keys.journal,
@@ -328,7 +333,8 @@ impl Log {
         let record = Record { salt, body };
         let hashes = Hashes::of(&record);
         let (answer, receiver) = oneshot::channel();
-        self.0.shared.push((&record, hashes), Waiting { epoch, answer }, place)?;
+        let room = if place == Place::Reserved { Room::Reserve } else { Room::Usual };
+        self.0.shared.push((&record, hashes), Waiting { epoch, room, answer }, place)?;
         Ok(receiver)
     }
 
@@ -352,6 +358,18 @@ impl Log {
     /// together.
     pub fn rest(&self) {
         self.0.shared.rest();
+    }
+
+    /// Lets the writer look whether what it wrote is still there, and whether there is room for more; [`Log::health`] tells
+    /// what it saw.
+    pub fn look(&self) {
+        self.0.shared.request_look();
+    }
+
+    /// Whether there is room for no records but those of [`Log::append_reserved`]: what would make others should not be
+    /// begun.
+    pub fn is_short(&self) -> bool {
+        self.0.shared.is_short()
     }
 
     /// From the moment this returns no append under an older epoch is accepted any more, and whatever is

@@ -15,7 +15,7 @@ use crate::tree::Hash;
 const ED25519: u8 = 0x01;
 
 /// The longest checkpoint that is looked at, in bytes.
-const NOTE_LEN_MAX: usize = 4096;
+pub(crate) const NOTE_LEN_MAX: usize = 4096;
 
 /// The public key of a log, with its name: `<name>+<hash>+<base64>`.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -8,7 +8,7 @@ use keyrail_crypto::secret::SigningSeed;
 use crate::body::{BODY_LEN_MAX, Logged, Records, SALT_LEN, encode_entry, parse_bodies};
 use crate::error::LogError;
 use crate::files;
-use crate::note::{Checkpoint, VerifierKey};
+use crate::note::{Checkpoint, NOTE_LEN_MAX, VerifierKey};
 use crate::tile::{Tile, TileKind};
 use crate::tree::{Edge, FullTile, Hash, LEVELS_MAX, TILE_WIDTH};
 
@@ -159,6 +159,13 @@ impl Publisher {
 
     pub(crate) fn edge(&self) -> &RightEdge {
         &self.edge
+    }
+
+    /// Whether the checkpoint is the one of the edge.
+    pub(crate) fn is_placed(&self) -> bool {
+        let note = files::read_optional(&self.audit_dir.join("checkpoint"), NOTE_LEN_MAX as u64).ok().flatten();
+        let note = note.and_then(|note| Checkpoint::parse_unverified(str::from_utf8(&note).ok()?).ok());
+        note.is_some_and(|note| (note.size, note.root) == (self.edge.size(), self.edge.root()))
     }
 
     /// Takes over what is published already, and writes nothing: what somebody changed meanwhile stays as it is,

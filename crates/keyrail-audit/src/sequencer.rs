@@ -1,6 +1,6 @@
 //! The one writer of the log: takes what waits, makes it durable together, and publishes when there is time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use crate::body::Records;
 use crate::error::{AppendError, LogError};
 use crate::files::{self, FileSystem, failed};
-use crate::journal::{FRAME_LEN_MAX, JournalFile};
+use crate::journal::{FRAME_LEN_MAX, JournalFile, Room};
 use crate::log::queue::{Waiting, Work};
 use crate::log::{Head, Position, Shared};
 use crate::note::VerifierKey;
+use crate::patrol::{Patrol, missing_partial};
 use crate::publish::Publisher;
 use crate::tree::TILE_WIDTH;
 
@@ -74,6 +75,7 @@ impl Sequencer {
                         let _gone = answer.send(published.as_ref().map(|head| *head).map_err(|_| ()));
                     });
                 }
+                Work::Look => self.look(),
                 Work::Close => break,
             }
             self.keep_up();
@@ -127,8 +129,12 @@ impl Sequencer {
     fn commit_frame(&mut self, records: Records, waiting: Vec<Waiting>) {
         let first = self.shared.size();
         self.shared.committing(Some(Instant::now()));
-        let written = self.write(first, records.bytes());
+        let (records, waiting) = self.with_room(records, waiting);
+        let written = if waiting.is_empty() { Ok(()) } else { self.write(first, records.bytes()) };
         self.shared.committing(None);
+        if waiting.is_empty() {
+            return;
+        }
         if let Err(refusal) = written {
             waiting.into_iter().for_each(|waiting| waiting.answer(Err(refusal)));
             return;
@@ -140,6 +146,55 @@ impl Sequencer {
         }
     }
 
+    /// Those for which there is room on the disk; who waits for others is refused.
+    fn with_room(&mut self, records: Records, waiting: Vec<Waiting>) -> (Records, Vec<Waiting>) {
+        let all = self.make_room(records.bytes().len(), Room::Usual);
+        self.shared.note_room(all.as_ref().map(drop));
+        if all.is_ok() {
+            return (records, waiting);
+        }
+        let is_kept = |waiting: &Waiting| waiting.room == Room::Reserve;
+        let records = records.filter(|index| waiting.get(index).is_some_and(is_kept));
+        let fit = self.make_room(records.bytes().len(), Room::Reserve).is_ok();
+        let (kept, refused): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| fit && is_kept(waiting));
+        refused.into_iter().for_each(|waiting| waiting.answer(Err(AppendError::Unavailable)));
+        (records, kept)
+    }
+
+    /// Without a journal file there is none to look at: to begin one fails or not.
+    fn make_room(&mut self, len: usize, room: Room) -> Result<(), LogError> {
+        if room == Room::Usual {
+            self.rotate_if_full()?;
+        }
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.make_room(len, room))
+    }
+
+    /// Looks at what nobody writes to just now.
+    fn look(&mut self) {
+        if let Some(journal) = &self.journal
+            && let Err(error) = journal.require_in_place()
+        {
+            // Nobody waits for it. Should it fail, the next record tries again.
+            let _told = self.give_up(&error);
+        }
+        let room = self.make_room(0, Room::Usual);
+        self.shared.note_room(room.as_ref().map(drop));
+        // Whoever publishes just now may wait for the disk: records do not wait for that.
+        if let Some(mut publishing) = self.publishing.try_lock() {
+            publishing.look(&self.shared, &self.audit_dir);
+        }
+    }
+
+    /// Closes the file for good and begins another.
+    fn give_up(&mut self, error: &LogError) -> Result<(), LogError> {
+        self.former.extend(self.journal.take().map(|journal| journal.path().to_owned()));
+        let begun = self.begin_journal();
+        self.shared.note_append(begun.as_ref().map(drop));
+        // Told last: who sees it finds the next file.
+        self.shared.note_given_up(error);
+        begun
+    }
+
     fn write(&mut self, first: u64, payload: &[u8]) -> Result<(), AppendError> {
         if self.journal.is_none()
             && let Err(error) = self.begin_journal()
@@ -149,14 +204,16 @@ impl Sequencer {
         }
         let Some(journal) = &mut self.journal else { return Err(AppendError::Unavailable) };
         let appended = journal.append(first, payload, &self.mac);
-        self.shared.note_append(appended.as_ref().map(drop));
-        if appended.is_ok() {
-            return Ok(());
-        }
         // After a failed sync nobody knows what is on the disk: the file is closed for good. What it may hold
         // beyond the acknowledged records is superseded by the next file's edge, and open until that is durable.
-        self.former.extend(self.journal.take().map(|journal| journal.path().to_owned()));
-        Err(if self.begin_journal().is_ok() { AppendError::Unavailable } else { AppendError::Indeterminate })
+        match appended {
+            Ok(()) => {
+                self.shared.note_append(Ok(()));
+                Ok(())
+            }
+            Err(error) if self.give_up(&error).is_ok() => Err(AppendError::Unavailable),
+            Err(_) => Err(AppendError::Indeterminate),
+        }
     }
 
     /// Begins another journal file. It starts from the published edge, so everything before must be published first.
@@ -173,11 +230,15 @@ impl Sequencer {
                 return Err(error);
             }
         }
+        self.drop_former_or_keep();
+        Ok(())
+    }
+
+    fn drop_former_or_keep(&mut self) {
         if let Err(error) = self.drop_former() {
             // They are only kept longer than they must.
             self.shared.note_publish(Err(&error));
         }
-        Ok(())
     }
 
     /// Makes what was published from former journal files durable, and removes them.
@@ -211,17 +272,31 @@ impl Sequencer {
             // only once everything before it is published.
             let _tried_again_later = self.publish();
         }
-        if self.journal.as_ref().is_some_and(|journal| journal.grown_len() >= self.journal_len_max) {
-            self.rotate_journal();
+        let rotated = self.rotate_if_full();
+        if rotated.is_err() {
+            self.shared.note_room(rotated.as_ref().map(drop));
         }
     }
 
-    fn rotate_journal(&mut self) {
-        let former = self.journal.take().map(|journal| journal.path().to_owned());
-        self.former.extend(former);
+    /// A full file that cannot be followed by another yet is good for what must get through.
+    fn rotate_if_full(&mut self) -> Result<(), LogError> {
+        let Some(full) = self.journal.take_if(|journal| journal.grown_len() >= self.journal_len_max) else {
+            return Ok(());
+        };
+        let path = full.path().to_owned();
         if let Err(error) = self.begin_journal() {
-            self.shared.note_append(Err(&error));
+            // Unless the next file may be there: a start would take that one for the newest.
+            let next = JournalFile::path_in(&self.journal_dir, self.sequence);
+            if next == path || files::is_absent(&next) {
+                self.journal = Some(full);
+            } else {
+                self.former.push(path);
+            }
+            return Err(error);
         }
+        self.former.push(path);
+        self.drop_former_or_keep();
+        Ok(())
     }
 
     fn publish(&mut self) -> Result<Head, LogError> {
@@ -257,9 +332,28 @@ pub(crate) struct Publishing {
     pub(crate) publisher: Publisher,
     pub(crate) seed: SigningSeed,
     pub(crate) key: VerifierKey,
+    pub(crate) patrol: Patrol,
 }
 
 impl Publishing {
+    /// Looks whether what is published is still there. What the edge tells is written again; the rest is told.
+    fn look(&mut self, shared: &Shared, audit_dir: &Path) {
+        let size = self.publisher.edge().size();
+        if shared.published_head().size != size {
+            return;
+        }
+        let gone = |path| LogError::NotInPlace { path };
+        let missing = self.patrol.look(audit_dir, size).map(gone);
+        shared.note_missing(missing.as_ref());
+        let checkpoint = || (!self.publisher.is_placed()).then(|| audit_dir.join("checkpoint"));
+        if let Some(path) = missing_partial(audit_dir, size).or_else(checkpoint) {
+            self.publisher.forget_partials();
+            if self.publish(shared, Part::All).is_ok() {
+                shared.note_given_up(&gone(path));
+            }
+        }
+    }
+
     fn publish(&mut self, shared: &Shared, part: Part) -> Result<Head, LogError> {
         let published = self.try_publish(shared, part);
         shared.note_publish(published.as_ref().map(drop));

@@ -8,10 +8,13 @@ use tokio::sync::oneshot;
 use super::{Head, Position};
 use crate::body::{Hashes, Record, Records};
 use crate::error::{AppendError, LogError};
+use crate::journal::Room;
 
 /// Who waits for a record to become durable.
 pub(crate) struct Waiting {
     pub(crate) epoch: Epoch,
+    /// Which room its record may take.
+    pub(crate) room: Room,
     pub(crate) answer: oneshot::Sender<Result<Position, AppendError>>,
 }
 
@@ -33,6 +36,8 @@ pub(crate) enum Work {
         epoch: Epoch,
     },
     Publish(Vec<PublishAnswer>),
+    /// To look whether what was written is still there, and whether there is room for more.
+    Look,
     Close,
 }
 
@@ -47,6 +52,8 @@ pub(super) struct Queue {
     publish: VecDeque<(u64, PublishAnswer)>,
     pub(super) epoch: Epoch,
     pub(super) closing: bool,
+    /// Whether somebody wants the writer to look.
+    pub(super) look: bool,
     /// Whether nothing is taken in for now.
     pub(super) refuses: bool,
     /// How many must wait for the writer to be woken.
@@ -72,6 +79,7 @@ impl Queue {
             publish: VecDeque::new(),
             epoch: Epoch(0),
             closing: false,
+            look: false,
             refuses: false,
             wanted: 1,
             tells: false,
@@ -82,7 +90,7 @@ impl Queue {
 
     /// Whether there is anything to do.
     pub(super) fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || !self.publish.is_empty() || self.closing
+        !self.waiting.is_empty() || !self.publish.is_empty() || self.closing || self.look
     }
 
     /// Whether more records should come together before they are taken: as long as nobody who makes them has come to rest
@@ -173,6 +181,9 @@ impl Queue {
             let records = std::mem::replace(&mut self.records, next);
             return Some(Work::Append { records, waiting: std::mem::take(&mut self.waiting), epoch: self.epoch });
         }
+        if std::mem::take(&mut self.look) {
+            return Some(Work::Look);
+        }
         self.closing.then_some(Work::Close)
     }
 
@@ -203,7 +214,7 @@ mod tests {
         let record = Record { salt: [0; 16], body: vec![b'x'; 100] };
         for _ in 0..count {
             let (answer, _receiver) = oneshot::channel();
-            let waiting = Waiting { epoch: Epoch(0), answer };
+            let waiting = Waiting { epoch: Epoch(0), room: Room::Usual, answer };
             queue.push((&record, Hashes::of(&record)), waiting, usize::MAX, usize::MAX).unwrap();
         }
     }

@@ -57,6 +57,13 @@ pub(super) struct State {
     append_failure: Option<String>,
     /// Why records do not become evidence.
     publish_failure: Option<String>,
+    /// Why there is room for no records but those that keep safe.
+    shortage: Option<String>,
+    /// How many files were given up, and why the last one was.
+    given_up: u64,
+    given_up_why: Option<String>,
+    /// Evidence that was there and is not.
+    missing: Option<String>,
     /// That the disk lost some of the evidence: no later success makes up for it, only a start does.
     lost: Option<String>,
     /// Since when the disk is asked to make records durable.
@@ -103,7 +110,11 @@ impl Shared {
                 ended: false,
                 published,
                 append_failure: None,
+                shortage: None,
+                given_up: 0,
+                given_up_why: None,
                 publish_failure: None,
+                missing: None,
                 lost: None,
                 committing_since: None,
                 closed: None,
@@ -141,9 +152,19 @@ impl Shared {
         let (queue_len, state) = (self.queue.lock().len(), self.state.lock());
         let stuck = state.committing_since.map(|since| since.elapsed()).filter(|took| *took >= STUCK_AFTER);
         let stuck = stuck.map(|took| format!("the disk has not answered for {} seconds", took.as_secs()));
-        let failures = [&state.append_failure, &state.publish_failure, &state.lost];
+        let failures = [&state.append_failure, &state.shortage, &state.publish_failure, &state.missing, &state.lost];
         let failure = stuck.or_else(|| failures.into_iter().flatten().next().cloned());
-        LogHealth { failure, queue_len, unpublished_len: state.unpublished_len() }
+        let unpublished_len = state.unpublished_len();
+        LogHealth { failure, queue_len, unpublished_len, given_up: state.given_up, why: state.given_up_why.clone() }
+    }
+
+    pub(super) fn is_short(&self) -> bool {
+        self.state.lock().shortage.is_some()
+    }
+
+    pub(super) fn request_look(&self) {
+        self.queue.lock().look = true;
+        self.work.notify_one();
     }
 
     pub(super) fn take_closed(&self) -> Result<Head, LogError> {
@@ -329,6 +350,23 @@ impl Shared {
     /// Notes whether records can be made durable.
     pub(crate) fn note_append(&self, result: Result<(), &LogError>) {
         self.state.lock().append_failure = result.err().map(told);
+    }
+
+    /// Notes whether there is room for all records.
+    pub(crate) fn note_room(&self, result: Result<(), &LogError>) {
+        self.state.lock().shortage = result.err().map(told);
+    }
+
+    /// Notes whether the evidence that was looked for is there.
+    pub(crate) fn note_missing(&self, error: Option<&LogError>) {
+        self.state.lock().missing = error.map(told);
+    }
+
+    /// Notes that a file is not written any more, though it was not full.
+    pub(crate) fn note_given_up(&self, error: &LogError) {
+        let mut state = self.state.lock();
+        state.given_up += 1;
+        state.given_up_why = Some(told(error));
     }
 
     /// Notes whether records become evidence.

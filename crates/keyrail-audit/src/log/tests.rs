@@ -13,12 +13,15 @@ use crate::files::Step;
 use crate::files::faults::{Fault, Faults, Plan};
 use crate::support::{self, TestLog, body};
 
-const STEPS: [Step; 9] = [
+mod failing;
+
+const STEPS: [Step; 10] = [
     Step::Append,
     Step::Create,
     Step::MakeDir,
     Step::Remove,
     Step::Rename,
+    Step::Room,
     Step::Sync,
     Step::SyncDir,
     Step::SyncFileSystem,
@@ -301,11 +304,11 @@ fn nobody_waits_for_a_writer_that_is_gone() {
     let (answer, receiver) = oneshot::channel();
     let record = Record { salt: [0; 16], body: body(0) };
     let logged = (&record, Hashes::of(&record));
-    shared.push(logged, Waiting { epoch: Epoch(0), answer }, Place::Usual).unwrap();
+    shared.push(logged, Waiting { epoch: Epoch(0), room: Room::Usual, answer }, Place::Usual).unwrap();
     shared.end_work();
     assert_eq!(receiver.blocking_recv().unwrap(), Err(AppendError::Unavailable));
     let (answer, _receiver) = oneshot::channel();
-    let late = shared.push(logged, Waiting { epoch: Epoch(0), answer }, Place::Usual);
+    let late = shared.push(logged, Waiting { epoch: Epoch(0), room: Room::Usual, answer }, Place::Usual);
     assert_eq!(late, Err(AppendError::Unavailable));
 }
 

@@ -24,7 +24,7 @@ fn push(shared: &Shared, count: usize) {
 fn push_to(shared: &Shared, count: usize, place: Place) {
     let record = Record { salt: [0; 16], body: b"x".to_vec() };
     for _ in 0..count {
-        let waiting = Waiting { epoch: Epoch(0), answer: oneshot::channel().0 };
+        let waiting = Waiting { epoch: Epoch(0), room: crate::journal::Room::Usual, answer: oneshot::channel().0 };
         shared.push((&record, Hashes::of(&record)), waiting, place).unwrap();
     }
 }
@@ -46,7 +46,7 @@ fn records(work: Work) -> usize {
     match work {
         Work::Append { records, .. } => records.len(),
         Work::Publish(_) => panic!("to publish"),
-        Work::Close => panic!("the end"),
+        Work::Look | Work::Close => panic!("no records"),
     }
 }
 
