@@ -131,6 +131,8 @@ pub(crate) struct Publisher {
     begun: HashSet<Tile>,
     /// Whether a checkpoint on the disk may cover what is written.
     covered: Covered,
+    /// The last checkpoint that was put in place here.
+    placed: Option<String>,
 }
 
 /// Whether a checkpoint on the disk may cover a tile that is written.
@@ -154,6 +156,7 @@ impl Publisher {
             partials,
             begun: HashSet::new(),
             covered: Covered::No,
+            placed: None,
         }
     }
 
@@ -161,11 +164,18 @@ impl Publisher {
         &self.edge
     }
 
-    /// Whether the checkpoint is the one of the edge.
+    pub(crate) fn checkpoint_path(&self) -> PathBuf {
+        self.audit_dir.join("checkpoint")
+    }
+
+    /// Whether the checkpoint is still as it was put in place.
     pub(crate) fn is_placed(&self) -> bool {
-        let note = files::read_optional(&self.audit_dir.join("checkpoint"), NOTE_LEN_MAX as u64).ok().flatten();
-        let note = note.and_then(|note| Checkpoint::parse_unverified(str::from_utf8(&note).ok()?).ok());
-        note.is_some_and(|note| (note.size, note.root) == (self.edge.size(), self.edge.root()))
+        self.placed.is_some() && self.read_checkpoint() == self.placed
+    }
+
+    fn read_checkpoint(&self) -> Option<String> {
+        let note = files::read_optional(&self.checkpoint_path(), NOTE_LEN_MAX as u64).ok().flatten();
+        note.and_then(|note| String::from_utf8(note).ok())
     }
 
     /// Takes over what is published already, and writes nothing: what somebody changed meanwhile stays as it is,
@@ -175,6 +185,7 @@ impl Publisher {
             self.edge.push(logged);
         }
         self.partials = self.edge.partial().into_iter().map(|(tile, _)| tile).collect();
+        self.placed = self.read_checkpoint();
     }
 
     /// Takes records over and writes what became full. The checkpoint follows with [`Self::checkpoint`].
@@ -211,13 +222,14 @@ impl Publisher {
     /// Puts the checkpoint in place, all of whose files are written, and removes the partial tiles of the one before.
     pub(crate) fn place(&mut self, note: &str) -> Result<(), LogError> {
         let partials: HashSet<Tile> = self.edge.partial_tiles().collect();
-        files::replace(&self.temporary, &self.audit_dir.join("checkpoint"), note.as_bytes())?;
+        files::replace(&self.temporary, &self.checkpoint_path(), note.as_bytes())?;
         for stale in self.partials.union(&self.begun).filter(|tile| !partials.contains(tile)) {
             remove_partial(&self.audit_dir.join(stale.path()))?;
         }
         self.partials = partials;
         self.begun.clear();
         self.covered = Covered::No;
+        self.placed = Some(note.to_owned());
         Ok(())
     }
 

@@ -345,12 +345,17 @@ impl Publishing {
         let gone = |path| LogError::NotInPlace { path };
         let missing = self.patrol.look(audit_dir, size).map(gone);
         shared.note_missing(missing.as_ref());
-        let checkpoint = || (!self.publisher.is_placed()).then(|| audit_dir.join("checkpoint"));
-        if let Some(path) = missing_partial(audit_dir, size).or_else(checkpoint) {
+        let partial = missing_partial(audit_dir, size);
+        if partial.is_some() {
             self.publisher.forget_partials();
-            if self.publish(shared, Part::All).is_ok() {
-                shared.note_given_up(&gone(path));
-            }
+        }
+        if partial.is_none() && self.publisher.is_placed() {
+            return;
+        }
+        if self.publish(shared, Part::All).is_ok()
+            && let Some(path) = partial
+        {
+            shared.note_given_up(&gone(path));
         }
     }
 
@@ -362,6 +367,7 @@ impl Publishing {
 
     fn try_publish(&mut self, shared: &Shared, part: Part) -> Result<Head, LogError> {
         let size = self.publisher.edge().size();
+        let taken_away = shared.published_head().size == size && !self.publisher.is_placed();
         let (unpublished, end) = shared.unpublished(size);
         let full = end - end % TILE_WIDTH as u64;
         let whole = part == Part::FullBundles && full.saturating_sub(size) > (BUNDLES_WITHOUT_REST * TILE_WIDTH) as u64;
@@ -371,6 +377,9 @@ impl Publishing {
         self.publisher.checkpoint(&self.seed, &self.key)?;
         let head = Head { size: self.publisher.edge().size(), root: self.publisher.edge().root() };
         shared.published(head);
+        if taken_away {
+            shared.note_given_up(&LogError::NotInPlace { path: self.publisher.checkpoint_path() });
+        }
         Ok(head)
     }
 }
