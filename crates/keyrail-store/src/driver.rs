@@ -113,6 +113,8 @@ impl Write {
 pub struct Transaction {
     /// The writes, in their order.
     pub writes: Vec<Write>,
+    /// Which room on the disk they may take.
+    pub room: Room,
     /// The record that happens with them, where the log is in the same database.
     pub enclosed: Option<Arc<Enclosed>>,
 }
@@ -120,8 +122,17 @@ pub struct Transaction {
 impl Transaction {
     /// Writes without a record of their own.
     pub const fn of(writes: Vec<Write>) -> Self {
-        Self { writes, enclosed: None }
+        Self { writes, room: Room::Usual, enclosed: None }
     }
+
+/// Which room on the disk a transaction may take. A database on another machine looks after its own disk.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Room {
+    /// What is beyond the reserve.
+    #[default]
+    Usual,
+    /// The reserve as well: for what must get through on a full disk.
+    Reserve,
 }
 
 /// A database. It moves values, and knows neither keys nor seals.

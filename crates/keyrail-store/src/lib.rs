@@ -28,7 +28,7 @@ mod verify;
 
 pub use build::MapState;
 pub use change::{Change, Recorded};
-pub use driver::{Condition, OpenMode, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
+pub use driver::{Condition, OpenMode, Room, SELECT_ROWS_MAX, Select, Store, Transaction, Value, Write};
 pub use error::{DatabaseError, Fault, StoreError};
 pub use image::{IMAGE_ITEM_LEN_MAX, ImageCheck, ImageError, ImageLoader, RowCounts};
 pub use postgres::{

@@ -2,6 +2,7 @@
 
 mod errors;
 mod migrate;
+mod reserve;
 mod snapshot;
 mod sql;
 
@@ -15,12 +16,13 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::driver::{Condition, OpenMode, Select, Store, Transaction, Value};
+use crate::driver::{Condition, OpenMode, Room, Select, Store, Transaction, Value};
 use crate::error::StoreError;
 use crate::row::Table;
 use errors::{classify, classify_commit};
 pub use migrate::{APPLICATION_ID, SCHEMA_VERSION};
 use migrate::{FileKind, MIGRATIONS, identify, migrate, require_known, schema_findings};
+use reserve::Reserve;
 use snapshot::Snapshot;
 
 /// How many connections read at the same time.
@@ -50,6 +52,7 @@ pub struct SqliteStore {
     readers: Arc<parking_lot::Mutex<Vec<Connection>>>,
     reading: Arc<Semaphore>,
     writer: Option<mpsc::Sender<Job>>,
+    reserve: Arc<Reserve>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -79,14 +82,20 @@ impl SqliteStore {
             migrate(&mut connection, path, MIGRATIONS)?;
             Some(connection)
         };
+        let reserve = Arc::new(Reserve::of(path));
+        if writer.is_some() && reserve.keep().is_err() {
+            tracing::warn!("the disk of the store is full: changes are refused until there is room");
+        }
         let readers =
             (0..READERS).map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)).collect::<Result<Vec<_>, _>>()?;
-        let (sender, thread) = writer.map(start_writer).transpose().map_err(failed)?.unzip();
+        let start = |connection| start_writer(connection, reserve.clone());
+        let (sender, thread) = writer.map(start).transpose().map_err(failed)?.unzip();
         Ok(Self {
             path: path.to_owned(),
             readers: Arc::new(parking_lot::Mutex::new(readers)),
             reading: Arc::new(Semaphore::new(READERS)),
             writer: sender,
+            reserve,
             thread,
         })
     }
@@ -161,11 +170,14 @@ fn findings_of(connection: &Connection) -> Result<Vec<String>, StoreError> {
     Ok(structures.chain(schema_findings(connection)?).collect())
 }
 
-fn start_writer(mut connection: Connection) -> std::io::Result<(mpsc::Sender<Job>, std::thread::JoinHandle<()>)> {
+fn start_writer(
+    mut connection: Connection,
+    reserve: Arc<Reserve>,
+) -> std::io::Result<(mpsc::Sender<Job>, std::thread::JoinHandle<()>)> {
     let (sender, mut jobs) = mpsc::channel::<Job>(WAITING_MAX);
     let thread = std::thread::Builder::new().name("keyrail-store".to_owned()).spawn(move || {
         while let Some(job) = jobs.blocking_recv() {
-            let result = run(&mut connection, &job);
+            let result = run(&mut connection, &job, &reserve);
             if let Err(Err(lost)) = job.done.send(result) {
                 tracing::warn!(error = %lost, "a change failed and nobody waited for it");
             }
@@ -174,8 +186,11 @@ fn start_writer(mut connection: Connection) -> std::io::Result<(mpsc::Sender<Job
     Ok((sender, thread))
 }
 
-fn run(connection: &mut Connection, job: &Job) -> Result<(), StoreError> {
+fn run(connection: &mut Connection, job: &Job, reserve: &Reserve) -> Result<(), StoreError> {
     let work = &job.transaction;
+    if work.room == Room::Usual {
+        reserve.keep()?;
+    }
     // The limit holds from the moment that somebody waits: a queue behind a locked file fails as a whole.
     let left = Duration::from_millis(BUSY_MILLIS_MAX).saturating_sub(job.since.elapsed());
     connection.busy_timeout(left).map_err(classify)?;
@@ -221,6 +236,7 @@ impl Store for SqliteStore {
         if self.writer.as_ref().is_some_and(mpsc::Sender::is_closed) {
             return Err(StoreError::Closed);
         }
+        self.reserve.still_short()?;
         self.read(|connection| connection.query_row("/* health */ SELECT 1", [], |_| Ok(())).map_err(classify)).await
     }
 }
@@ -274,11 +290,11 @@ mod tests {
             Job { transaction, since: Instant::now(), done: oneshot::channel().0 }
         };
         limit(&connection, pages + 2);
-        let error = run(&mut connection, &job(100_000)).unwrap_err();
+        let error = run(&mut connection, &job(100_000), &Reserve::of(&path)).unwrap_err();
         assert!(matches!(error, StoreError::Full(_)), "{error}");
         assert_eq!(sql::count(&connection, table, &[]).unwrap(), 0);
         limit(&connection, pages + 1_000);
-        run(&mut connection, &job(100_000)).unwrap();
+        run(&mut connection, &job(100_000), &Reserve::of(&path)).unwrap();
         assert_eq!(sql::count(&connection, table, &[]).unwrap(), 2);
     }
 }

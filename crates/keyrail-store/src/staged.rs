@@ -11,7 +11,7 @@ use keyrail_crypto::mac::TAG_LEN;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::change::{Change, Recorded, Step};
-use crate::driver::{Transaction, Value, Write};
+use crate::driver::{Room, Transaction, Value, Write};
 use crate::error::{Fault, StoreError};
 use crate::field::Field;
 use crate::map::edit::{Edit, Edited, Stored};
@@ -32,6 +32,7 @@ pub(crate) const OWNED: Seal = [0; TAG_LEN];
 #[must_use = "a change does nothing until it is committed"]
 pub struct Staged {
     writes: Vec<Write>,
+    room: Room,
     next: Option<Next>,
     /// No other change is staged meanwhile.
     _turn: OwnedMutexGuard<()>,
@@ -47,7 +48,12 @@ pub(crate) struct Next {
 
 impl Staged {
     pub(crate) fn new(writes: Vec<Write>, next: Option<Next>, turn: OwnedMutexGuard<()>) -> Self {
-        Self { writes, next, _turn: turn }
+        Self { writes, room: Room::Usual, next, _turn: turn }
+    }
+
+    /// The same change, which may take the room that is kept for what must get through.
+    pub fn from_reserve(self) -> Self {
+        Self { room: Room::Reserve, ..self }
     }
 
     /// What the rows come to with the change: it goes into the record.
@@ -117,7 +123,7 @@ impl State {
     async fn apply_with(&self, staged: Staged, enclosed: Option<Arc<Enclosed>>) -> Result<(), StoreError> {
         let mut undecided = Undecided(Some(self));
         let former = staged.next.as_ref().and_then(|next| next.former);
-        let applied = self.store().apply(Transaction { writes: staged.writes, enclosed }).await;
+        let applied = self.store().apply(Transaction { writes: staged.writes, room: staged.room, enclosed }).await;
         match &applied {
             Ok(()) => {
                 if let Some(Next { head, nodes, gone, .. }) = staged.next {
