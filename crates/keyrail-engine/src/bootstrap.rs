@@ -38,8 +38,9 @@ use crate::pipeline::encode;
 use crate::refusals::Refusals;
 use crate::roots::{absolute, make_root, new_row, open_any};
 use crate::store_place::{self, Placed, StorePlace, has_store};
+use crate::unsealed::Unsealed;
+use crate::unsealed::parts::Parts;
 use crate::unsealed::told::Told;
-use crate::unsealed::{Parts, Unsealed};
 use crate::usage::UsageBook;
 
 /// Whether this process writes to the data directory.

@@ -31,14 +31,14 @@ use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
 use crate::refusals::{AggregateWait, Refusals};
 use crate::request::{Caller, Credential, KeptCaller};
-use crate::retry::{Retry, SealCause};
+use crate::retry::{Retry, SealCause, state_after};
 use crate::root_place::RootPlaces;
 use crate::roots::RootSource;
 use crate::scheduler;
 use crate::store_place::{StorePlace, has_store};
 use crate::unsealed::Unsealed;
 use crate::unsealed::commit::to_its_end;
-use crate::unsealed::late::Late;
+use crate::unsealed::late::{Late, answer_of_seal};
 
 /// How long a request that opens, closes or moves the store, or asks a root of trust, waits for those before it.
 pub(crate) const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -276,7 +276,7 @@ impl Engine {
     /// goes on to its end without its caller.
     ///
     /// # Errors
-    /// What the pipeline refuses with, [`EngineError::RootBusy`], [`EngineError::Log`]; [`EngineError::StoreStuck`] if the store is closed and a
+    /// What the pipeline refuses with, [`EngineError::RootBusy`]; [`EngineError::StoreStuck`] if the store is closed and a
     /// commit is still on its way, which keeps it closed until it has ended.
     pub async fn seal_for(&self, caller: &Caller<'_>) -> Result<(), EngineError> {
         let turn = self.turn(caller).await?;
@@ -285,7 +285,7 @@ impl Engine {
             let _turn = turn;
             let open = inner.unsealed()?;
             execute(&open, &caller.caller(), crate::ops::system::Seal).await?;
-            inner.close(open).await
+            answer_of_seal(inner.close(open).await)
         });
         closed.await?
     }
@@ -585,13 +585,5 @@ impl Engine {
     pub(crate) fn with_opened(self, open: Arc<Unsealed>) -> Self {
         self.inner.publish(open);
         self
-    }
-}
-
-fn state_after(error: &EngineError) -> SealState {
-    match error {
-        EngineError::Root(error) => SealState::after(error),
-        EngineError::NotInitialized => SealState::Uninitialized,
-        _ => SealState::Sealed,
     }
 }

@@ -195,10 +195,25 @@ impl Journal {
     }
 
     /// How the log is.
-    pub(crate) fn health(&self) -> LogHealth {
+    pub fn health(&self) -> LogHealth {
         match self {
             Self::Write(log) => log.health(),
             Self::Read(..) | Self::Watch(_) => LogHealth::default(),
+        }
+    }
+
+    /// Lets the writer look whether what it wrote is still there, and whether there is room for more.
+    pub(crate) fn look(&self) {
+        if let Self::Write(log) = self {
+            log.look();
+        }
+    }
+
+    /// Whether there is room for no records but those that must get through.
+    pub(crate) fn is_short(&self) -> bool {
+        match self {
+            Self::Write(log) => log.is_short(),
+            Self::Read(..) | Self::Watch(_) => false,
         }
     }
 

@@ -95,6 +95,15 @@ impl Retry {
     }
 }
 
+/// The state of a store that could not be opened.
+pub(crate) fn state_after(error: &EngineError) -> SealState {
+    match error {
+        EngineError::Root(error) => SealState::after(error),
+        EngineError::NotInitialized => SealState::Uninitialized,
+        _ => SealState::Sealed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use keyrail_seal::TokenError;

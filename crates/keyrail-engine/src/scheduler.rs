@@ -46,10 +46,12 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     let turn = open.next_tick();
     open.tell_time_passed();
     open.purge(open.now());
+    open.log().look();
     let mut results = vec![open.settle_pending().await, record_refusals(open, AggregateWait::Usual).await];
     if let Some(off_millis) = open.look_at_clock() {
         results.push(open.raise_clock_set(off_millis).await);
     }
+    results.push(open.tell_given_up().await);
     // What ends a destruction's count does not wait for the countdown's turn.
     if open.counts.take_news() || turn.is_multiple_of(COUNTDOWN_TICKS) {
         results.push(countdown::tick(open).await);

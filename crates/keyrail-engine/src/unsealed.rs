@@ -3,6 +3,7 @@
 pub(crate) mod alarm;
 pub(crate) mod commit;
 pub(crate) mod late;
+pub(crate) mod parts;
 pub(crate) mod told;
 
 use std::collections::VecDeque;
@@ -13,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keyrail_audit::{Checkpoint, VerifierKey};
 use keyrail_core::access::Decision;
-use keyrail_core::fence::Epoch;
 use keyrail_core::id::{MasterVersionId, RequestId};
 use keyrail_core::key::{DataKeyVersion, DecryptPermit, EncryptPermit, Fence, Keyring};
 use keyrail_core::label::Demands;
@@ -33,7 +33,7 @@ use crate::authorize::DecisionKey;
 use crate::cache::GenerationCache;
 use crate::clock::ClockWatch;
 use crate::countdown::Retries;
-use crate::counting::{COUNT_WAIT_SECONDS_MAX, Counts};
+use crate::counting::Counts;
 use crate::engine::TURN_WAIT_MAX;
 use crate::error::EngineError;
 use crate::journal::Journal;
@@ -47,7 +47,7 @@ use crate::request::Caller;
 use crate::scheduler::Walk;
 use crate::unsealed::alarm::Raised;
 use crate::unsealed::commit::Pending;
-use crate::unsealed::late::{COMMIT_WAIT_MAX, Late};
+use crate::unsealed::late::Late;
 use crate::unsealed::told::Told;
 use crate::usage::UsageBook;
 
@@ -68,6 +68,9 @@ const MASTERS_MAX: usize = 256;
 
 /// How long an unwrapped master key may stay in memory without a change of state, in seconds.
 const MASTER_CACHE_SECONDS: u64 = 300;
+
+/// The first generation of a process; nothing is decided under generation 0.
+const GENERATION_FIRST: u64 = 1;
 
 /// Everything that is there while the store is unsealed.
 pub struct Unsealed {
@@ -119,6 +122,8 @@ pub struct Unsealed {
     /// Where the sweep is among all keys; held by whoever sweeps.
     pub(crate) walk: tokio::sync::Mutex<Walk>,
     wake: Arc<tokio::sync::Notify>,
+    /// How many files of the log an alarm told of that were given up.
+    given_up_told: AtomicU64,
     /// Alarms that were raised already.
     alarms: Mutex<Raised>,
     /// Destructions that something stands in the way of.
@@ -139,82 +144,7 @@ pub struct Unsealed {
     ticked: tokio::sync::Notify,
 }
 
-/// What [`Unsealed`] is made of.
-pub(crate) struct Parts {
-    pub(crate) state: State,
-    pub(crate) log: Journal,
-    pub(crate) verifier: VerifierKey,
-    pub(crate) audit_dir: PathBuf,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) root: RootKey,
-    pub(crate) opened_by: [u8; 16],
-    pub(crate) token_key: MacKey,
-    pub(crate) remembered: Option<LogHeadRow>,
-    pub(crate) told: Told,
-    pub(crate) usage: UsageBook,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) refusals: Arc<Refusals>,
-    pub(crate) anchors: AnchorSet,
-    pub(crate) keepers: Keepers,
-}
-
-/// The first generation of a process; nothing is decided under generation 0.
-const GENERATION_FIRST: u64 = 1;
-
 impl Unsealed {
-    pub(crate) fn new(parts: Parts) -> Self {
-        if !parts.log.is_shared() {
-            parts.log.set_epoch(Epoch(GENERATION_FIRST));
-        }
-        let watch = ClockWatch::new(parts.clock.observe());
-        let opened_at = parts.clock.now();
-        Self {
-            state: parts.state,
-            log: parts.log,
-            verifier: parts.verifier,
-            audit_dir: parts.audit_dir,
-            clock: parts.clock,
-            root: parts.root,
-            opened_by: Mutex::new(parts.opened_by),
-            root_turn: tokio::sync::Mutex::new(()),
-            token_key: parts.token_key,
-            local_operator: Mutex::default(),
-            generation: AtomicU64::new(GENERATION_FIRST),
-            order: tokio::sync::Mutex::new(()),
-            closed: AtomicBool::new(false),
-            tokens: GenerationCache::new(CACHE_ENTRIES_MAX),
-            decisions: GenerationCache::new(CACHE_ENTRIES_MAX),
-            keyrings: GenerationCache::new(CACHE_ENTRIES_MAX),
-            masters: GenerationCache::new(MASTERS_MAX),
-            settled: Mutex::default(),
-            remembered: Mutex::new(parts.remembered),
-            told: parts.told,
-            assets: OnceLock::new(),
-            usage: parts.usage,
-            counts: Counts::default(),
-            count_wait: std::time::Duration::from_secs(COUNT_WAIT_SECONDS_MAX),
-            refusals: parts.refusals,
-            metrics: parts.metrics,
-            anchors: parts.anchors,
-            keepers: Mutex::new(Some(parts.keepers)),
-            ticks: AtomicU64::new(0),
-            sweep_wanted: AtomicBool::new(false),
-            rewrap_on: AtomicBool::new(false),
-            walk: tokio::sync::Mutex::default(),
-            wake: Arc::default(),
-            alarms: Mutex::default(),
-            retries: Mutex::default(),
-            pending: Mutex::default(),
-            late: Mutex::default(),
-            commit_wait: COMMIT_WAIT_MAX,
-            opened_at,
-            fences: Mutex::default(),
-            watch,
-            backing_up: tokio::sync::Mutex::default(),
-            ticked: tokio::sync::Notify::new(),
-        }
-    }
-
     /// The store's rows.
     pub fn state(&self) -> &State {
         &self.state

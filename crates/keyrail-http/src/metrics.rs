@@ -47,6 +47,9 @@ async fn opened(registry: &mut Registry, engine: &Engine, open: &Unsealed) {
     let records: Gauge = Gauge::default();
     records.set(i64::try_from(open.log().size()).unwrap_or(i64::MAX));
     registry.register("audit_records", "Records in the audit log", records);
+    let given_up: Counter<u64, AtomicU64> = Counter::default();
+    given_up.inc_by(open.log().health().given_up);
+    registry.register("log_files_given_up", "Files of the log that were given up since a write failed", given_up);
     if let Some(seconds) = open.anchor_lag_seconds() {
         let lag: Gauge = Gauge::default();
         lag.set(i64::try_from(seconds).unwrap_or(i64::MAX));

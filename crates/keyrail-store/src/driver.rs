@@ -124,6 +124,7 @@ impl Transaction {
     pub const fn of(writes: Vec<Write>) -> Self {
         Self { writes, room: Room::Usual, enclosed: None }
     }
+}
 
 /// Which room on the disk a transaction may take. A database on another machine looks after its own disk.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

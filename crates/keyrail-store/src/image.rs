@@ -145,7 +145,7 @@ impl ImageLoader {
     async fn flush(&mut self) -> Result<(), ImageError> {
         if !self.waiting.is_empty() {
             let writes = std::mem::take(&mut self.waiting);
-            self.store.apply(Transaction { writes, enclosed: None }).await?;
+            self.store.apply(Transaction::of(writes)).await?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keyrail_audit::AppendError;
 use keyrail_core::access::{Action, Principal};
@@ -167,6 +168,25 @@ impl Unsealed {
         let mut record = alarm(self.now(), Action::SystemRead, "clock_jumped", "the wall clock was set by hand")?;
         record.detail = vec![Detail { name: "off_millis".to_owned(), value: off_millis.to_string() }];
         self.append_alarm(record).await?;
+        self.metrics.count_alarm();
+        Ok(())
+    }
+
+    /// The log gave files up since this was asked last, because a write failed or somebody else changed them: what was in
+    /// them is kept elsewhere, and somebody should look at the disk.
+    pub(crate) async fn tell_given_up(&self) -> Result<(), EngineError> {
+        let health = self.log.health();
+        let told = self.given_up_told.load(Ordering::Relaxed);
+        if health.given_up == told {
+            return Ok(());
+        }
+        let why = health.why.unwrap_or_default();
+        tracing::error!(files = health.given_up - told, why, "the log gave a file up and began another");
+        let mut record = alarm(self.now(), Action::SystemRead, "log_file_given_up", "the log gave a file up")?;
+        let detail = |name: &str, value| Detail { name: name.to_owned(), value };
+        record.detail = vec![detail("files", (health.given_up - told).to_string()), detail("why", why)];
+        self.append_alarm(record).await?;
+        self.given_up_told.store(health.given_up, Ordering::Relaxed);
         self.metrics.count_alarm();
         Ok(())
     }

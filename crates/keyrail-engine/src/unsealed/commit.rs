@@ -174,6 +174,7 @@ impl Unsealed {
         log_index_min: u64,
         fencing: Fencing,
     ) -> Result<Pending, CommitError> {
+        self.require_room(record)?;
         let settled = std::mem::take(&mut *self.settled.lock());
         change.settle(&settled);
         let head = (!self.log.is_shared()).then(|| self.remember_head(&mut change));
@@ -210,6 +211,14 @@ impl Unsealed {
         }
     }
 
+    /// Refuses a change whose record would take the room that is kept for others.
+    fn require_room(&self, record: &Record) -> Result<(), CommitError> {
+        if self.log.is_short() && !record.action.keeps_safe() {
+            return Err(CommitError::Failed(EngineError::AuditUnavailable(AppendError::Unavailable)));
+        }
+        Ok(())
+    }
+
     /// Works out what the rows come to with a change, and writes that into its record. Nothing is stored yet.
     async fn stage(&self, change: Change, record: &Record) -> Result<(Staged, Vec<u8>), CommitError> {
         let staging = tokio::time::timeout(self.commit_wait, self.state.stage(change, record.id));
@@ -219,6 +228,7 @@ impl Unsealed {
             Err(StoreError::Conflict { .. }) => return Err(self.overtaken().await),
             Err(error) => return Err(CommitError::Failed(error.into())),
         };
+        let staged = if record.action.keeps_safe() { staged.from_reserve() } else { staged };
         let record = Record { state: staged.mark(), ..record.clone() };
         let body = encode(&record).map_err(|error| CommitError::Failed(EngineError::AuditUnavailable(error)))?;
         Ok((staged, body))

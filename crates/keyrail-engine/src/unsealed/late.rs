@@ -27,6 +27,18 @@ impl Late {
     }
 }
 
+/// What to answer who sealed a store: it is closed, and that is on record. What could not be published or counted is for
+/// the next start.
+pub(crate) fn answer_of_seal(closed: Result<(), EngineError>) -> Result<(), EngineError> {
+    closed.or_else(|error| match error {
+        EngineError::StoreStuck { .. } => Err(error),
+        error => {
+            tracing::error!(error = %error, "the store is sealed, and its log did not end cleanly");
+            Ok(())
+        }
+    })
+}
+
 /// How a commit ended.
 pub(super) enum InTime {
     /// In time.

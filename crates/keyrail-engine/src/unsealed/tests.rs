@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use keyrail_audit::AppendError;
+use keyrail_core::fence::Epoch;
 use keyrail_core::record::{Detail, Outcome, Record};
 use keyrail_store::{Change, Condition, Select, SqliteStore, Store, StoreError, Table, Transaction, Value, Write};
 

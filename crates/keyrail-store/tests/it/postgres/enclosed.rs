@@ -45,7 +45,7 @@ impl Node {
         let enclosed = self.enclosed(request, fencing);
         let (table, values) = row_of(number);
         let transaction =
-            Transaction { writes: vec![Write::Insert { table, values }], enclosed: Some(enclosed.clone()) };
+            Transaction { enclosed: Some(enclosed.clone()), ..Transaction::of(vec![Write::Insert { table, values }]) };
         self.store.apply(transaction).await?;
         Ok(enclosed.place().unwrap().index)
     }
