@@ -163,7 +163,10 @@ mod tests {
         run(&disk, &root, &writes);
         disk.lose_power().unwrap();
         let read = |name: &str| fs::read_to_string(root.join(name)).ok();
-        assert_eq!(["a", "there", "elsewhere", "b"].map(read), [Some("synced".into()), Some("before".into()), None, None]);
+        assert_eq!(
+            ["a", "there", "elsewhere", "b"].map(read),
+            [Some("synced".into()), Some("before".into()), None, None]
+        );
         disk.fails("s / lie").unwrap();
         run(&disk, &root, &format!("{OPEN}os.pwrite(file, b'a lie', 0); os.fsync(file); os.fsync(dir)"));
         disk.lose_power().unwrap();

@@ -16,6 +16,7 @@ mod audit;
 mod campaign;
 mod cli;
 mod client;
+mod disk;
 mod help;
 mod hsm;
 mod init;
