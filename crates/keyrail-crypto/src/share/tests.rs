@@ -25,6 +25,9 @@ fn any_that_are_enough_open_and_fewer_do_not() {
             assert!(combine(&dealt.set, &chosen).unwrap().ct_eq(&dealt.key), "in any order");
             let few = combine(&dealt.set, &chosen[1..]).err().unwrap();
             assert_eq!(few, CombineError::TooFew { given: usize::from(threshold) - 1, threshold });
+            // Nor would they if nobody counted them: what they come to is another key.
+            let guessed = interpolate(&chosen[1..], 0).unwrap();
+            assert_ne!(fingerprint(&guessed).unwrap(), dealt.set.fingerprint);
             count += 1;
         }
         let binomial = (1..=u64::from(threshold)).fold(1, |all, k| all * (u64::from(total - threshold) + k) / k);
