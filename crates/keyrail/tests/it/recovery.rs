@@ -423,3 +423,37 @@ fn shares_and_token_are_handed_out_before_the_store_is_opened() {
     ));
     place.ok("verify");
 }
+
+/// A pipe that takes nothing more until somebody reads.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while std::io::Write::write(&mut writer, b"\n").is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+/// As long as nobody has taken what is told once, nothing else is done: the data directory is still held.
+#[test]
+fn new_shares_are_handed_out_before_the_store_is_closed() {
+    let store = recoverable();
+    let (dir, (mut reader, writer)) = (store.place.file("second"), full_pipe());
+    let mut command = store.place.command(&["root", "deal", "--recovery", "shamir:2/3", "--json", "--data-dir"]);
+    command.arg(store.place.data_dir()).arg("--shares-dir").arg(&dir).stdout(writer);
+    let mut child = command.spawn().unwrap();
+    // Else the reader sees no end.
+    drop(command);
+    let until = std::time::Instant::now() + crate::place::READY;
+    while !dir.join("share-3.txt").exists() {
+        assert!(std::time::Instant::now() < until, "there are no shares");
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    let other = store.place.run("domain create other --json");
+    assert!(other.stderr.contains("data_dir_in_use"), "it was closed before: {}{}", other.text(), other.stderr);
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut told).unwrap();
+    assert!(child.wait().unwrap().success() && told.contains("share-3.txt"), "{told}");
+    store.place.ok(&format!("root rehearse --root shares-dir:{}", dir.display()));
+}
