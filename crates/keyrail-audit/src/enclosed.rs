@@ -84,8 +84,25 @@ impl Enclosed {
     }
 
     /// Under which writer's name and number the batch of a change stands: it is the only one of its request.
-    pub fn writer(request: RequestId) -> (NodeId, u64) {
-        (NodeId::from_bytes(*request.as_bytes()), 0)
+    pub fn writer(&self) -> (NodeId, u64) {
+        (NodeId::from_bytes(*self.request.as_bytes()), 0)
+    }
+
+    /// Whether the change is stored, by what is found under its writer's name and number after the fence was moved on, which
+    /// gave `head`.
+    ///
+    /// # Errors
+    /// [`LogError::RecordsAltered`] if what is there is not its record, within the head: whoever can write to the database
+    /// can put any row there; [`LogError::HeadAltered`].
+    pub fn settle(&self, head: StoredHead, found: Option<&Batch<'_>>) -> Result<bool, LogError> {
+        let head = head.checked(&self.mac)?;
+        let Some(batch) = found else { return Ok(false) };
+        batch.checked(&self.mac)?;
+        if batch.end() > head.peaks.size() || *batch.records != *self.records.bytes() {
+            return Err(LogError::RecordsAltered { first: batch.first, count: batch.count });
+        }
+        self.stored(batch.first, head.epoch);
+        Ok(true)
     }
 
     /// The head with the record, to be stored together with the change while nobody else can move the head.
@@ -111,7 +128,7 @@ impl Enclosed {
                 return Err(LogError::EpochOlder { found: epoch, known: decided }.into());
             }
         }
-        let (mut next, batch) = former.with(&self.records, Self::writer(self.request), &self.mac);
+        let (mut next, batch) = former.with(&self.records, self.writer(), &self.mac);
         if self.fencing != Fencing::Leaves {
             next.epoch = epoch.next();
         }

@@ -8,13 +8,13 @@ use crate::field::Field;
 use crate::row::{Row, Table};
 
 /// Rows that change together. It reaches the store only with its record, or with a reason why it has none.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[must_use = "a change does nothing until it is committed"]
 pub struct Change {
     pub(crate) steps: Vec<Step>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Step {
     Insert {
         table: &'static Table,

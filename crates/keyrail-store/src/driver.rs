@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keyrail_audit::Enclosed;
-use keyrail_core::id::RequestId;
 
 use crate::error::StoreError;
 use crate::row::Table;
@@ -164,8 +163,8 @@ pub trait Store: Send + Sync {
     /// still on its way is refused from then on.
     ///
     /// # Errors
-    /// [`StoreError`] when the database fails, or has no log: then nothing is known.
-    async fn settle(&self, _request: RequestId) -> Result<bool, StoreError> {
+    /// [`StoreError`] when the database fails, has no log, or holds another record in its place: then nothing is known.
+    async fn settle(&self, _enclosed: Arc<Enclosed>) -> Result<bool, StoreError> {
         Err(StoreError::NoLog)
     }
 

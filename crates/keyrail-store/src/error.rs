@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use keyrail_audit::LogError;
 
+use keyrail_core::system::{MapHead, MapNode};
+
 use crate::postgres::PostgresUrlError;
+use crate::row::Row;
 
 /// What a database said, whichever it is: names of columns and conditions, no values.
 pub type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
@@ -160,9 +163,6 @@ pub enum StoreError {
     /// Commits wait for no standby, and the store was not told that this will do.
     #[error("no standby confirms what is stored")]
     NoStandby,
-    /// Another process has become the writer of the store meanwhile.
-    #[error("another process has taken over the store")]
-    TakenOver,
     /// The URL of the store.
     #[error(transparent)]
     Url(#[from] PostgresUrlError),
@@ -200,6 +200,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the map of the rows was moved meanwhile by a change of other rows: worked out anew, a change may be made.
+    pub fn is_of_map(&self) -> bool {
+        let of_map = [MapHead::TABLE.name, MapNode::TABLE.name];
+        matches!(self, Self::Conflict { table } if of_map.contains(table))
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
@@ -248,7 +254,6 @@ impl StoreError {
             Self::OldServer { .. } => "name a newer server",
             Self::UnfitServer { .. } => "name the primary server, and set it up as docs/operate/postgresql.md says",
             Self::NoStandby => "name a standby in synchronous_standby_names, or `init` with --accept-async-loss",
-            Self::TakenOver => "end this process; the other one serves the store",
             Self::Url(error) => error.hint(),
             Self::Damaged(_) => "check the disk, and restore the store from a backup",
             Self::ReadOnly => "run the command against the server, or with no other process on the data directory",

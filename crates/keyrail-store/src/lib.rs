@@ -32,8 +32,8 @@ pub use driver::{Condition, OpenMode, Room, SELECT_ROWS_MAX, Select, Store, Tran
 pub use error::{DatabaseError, Fault, StoreError};
 pub use image::{IMAGE_ITEM_LEN_MAX, ImageCheck, ImageError, ImageLoader, RowCounts};
 pub use postgres::{
-    Durability, POSTGRES_SCHEMA_VERSION, PgLog, PgStore, PostgresOptions, PostgresUrl, PostgresUrlError,
-    limits as postgres_limits,
+    Durability, POSTGRES_SCHEMA_VERSION, PgLeases, PgLog, PgStore, PostgresOptions, PostgresUrl, PostgresUrlError,
+    RenewError, Renewed, limits as postgres_limits,
 };
 pub use row::{Row, TABLES, Table};
 pub use seal::RowSealer;

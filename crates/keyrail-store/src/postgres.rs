@@ -1,8 +1,9 @@
-//! The store on PostgreSQL: a pool of connections, one writing process, and commits whose fate is known.
+//! The store on PostgreSQL: a pool of connections, several nodes, and commits whose fate is known.
 
 mod apply;
 mod catalog;
 mod errors;
+mod lease;
 mod log;
 mod migrate;
 mod passfile;
@@ -12,14 +13,12 @@ mod snapshot;
 mod sql;
 mod tls;
 mod url;
-mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use keyrail_audit::Enclosed;
-use keyrail_core::id::RequestId;
+use keyrail_audit::{Enclosed, LogError};
 use tokio_postgres::Row as SqlRow;
 use tokio_postgres::types::ToSql;
 
@@ -28,8 +27,9 @@ use crate::error::StoreError;
 use crate::row::Table;
 use crate::statement::Statement;
 use errors::{classify, told};
+pub use lease::{PgLeases, RenewError, Renewed};
 pub use log::PgLog;
-use log::{FENCE, FIND};
+use log::{FENCE, FIND, batch_of, head_of};
 pub use migrate::POSTGRES_SCHEMA_VERSION;
 use migrate::{MIGRATIONS, identify, migrate, require_newest};
 use pool::Pool;
@@ -37,11 +37,11 @@ use session::{Connector, answered};
 use snapshot::Snapshot;
 use sql::{Bound, DIALECT, Found};
 pub use url::{PostgresUrl, PostgresUrlError};
-use writer::Writer;
 
 /// The limits of a store on PostgreSQL.
 pub mod limits {
     pub use super::apply::{POSTGRES_RETRIES_MAX, POSTGRES_RETRY_MILLIS};
+    pub use super::lease::LEASE_SESSION_IDLE_MILLIS;
     pub use super::log::{LOG_BATCHES_READ_MAX, LOG_BYTES_READ_MAX};
     pub use super::passfile::PASSFILE_LEN_MAX;
     pub use super::pool::{POSTGRES_ACQUIRE_MILLIS_MAX, POSTGRES_CONNECTIONS_MAX};
@@ -75,14 +75,15 @@ pub struct PostgresOptions {
 
 /// A store in the schema `keyrail` of a PostgreSQL database.
 ///
-/// One process writes, any number reads. Every connection commits with `synchronous_commit = on`.
+/// Any number of processes write and read: each write names the generation that it is for, and each change of state the
+/// epoch. Every connection commits with `synchronous_commit = on`.
 pub struct PgStore {
     inner: Arc<Inner>,
 }
 
 struct Inner {
     pool: Arc<Pool>,
-    writer: Option<Writer>,
+    writes: bool,
     /// Whether a change is refused where no standby is waited for.
     standby_demanded: AtomicBool,
 }
@@ -92,8 +93,7 @@ impl PgStore {
     ///
     /// # Errors
     /// [`StoreError::Unreachable`], [`StoreError::Denied`], [`StoreError::OldServer`], [`StoreError::UnfitServer`],
-    /// [`StoreError::NotAStore`], [`StoreError::UnknownSchema`], [`StoreError::OldSchema`], and [`StoreError::Busy`]
-    /// when another process writes.
+    /// [`StoreError::NotAStore`], [`StoreError::UnknownSchema`], [`StoreError::OldSchema`].
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let writes = options.mode != OpenMode::Read;
         let connector = Arc::new(Connector::new(options.url, writes)?);
@@ -107,16 +107,17 @@ impl PgStore {
             OpenMode::Write | OpenMode::Create => migrate(&session, &place, MIGRATIONS).await?,
         }
         let standby_demanded = AtomicBool::new(options.demand == Durability::Standby);
-        let writer = match writes {
-            true => Some(Writer::claim(Arc::clone(&connector)).await?),
-            false => None,
-        };
-        Ok(Self { inner: Arc::new(Inner { pool: Pool::new(connector), writer, standby_demanded }) })
+        Ok(Self { inner: Arc::new(Inner { pool: Pool::new(connector), writes, standby_demanded }) })
     }
 
     /// A connection to the log of this store, for a thread of its own.
     pub fn log(&self) -> PgLog {
         PgLog::of(Arc::clone(self.inner.pool.connector()))
+    }
+
+    /// The leases of the nodes that work with this store.
+    pub fn leases(&self) -> PgLeases {
+        PgLeases::new(Arc::clone(&self.inner))
     }
 
     /// What a commit waits for at present, as the server is set up.
@@ -153,13 +154,15 @@ impl Inner {
     }
 
     /// Moves the log's fence on, which waits for every transaction that holds the head, and looks then.
-    async fn settle(&self, request: RequestId) -> Result<bool, StoreError> {
-        if self.query_once(FENCE, &[]).await?.is_empty() {
-            return Err(StoreError::NoLog);
-        }
-        let (node, number) = Enclosed::writer(request);
+    async fn settle(&self, enclosed: &Enclosed) -> Result<bool, StoreError> {
+        let failed = |error| StoreError::Log(Box::new(error));
+        let unread = |source| failed(LogError::Database { action: "read", source });
+        let head = head_of(&self.query_once(FENCE, &[]).await?).map_err(unread)?;
+        let (node, number) = enclosed.writer();
         let number = i64::try_from(number).unwrap_or_default();
-        Ok(!self.query(FIND, &[&node.as_bytes().as_slice(), &number]).await?.is_empty())
+        let found = self.query(FIND, &[&node.as_bytes().as_slice(), &number]).await?;
+        let found = found.first().map(batch_of).transpose().map_err(unread)?;
+        enclosed.settle(head, found.as_ref()).map_err(failed)
     }
 
     async fn ask(&self, statement: &Statement<'_>) -> Result<Vec<SqlRow>, StoreError> {
@@ -199,9 +202,9 @@ impl Store for PgStore {
         joined.map_err(|error| StoreError::Indeterminate { source: error.into() })?
     }
 
-    async fn settle(&self, request: RequestId) -> Result<bool, StoreError> {
+    async fn settle(&self, enclosed: Arc<Enclosed>) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
-        let joined = tokio::spawn(async move { inner.settle(request).await }).await;
+        let joined = tokio::spawn(async move { inner.settle(&enclosed).await }).await;
         joined.map_err(|error| StoreError::Database(error.into()))?
     }
 
@@ -221,9 +224,6 @@ impl Store for PgStore {
     }
 
     async fn health(&self) -> Result<(), StoreError> {
-        if let Some(writer) = &self.inner.writer {
-            writer.hold().await?;
-        }
         self.inner.query("/* health */ SELECT 1", &[]).await.map(drop)
     }
 }

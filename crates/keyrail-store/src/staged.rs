@@ -25,6 +25,9 @@ use crate::state::State;
 /// How long a change waits for those before it, in seconds.
 const TURN_SECONDS_MAX: u64 = 5;
 
+/// How often a change is worked out anew because somebody else moved the map.
+const MAP_TRIES_MAX: usize = 16;
+
 /// What stands for an owner's entry: there is no row whose seal it could be.
 pub(crate) const OWNED: Seal = [0; TAG_LEN];
 
@@ -105,10 +108,21 @@ impl State {
     /// # Errors
     /// As [`State::stage`]; [`StoreError::Indeterminate`] when the fate is unknown.
     pub async fn commit(&self, change: Recorded) -> Result<(), StoreError> {
+        for _ in 1..MAP_TRIES_MAX {
+            match self.commit_once(&change).await {
+                // Another process wrote something else meanwhile.
+                Err(error) if error.is_of_map() => {}
+                done => return done,
+            }
+        }
+        self.commit_once(&change).await
+    }
+
+    async fn commit_once(&self, change: &Recorded) -> Result<(), StoreError> {
         let Recorded { steps, entry } = change;
-        let staged = self.stage_steps(steps, entry.as_ref().map(|entry| entry.request)).await?;
+        let staged = self.stage_steps(steps.clone(), entry.as_ref().map(|entry| entry.request)).await?;
         match entry {
-            Some(entry) => self.commit_staged(staged, &entry).await,
+            Some(entry) => self.commit_staged(staged, entry).await,
             None => self.apply(staged).await,
         }
     }
@@ -124,6 +138,11 @@ impl State {
         let mut undecided = Undecided(Some(self));
         let former = staged.next.as_ref().and_then(|next| next.former);
         let applied = self.store().apply(Transaction { writes: staged.writes, room: staged.room, enclosed }).await;
+        let applied = applied.map_err(|error| match error {
+            // Another process took the same number for a node of the map.
+            StoreError::Exists { table } if table == MapNode::TABLE.name => StoreError::Conflict { table },
+            other => other,
+        });
         match &applied {
             Ok(()) => {
                 if let Some(Next { head, nodes, gone, .. }) = staged.next {

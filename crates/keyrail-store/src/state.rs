@@ -63,6 +63,11 @@ impl State {
         Self { store, sealer, map, proves: true }
     }
 
+    /// Another process may have changed the rows: what comes next looks at the stored head of the map first.
+    pub fn refresh(&self) {
+        self.map.unsure();
+    }
+
     /// The same rows without the map: for what is read before it is known whether the map is the newest.
     #[must_use]
     pub fn by_seals_alone(&self) -> Self {

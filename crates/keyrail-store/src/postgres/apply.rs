@@ -7,16 +7,15 @@ use futures_util::future::{join, join_all, join3};
 use keyrail_audit::{Appending, EncloseError, Enclosed, LogError, LogStoreError};
 use keyrail_core::fence::Epoch;
 use rand::RngExt as _;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::Inner;
 use super::errors::{classify, classify_commit, classify_write, is_broken, is_repeatable, told};
+use super::lease::TELL;
 use super::log::{APPEND, Append, HEAD_HELD, head_of};
 use super::pool::Pooled;
 use super::session::answered;
 use super::sql::{Bound, DIALECT};
-use super::writer::GUARD;
 use crate::driver::{Transaction, Write};
 use crate::error::StoreError;
 use crate::statement::Statement as Words;
@@ -63,10 +62,11 @@ impl Inner {
     }
 
     async fn try_once(&self, transaction: &Transaction) -> Result<(), StoreError> {
-        let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
-        writer.hold().await?;
+        if !self.writes {
+            return Err(StoreError::ReadOnly);
+        }
         let mut pooled = self.pool.get().await?;
-        let placed = match answered(self.write(&mut pooled, writer.epoch(), transaction)).await {
+        let placed = match answered(self.write(&mut pooled, transaction)).await {
             Ok(placed) => placed,
             Err(StoreError::Unreachable(source)) => {
                 self.pool.distrust();
@@ -90,13 +90,8 @@ impl Inner {
 
     /// Begins and does all writes; the first failure in their order is the one that counts. Gives the place of the record
     /// that goes with them, and the epoch after it.
-    async fn write(
-        &self,
-        pooled: &mut Pooled,
-        epoch: i64,
-        transaction: &Transaction,
-    ) -> Result<Option<(u64, Epoch)>, StoreError> {
-        let guard = pooled.session.prepare(GUARD).await.map_err(classify)?;
+    async fn write(&self, pooled: &mut Pooled, transaction: &Transaction) -> Result<Option<(u64, Epoch)>, StoreError> {
+        let waits = pooled.session.prepare(WAITS).await.map_err(classify)?;
         let mut ready = Vec::with_capacity(transaction.writes.len());
         for write in &transaction.writes {
             let words = DIALECT.write(write);
@@ -104,16 +99,15 @@ impl Inner {
             ready.push((write, pooled.session.prepare(&words.sql).await.map_err(failed)?, words));
         }
         // All is sent at once, in this order; the answers come in the same order.
-        let under: [&(dyn ToSql + Sync); 1] = [&epoch];
         let (placed, mut rest) = (None, ready.as_slice());
         let placed = match &transaction.enclosed {
             None => {
                 let (first, later) = ready.split_at(ready.len().min(PIPELINE_MAX));
                 let client = pooled.session.client();
-                let (begun, guarded, done) =
-                    join3(client.batch_execute(BEGIN), client.query(&guard, &under), send(client, first)).await;
+                let (begun, waits, done) =
+                    join3(client.batch_execute(BEGIN), client.query_one(&waits, &[]), send(client, first)).await;
                 begun.map_err(classify)?;
-                self.require_guarded(&guarded.map_err(classify)?)?;
+                self.require_standby(&waits.map_err(classify)?)?;
                 judge(first, done)?;
                 rest = later;
                 placed
@@ -123,10 +117,10 @@ impl Inner {
                 let held = pooled.session.prepare(HEAD_HELD).await.map_err(classify)?;
                 let append = pooled.session.prepare(APPEND).await.map_err(classify)?;
                 let client = pooled.session.client();
-                let (begun, guarded, head) =
-                    join3(client.batch_execute(BEGIN), client.query(&guard, &under), client.query(&held, &[])).await;
+                let (begun, waits, head) =
+                    join3(client.batch_execute(BEGIN), client.query_one(&waits, &[]), client.query(&held, &[])).await;
                 begun.map_err(classify)?;
-                self.require_guarded(&guarded.map_err(classify)?)?;
+                self.require_standby(&waits.map_err(classify)?)?;
                 Some(append_enclosed(client, &append, enclosed, &head.map_err(classify)?).await?)
             }
         };
@@ -137,8 +131,8 @@ impl Inner {
         Ok(placed)
     }
 
-    fn require_guarded(&self, guarded: &[Row]) -> Result<(), StoreError> {
-        let waits: bool = guarded.first().ok_or(StoreError::TakenOver)?.try_get(0).map_err(classify)?;
+    fn require_standby(&self, waits: &Row) -> Result<(), StoreError> {
+        let waits: bool = waits.try_get(0).map_err(classify)?;
         if !waits && self.standby_demanded.load(Ordering::Relaxed) {
             return Err(StoreError::NoStandby);
         }
@@ -200,7 +194,23 @@ async fn append_enclosed(
     })?;
     let append = Append::new(&former, &batch, &next)
         .map_err(|source| log_failed(LogError::Database { action: "write", source }))?;
-    match client.execute(statement, &append.values()).await.map_err(|error| classify_write(error, "audit_batch"))? {
+    let values = append.values();
+    let tell = async {
+        match next.epoch == former.epoch {
+            true => Ok(()),
+            false => client.batch_execute(TELL).await,
+        }
+    };
+    let (appended, told) = join(client.execute(statement, &values), tell).await;
+    let appended = appended.map_err(|error| match classify_write(error, "audit_batch") {
+        // No writer of the log left what is in the way.
+        StoreError::Exists { .. } => {
+            log_failed(LogError::Database { action: "write", source: LogStoreError::Occupied })
+        }
+        other => other,
+    })?;
+    told.map_err(classify)?;
+    match appended {
         1 => Ok((batch.first, next.epoch)),
         // The head is held: nobody else can have moved it.
         _ => Err(StoreError::Conflict { table: "audit_head" }),

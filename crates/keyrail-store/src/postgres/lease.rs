@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Inner;
 use super::errors::{classify, classify_commit, told};
-use super::session::{Connector, Session, answered};
+use super::session::{Session, answered};
 use crate::error::StoreError;
 
 /// How long the server keeps a connection that a node lets rest, in milliseconds: with it goes the right to do the work

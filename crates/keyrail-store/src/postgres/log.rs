@@ -327,7 +327,7 @@ pub(super) fn head_of(rows: &[Row]) -> Result<StoredHead, LogStoreError> {
     })
 }
 
-fn batch_of(row: &Row) -> Result<Batch<'static>, LogStoreError> {
+pub(super) fn batch_of(row: &Row) -> Result<Batch<'static>, LogStoreError> {
     Ok(Batch {
         first: unsigned(row, "first")?,
         count: unsigned(row, "count")?,

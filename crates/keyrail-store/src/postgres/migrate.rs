@@ -26,6 +26,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         down: include_str!("migrations/0002-audit.down.sql"),
     },
     Migration { up: include_str!("migrations/0003-map.up.sql"), down: include_str!("migrations/0003-map.down.sql") },
+    Migration {
+        up: include_str!("migrations/0004-nodes.up.sql"),
+        down: include_str!("migrations/0004-nodes.down.sql"),
+    },
 ];
 
 /// The newest schema.

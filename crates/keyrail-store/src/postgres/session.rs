@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
@@ -113,6 +114,8 @@ pub(crate) struct Session {
     client: Client,
     /// Raised by a warning of the server; [`Session::commit`] looks at it.
     warned: Arc<Mutex<Option<String>>>,
+    /// Who is told of notifications.
+    news: Arc<Mutex<Option<Arc<Notify>>>>,
     statements: HashMap<String, Statement>,
     driver: tokio::task::AbortHandle,
 }
@@ -130,18 +133,22 @@ impl Session {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let warned = Arc::new(Mutex::new(None));
-        let heard = Arc::clone(&warned);
+        let (warned, news) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None::<Arc<Notify>>)));
+        let (heard, listening) = (Arc::clone(&warned), Arc::clone(&news));
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-                if let AsyncMessage::Notice(notice) = message
-                    && notice.parsed_severity() == Some(Severity::Warning)
-                {
-                    *heard.lock() = Some(notice.code().code().to_owned());
+                match message {
+                    AsyncMessage::Notice(notice) if notice.parsed_severity() == Some(Severity::Warning) => {
+                        *heard.lock() = Some(notice.code().code().to_owned());
+                    }
+                    AsyncMessage::Notification(_) => {
+                        listening.lock().iter().for_each(|listener| listener.notify_one());
+                    }
+                    _ => {}
                 }
             }
         });
-        Self { client, warned, statements: HashMap::new(), driver: driver.abort_handle() }
+        Self { client, warned, news, statements: HashMap::new(), driver: driver.abort_handle() }
     }
 
     async fn set_up(&self, writes: bool) -> Result<(), StoreError> {
@@ -210,6 +217,11 @@ impl Session {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let statement = self.prepare(sql).await?;
         self.client.query(&statement, values).await
+    }
+
+    /// Tells of every notification from now on.
+    pub(crate) fn tell_of_news(&self, listener: Arc<Notify>) {
+        *self.news.lock() = Some(listener);
     }
 
     /// Forgets what the server warned of so far.

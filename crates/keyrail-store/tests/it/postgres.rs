@@ -1,10 +1,10 @@
-//! What is PostgreSQL's own: connections, users, one writer, standbys, and servers that fail.
+//! What is PostgreSQL's own: connections, users, several nodes, standbys, and servers that fail.
 
 mod access;
 mod commits;
 mod enclosed;
+mod nodes;
 mod outages;
-mod writers;
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyrail_audit::{AppendError, Enclosed, Fencing, Log, RowsOptions};
 use keyrail_core::fence::Epoch;
 use keyrail_core::id::RequestId;
-use keyrail_store::{OpenMode, PgStore, Store, StoreError, Transaction, Write};
+use keyrail_store::{Fault, OpenMode, PgStore, Store, StoreError, Transaction, Write};
 use keyrail_testkit::postgres::{Database, Version, shared};
 
 use super::{numbers, open, row_of};
@@ -43,11 +43,14 @@ impl Node {
     /// Stores a row under `number` with the record of a request.
     async fn change(&self, number: i64, request: u8, fencing: Fencing) -> Result<u64, StoreError> {
         let enclosed = self.enclosed(request, fencing);
-        let (table, values) = row_of(number);
-        let transaction =
-            Transaction { enclosed: Some(enclosed.clone()), ..Transaction::of(vec![Write::Insert { table, values }]) };
-        self.store.apply(transaction).await?;
+        self.store_with(number, enclosed.clone()).await?;
         Ok(enclosed.place().unwrap().index)
+    }
+
+    async fn store_with(&self, number: i64, enclosed: Arc<Enclosed>) -> Result<(), StoreError> {
+        let (table, values) = row_of(number);
+        let writes = vec![Write::Insert { table, values }];
+        self.store.apply(Transaction { enclosed: Some(enclosed), ..Transaction::of(writes) }).await
     }
 
     /// Size and epoch of the head.
@@ -98,31 +101,51 @@ async fn nothing_is_changed_or_recorded_under_an_older_epoch() {
 const SLOW: &str = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
                     $$BEGIN PERFORM pg_sleep(1); RETURN NEW; END$$; \
                     CREATE TRIGGER t BEFORE INSERT ON keyrail.usage FOR EACH ROW EXECUTE FUNCTION f()";
-const SLEEPING: &str = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+/// Who sleeps in a database.
+fn sleeping(database: &Database<'_>) -> String {
+    format!("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = '{}'", database.name())
+}
 
 /// A change on its way is waited for; one that is lost stays so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_became_of_a_change_is_found_out_for_good() {
     for version in Version::ALL {
         let node = Arc::new(Node::new(version).await);
-        let request = |number: u8| RequestId::from_bytes([number; 16]);
-        node.change(1, 1, Fencing::Raises(Epoch(0))).await.unwrap();
-        assert!(node.store.settle(request(1)).await.unwrap());
-        assert!(!node.store.settle(request(2)).await.unwrap());
+        let sleeping = sleeping(&node.database);
+        let change = |number: u8, epoch: u64| node.enclosed(number, Fencing::Raises(Epoch(epoch)));
+        let (first, second) = (change(1, 0), change(2, 1));
+        node.store_with(1, first.clone()).await.unwrap();
+        assert!(node.store.settle(first).await.unwrap());
+        assert!(!node.store.settle(second).await.unwrap());
         node.database.sql(SLOW).unwrap();
-        let changing = |number: u8, epoch: u64| {
+        let changing = |number: i64, change: Arc<Enclosed>| {
             let node = node.clone();
-            tokio::spawn(async move { node.change(i64::from(number), number, Fencing::Raises(Epoch(epoch))).await })
+            tokio::spawn(async move { node.store_with(number, change).await })
         };
-        let under_way = changing(3, 1);
-        node.database.cluster().wait_for(&format!("EXISTS ({SLEEPING})")).unwrap();
-        assert!(node.store.settle(request(3)).await.unwrap(), "it was waited for");
+        let third = change(3, 1);
+        let under_way = changing(3, third.clone());
+        node.database.cluster().wait_for(&format!("EXISTS ({sleeping})")).unwrap();
+        assert!(node.store.settle(third).await.unwrap(), "it was waited for");
         under_way.await.unwrap().unwrap();
-        let killed = changing(4, 2);
-        node.database.cluster().wait_for(&format!("EXISTS ({SLEEPING})")).unwrap();
-        node.database.sql(&format!("SELECT pg_terminate_backend(pid, 5000) FROM ({SLEEPING}) AS s")).unwrap();
+        let fourth = change(4, 2);
+        let killed = changing(4, fourth.clone());
+        node.database.cluster().wait_for(&format!("EXISTS ({sleeping})")).unwrap();
+        node.database.sql(&format!("SELECT pg_terminate_backend(pid, 5000) FROM ({sleeping}) AS s")).unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(60), killed).await.unwrap().unwrap();
         // It is tried once more when it was lost before its commit.
-        assert_eq!(node.store.settle(request(4)).await.unwrap(), ended.is_ok());
+        assert_eq!(node.store.settle(fourth).await.unwrap(), ended.is_ok());
     }
+}
+
+/// Who can write to the database can put a row where a change would be looked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_record_in_its_place_is_not_taken_for_a_change() {
+    let node = Node::new(Version::V15).await;
+    node.change(1, 1, Fencing::Raises(Epoch(0))).await.unwrap();
+    let second = node.enclosed(2, Fencing::Raises(Epoch(1)));
+    let node_of = |number: u8| format!("decode('{}', 'hex')", hex::encode([number; 16]));
+    let sql = format!("UPDATE keyrail.audit_batch SET node = {} WHERE node = {}", node_of(2), node_of(1));
+    node.database.sql(&sql).unwrap();
+    let error = node.store.settle(second).await.unwrap_err();
+    assert!(matches!(error, StoreError::Log(_)) && error.fault() == Fault::StoredData, "{error}");
 }
