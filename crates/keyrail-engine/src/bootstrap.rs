@@ -40,6 +40,7 @@ use crate::roots::{absolute, make_root, new_row, open_any};
 use crate::store_place::{self, Placed, StorePlace, has_store};
 use crate::unsealed::Unsealed;
 use crate::unsealed::parts::Parts;
+use crate::unsealed::tenure::{self, Tenure};
 use crate::unsealed::told::Told;
 use crate::usage::UsageBook;
 
@@ -108,7 +109,7 @@ pub(crate) async fn init(
         // Before a store is made that would look like one.
         require_free(&paths)?;
     }
-    let Placed { store, log: rows } = place.make(&paths).await?;
+    let Placed { store, shared } = place.make(&paths).await?;
     require_free(&paths)?;
     place.remember(&paths)?;
     let root_beside_data = root.is_none();
@@ -131,8 +132,8 @@ pub(crate) async fn init(
 
     let origin = format!("keyrail/{}", hex::encode(random::array::<8>()?));
     let log_keys = Keys { seed, journal: store_key.mac_key(JOURNAL_PURPOSE)? };
-    let is_shared = rows.is_some();
-    let verifier = log_place::create(&paths, &origin, log_keys, rows)?;
+    let is_shared = shared.is_some();
+    let verifier = log_place::create(&paths, &origin, log_keys, shared.map(|shared| shared.log))?;
     let public_key = verifier.to_string();
     write_file(&paths.public_key(), format!("{public_key}\n").as_bytes())?;
 
@@ -317,7 +318,8 @@ pub(crate) async fn unseal_on(
     provider: &dyn RootOfTrust,
     around: Around,
 ) -> Result<Arc<Unsealed>, EngineError> {
-    let Placed { store, log: rows } = placed.into();
+    let Placed { store, shared } = placed.into();
+    let (rows, leases) = shared.map(|shared| (shared.log, shared.leases)).unzip();
     let found = bootstrap(store.as_ref()).await?;
     if found.slots.is_empty() {
         return Err(no_store(paths));
@@ -348,7 +350,13 @@ pub(crate) async fn unseal_on(
     let guard = store_key.mac_key(JOURNAL_PURPOSE)?;
     let opening = Opening { paths, access, origin, keys, guard, remembered };
     let log = opening.open(rows, &anchors, &mut site)?;
-    let told = require_newest(&state, &log, access, around.clock.now()).await?;
+    // The lease before the first look at the rows: what is changed from here on waits for this node.
+    let tenure = Tenure::join(leases.filter(|_| access == Access::Write), around.clock.clone(), &log).await?;
+    let newest = require_newest(&state, &log, access, around.clock.now()).await;
+    if let (Err(_), Some(tenure)) = (&newest, &tenure) {
+        tenure.end().await;
+    }
+    let told = newest?;
     let keepers = log.watch().map(|watch| anchors.keep(&site, &watch)).unwrap_or_default();
     let token_key = store_key.mac_key(TOKEN_PURPOSE)?;
     let audit_dir = paths.audit();
@@ -364,6 +372,7 @@ pub(crate) async fn unseal_on(
         remembered,
         told: Told::at(told),
         usage: UsageBook::default(),
+        tenure,
         metrics: around.metrics,
         refusals: around.refusals,
         anchors,
@@ -372,6 +381,7 @@ pub(crate) async fn unseal_on(
     let open = Arc::new(Unsealed::new(parts));
     if access == Access::Write {
         crate::outbox::replay(&open).await?;
+        tenure::keep(&open);
     }
     Ok(open)
 }

@@ -305,12 +305,12 @@ impl Engine {
     /// [`EngineError::Unauthenticated`], [`EngineError::Refused`].
     pub async fn allow(&self, caller: &Caller<'_>, action: Action) -> Result<(), EngineError> {
         let open = self.unsealed()?;
-        let now = open.now();
+        let (now, generation) = (open.now(), open.present()?);
         let principal = authenticate(&open, caller.credential, now).await;
         let principal = principal.map_err(|error| open.refusals().note(error, caller.origin, now))?;
         let Err(refusal) = may(&principal, action) else { return Ok(()) };
         let kept = &Kept::new();
-        let cx = Context { open: &open, now, generation: open.generation(), if_match: None, kept };
+        let cx = Context { open: &open, now, generation, if_match: None, kept };
         let mut record = record_of(action, caller, &cx, &principal, refusal.reason, None);
         record.decision = RecordDecision::Refuse;
         Err(fail(&open, record, refusal.error, cx.generation).await)

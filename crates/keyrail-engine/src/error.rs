@@ -218,6 +218,9 @@ pub enum EngineError {
         /// Since when, in seconds.
         seconds: u64,
     },
+    /// This node has not heard from the store that it shares with others for too long.
+    #[error("this node has no lease: the database of the store has not answered for too long")]
+    NoLease,
     /// The state kept changing while the operation ran.
     #[error("the state kept changing; nothing was done")]
     Contended,
@@ -410,6 +413,7 @@ impl EngineError {
             Self::StillCounting => "still_counting",
             Self::Store(error) if error.fault() == keyrail_store::Fault::StoredData => "store_damaged",
             Self::Store(_) => "store_failed",
+            Self::NoLease => "no_lease",
             Self::StoreStuck { .. } => "store_stuck",
             Self::TooLarge { .. } => "too_large",
             Self::TooMany { .. } => "too_many",
@@ -472,6 +476,7 @@ impl EngineError {
             | Self::Indeterminate
             | Self::Log(_)
             | Self::Sealed { .. }
+            | Self::NoLease
             | Self::ShuttingDown
             | Self::StoreStuck { .. } => Fault::Dependency,
         }
@@ -542,6 +547,7 @@ impl EngineError {
             Self::File { .. } => "check that the path is there and belongs to this user",
             Self::Log(_) => "`keyrail audit verify` tells what is wrong with its files",
             Self::ShuttingDown => "try again when the service is back",
+            Self::NoLease => "see whether the database runs and can be reached; it goes on by itself",
             Self::StoreStuck { .. } => {
                 "look at the disk of the data directory; the change that is on its way is recorded when it has ended"
             }

@@ -312,7 +312,10 @@ async fn attempt<Op: Operation>(
 ) -> Attempt<Op::Answer> {
     let Some(op) = place else { return Attempt::Ended(Err(EngineError::Bug { what: "an operation is gone" })) };
     // In this order: no fence between the two can be taken for the one of this change.
-    let generation = open.generation();
+    let generation = match open.present() {
+        Ok(generation) => generation,
+        Err(error) => return Attempt::Ended(Err(error)),
+    };
     let cx = Context { open, now: open.now(), generation, if_match: caller.if_match, kept };
     let principal = match authenticate(open, caller.credential, cx.now).await {
         Ok(principal) => principal,

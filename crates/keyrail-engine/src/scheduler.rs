@@ -52,6 +52,11 @@ pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
         results.push(open.raise_clock_set(off_millis).await);
     }
     results.push(open.tell_given_up().await);
+    if !open.works_for_all() {
+        // What another node does for all is not done twice.
+        open.usage().forget();
+        return results.into_iter().collect();
+    }
     // What ends a destruction's count does not wait for the countdown's turn.
     if open.counts.take_news() || turn.is_multiple_of(COUNTDOWN_TICKS) {
         results.push(countdown::tick(open).await);
@@ -82,6 +87,9 @@ pub(crate) async fn flush(open: &Arc<Unsealed>, refusals: AggregateWait) -> Resu
     }
     let settled = open.settle_pending().await;
     let recorded = record_refusals(open, refusals).await;
+    if !open.works_for_all() {
+        return settled.and(recorded);
+    }
     // A destruction counts assets, which takes long or is refused, and it is no work for a store that closes.
     let carried_on = countdown::look(open).await.map(drop);
     let counted = open.usage().catch_up(open).await;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use keyrail_core::system::SettingName;
 use keyrail_store::{
-    Durability, OpenMode, PgLog, PgStore, PostgresOptions, PostgresUrl, SqliteStore, Store, StoreError, bootstrap,
+    Durability, OpenMode, PgLeases, PgLog, PgStore, PostgresOptions, PostgresUrl, SqliteStore, Store, StoreError,
+    bootstrap,
 };
 
 use crate::bootstrap::{file_failed, write_file};
@@ -37,21 +38,28 @@ pub enum AsyncLoss {
 /// A store whose database is at hand.
 pub(crate) struct Placed {
     pub(crate) store: Arc<dyn Store>,
-    /// A connection to the log, where it is in the same database; else it is in files.
-    pub(crate) log: Option<PgLog>,
+    /// What else is in the same database; else the log is in files, and one process has the store for itself.
+    pub(crate) shared: Option<Shared>,
+}
+
+/// What nodes over one database share besides the rows.
+pub(crate) struct Shared {
+    /// A connection to the log.
+    pub(crate) log: PgLog,
+    pub(crate) leases: PgLeases,
 }
 
 impl<S: Store + 'static> From<Arc<S>> for Placed {
     /// A store beside a log in files.
     fn from(store: Arc<S>) -> Self {
-        Self { store, log: None }
+        Self { store, shared: None }
     }
 }
 
 impl From<PgStore> for Placed {
     fn from(store: PgStore) -> Self {
-        let log = Some(store.log());
-        Self { store: Arc::new(store), log }
+        let shared = Some(Shared { log: store.log(), leases: store.leases() });
+        Self { store: Arc::new(store), shared }
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod alarm;
 pub(crate) mod commit;
 pub(crate) mod late;
 pub(crate) mod parts;
+pub(crate) mod tenure;
 pub(crate) mod told;
 
 use std::collections::VecDeque;
@@ -48,6 +49,7 @@ use crate::scheduler::Walk;
 use crate::unsealed::alarm::Raised;
 use crate::unsealed::commit::Pending;
 use crate::unsealed::late::Late;
+use crate::unsealed::tenure::Tenure;
 use crate::unsealed::told::Told;
 use crate::usage::UsageBook;
 
@@ -137,11 +139,23 @@ pub struct Unsealed {
     opened_at: Timestamp,
     /// When the last fences were complete, oldest first.
     fences: Mutex<VecDeque<Observation>>,
+    /// Of a store that is shared: versions that changes of this node fenced, oldest first.
+    own_fences: Mutex<VecDeque<OwnFence>>,
     watch: ClockWatch,
     /// Held while a backup is made.
     pub(crate) backing_up: tokio::sync::Mutex<()>,
+    /// This node's place among others over the same store; none where one process has the store for itself.
+    tenure: Option<Arc<Tenure>>,
     /// Signalled when time has gone by, for whoever waits for it.
     ticked: tokio::sync::Notify,
+}
+
+/// A version that a change of this node fenced on all nodes.
+#[derive(Clone)]
+struct OwnFence {
+    kid: Kid,
+    decided_at: Timestamp,
+    complete: Observation,
 }
 
 impl Unsealed {
@@ -197,6 +211,36 @@ impl Unsealed {
         self.generation.load(Ordering::Acquire).max(self.log.epoch().0)
     }
 
+    /// The generation that may be decided under now.
+    ///
+    /// # Errors
+    /// [`EngineError::NoLease`]: this node has not heard from the store for too long.
+    pub(crate) fn present(&self) -> Result<u64, EngineError> {
+        if let Some(tenure) = &self.tenure {
+            tenure.require()?;
+        }
+        let generation = self.generation();
+        if self.generation.load(Ordering::Acquire) < generation {
+            self.learn(Epoch(generation));
+        }
+        Ok(generation)
+    }
+
+    /// The state is of this epoch, or a later one: what is known of former ones is forgotten.
+    pub(crate) fn learn(&self, epoch: Epoch) {
+        self.log.set_epoch(epoch);
+        if self.generation.load(Ordering::Acquire) < epoch.0 {
+            self.state.refresh();
+            self.forget_before(epoch.0);
+            self.generation.fetch_max(epoch.0, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether this process does the work that one does for all who share the store.
+    pub fn works_for_all(&self) -> bool {
+        self.tenure.as_ref().is_none_or(|tenure| tenure.works())
+    }
+
     pub(crate) fn root(&self) -> &RootKey {
         &self.root
     }
@@ -249,12 +293,17 @@ impl Unsealed {
     /// the former state. A decision that another change overtook is made anew, so the first fence from then on is its
     /// own. Where that is not known any more, because another process made it or so many others came after it, the
     /// latest moment counts at which it can have been.
-    pub(crate) fn fenced_at(&self, decided_at: Timestamp) -> (Timestamp, Option<BootTime>) {
+    pub(crate) fn fenced_at(&self, version: &DataKeyVersion) -> (Timestamp, Option<BootTime>) {
+        let decided_at = version.fenced_at.unwrap_or(version.state_changed_at);
         let fences = self.fences.lock();
         let latest = decided_at.plus_seconds(FENCE_SECONDS_MAX);
         if self.log.is_shared() {
-            // It may have been another node's, and what this one fenced says nothing of it.
-            return (latest, None);
+            // It may have been another node's: only what this one fenced of this version itself says anything.
+            let own = self.own_fences.lock();
+            let mut own = own.iter().filter(|own| own.kid == version.kid);
+            return own
+                .find(|own| own.decided_at == decided_at)
+                .map_or((latest, None), |own| (own.complete.wall, Some(own.complete.boot_time())));
         }
         if decided_at < self.opened_at {
             return (latest.min(self.opened_at), None);
@@ -406,6 +455,9 @@ impl Unsealed {
         if let Some(keepers) = self.keepers.lock().take() {
             crate::parallel::blocking(|| keepers.end());
         }
+        if let Some(tenure) = &self.tenure {
+            tenure.end().await;
+        }
         closed?;
         ended
     }
@@ -491,11 +543,16 @@ impl Unsealed {
     /// some time of day is believed any more then.
     pub(crate) fn look_at_clock(&self) -> Option<i64> {
         let off_millis = self.watch.look(self.clock.observe())?;
+        self.forget();
+        Some(off_millis)
+    }
+
+    /// Drops what the caches hold.
+    pub(crate) fn forget(&self) {
         self.tokens.clear();
         self.decisions.clear();
         self.keyrings.clear();
         self.masters.clear();
-        Some(off_millis)
     }
 
     /// What the caches hold now.

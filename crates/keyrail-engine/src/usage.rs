@@ -49,6 +49,11 @@ impl UsageBook {
         }
     }
 
+    /// Drops what is known: another node counts.
+    pub(crate) fn forget(&self) {
+        self.fresh.lock().clear();
+    }
+
     /// Takes what is known of the records before `end`.
     fn take_fresh(&self, end: u64) -> BTreeMap<u64, Fresh> {
         let mut fresh = self.fresh.lock();

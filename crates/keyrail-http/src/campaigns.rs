@@ -27,6 +27,10 @@ impl Campaigns {
     /// Starts a campaign that is stored as running, unless it runs here already.
     pub(crate) fn start(&self, engine: &Engine, id: CampaignId) -> Result<(), EngineError> {
         let open = engine.unsealed()?;
+        if !open.works_for_all() {
+            // The node that does finds it among those that are unfinished.
+            return Ok(());
+        }
         let mut running = self.running.lock();
         running.retain(|_, entry| !entry.task.is_finished());
         if self.closed.load(Ordering::Acquire) || running.contains_key(&id) {
@@ -46,6 +50,9 @@ impl Campaigns {
     /// Goes on with campaigns that were running when the process before this one ended.
     pub(crate) async fn resume_unfinished(&self, engine: &Engine) -> Result<(), EngineError> {
         let Ok(open) = engine.unsealed() else { return Ok(()) };
+        if !open.works_for_all() {
+            return Ok(());
+        }
         for id in unfinished(&open).await? {
             self.start(engine, id)?;
         }

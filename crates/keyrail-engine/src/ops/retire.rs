@@ -317,7 +317,7 @@ fn refuse_if_blocked(obstacles: Vec<Obstacle>) -> Result<(), EngineError> {
 fn window_left_millis(version: &DataKeyVersion, key: &OpenKey, open: &Unsealed) -> u64 {
     let set_at = open.clock_set_at();
     // What was answered between the decision to rotate and its fence was still answered under this version.
-    let (fenced_at, fenced_boot) = open.fenced_at(version.fenced_at.unwrap_or(version.state_changed_at));
+    let (fenced_at, fenced_boot) = open.fenced_at(version);
     // Callers were told the window of then; a longer one of now does no harm.
     let promised_seconds = version.fenced_window_seconds.unwrap_or_default();
     let window =

@@ -14,7 +14,7 @@ use crate::error::EngineError;
 use crate::outbox::requests_since;
 use crate::pipeline::{CommitError, append_at_once, encode};
 use crate::unsealed::late::InTime;
-use crate::unsealed::{FENCES_MAX, Unsealed};
+use crate::unsealed::{FENCES_MAX, OwnFence, Unsealed};
 
 /// A change whose record the log does not have. There is one at most: before the next change it is settled.
 #[derive(Clone)]
@@ -44,6 +44,22 @@ impl Pending {
         let record = Record { outcome: Outcome::Failed, code, versions: Vec::new(), state: None, ..record };
         let body = encode(&record).map_err(EngineError::AuditUnavailable)?;
         Ok(Self { body, enclosed: None, ..self.clone() })
+    }
+}
+
+/// How often a change is worked out anew because somebody else moved the map of the rows.
+const MAP_TRIES_MAX: usize = 16;
+
+/// Why a change is not in the store.
+enum Unwritten {
+    /// The map was moved by a change of other rows.
+    Moved,
+    Failed(CommitError),
+}
+
+impl From<CommitError> for Unwritten {
+    fn from(error: CommitError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -85,7 +101,16 @@ impl Unsealed {
         fences: bool,
     ) -> Result<(), CommitError> {
         let (open, record) = (self.clone(), record.clone());
-        let ended = to_its_end(async move { open.commit_in_order(change, &record, generation, fences).await }).await;
+        let ended = to_its_end(Box::pin(async move {
+            open.commit_in_order(change, &record, generation, fences).await?;
+            // The change raised the epoch that it was decided under, which was the store's.
+            if let Some(tenure) = open.tenure.as_ref().filter(|_| fences) {
+                tenure.others_have(Epoch(generation).next()).await;
+                open.note_own_fence(&record);
+            }
+            Ok(())
+        }))
+        .await;
         ended.map_err(CommitError::Failed)?
     }
 
@@ -132,14 +157,14 @@ impl Unsealed {
     /// once the store is closed.
     pub async fn commit_background(self: &Arc<Self>, change: Change, record: &Record) -> Result<(), EngineError> {
         let (open, record) = (self.clone(), record.clone());
-        let committed = to_its_end(async move {
+        let committed = to_its_end(Box::pin(async move {
             let _order = open.order.lock().await;
             open.ready().await.map_err(CommitError::Failed)?;
             open.settle().await.map_err(CommitError::Failed)?;
             let log_index_min = open.log.size();
             let written = open.write(change, &record, log_index_min, Fencing::Leaves).await?;
             open.hand_over(written).await
-        });
+        }));
         committed.await?.map_err(|error| match error {
             CommitError::Failed(error) => error,
             CommitError::Fenced => EngineError::Contended,
@@ -154,6 +179,17 @@ impl Unsealed {
             fences.pop_front();
         }
         fences.push_back(self.clock().observe());
+    }
+
+    /// The versions that a change of this node is about are fenced on all nodes now.
+    fn note_own_fence(&self, record: &Record) {
+        let (complete, mut own) = (self.clock().observe(), self.own_fences.lock());
+        for used in &record.versions {
+            if own.len() >= FENCES_MAX {
+                own.pop_front();
+            }
+            own.push_back(OwnFence { kid: used.kid, decided_at: record.time, complete });
+        }
     }
 
     fn begin_generation(&self) {
@@ -178,13 +214,39 @@ impl Unsealed {
         let settled = std::mem::take(&mut *self.settled.lock());
         change.settle(&settled);
         let head = (!self.log.is_shared()).then(|| self.remember_head(&mut change));
-        let (staged, body) = match self.stage(change, record).await {
-            Ok(staged) => staged,
-            Err(error) => {
-                self.settled.lock().extend(settled);
-                return Err(error);
+        for _ in 1..MAP_TRIES_MAX {
+            match self.write_once(change.clone(), record, log_index_min, fencing, head).await {
+                // Another node wrote something else meanwhile: the rows are as they were, and the map is another one.
+                Err(Unwritten::Moved) => {}
+                Err(Unwritten::Failed(error)) => {
+                    self.settled.lock().extend(settled);
+                    return Err(error);
+                }
+                Ok(pending) => return Ok(pending),
             }
-        };
+        }
+        let last = self.write_once(change, record, log_index_min, fencing, head).await;
+        match last {
+            Ok(pending) => Ok(pending),
+            Err(unwritten) => {
+                self.settled.lock().extend(settled);
+                Err(match unwritten {
+                    Unwritten::Moved => self.overtaken().await,
+                    Unwritten::Failed(error) => error,
+                })
+            }
+        }
+    }
+
+    async fn write_once(
+        &self,
+        change: Change,
+        record: &Record,
+        log_index_min: u64,
+        fencing: Fencing,
+        head: Option<LogHeadRow>,
+    ) -> Result<Pending, Unwritten> {
+        let (staged, body) = self.stage(change, record).await?;
         let unavailable = |error| CommitError::Failed(EngineError::AuditUnavailable(error));
         let enclosed = self.log.enclose(body.clone(), record.id, fencing).map_err(unavailable)?.map(Arc::new);
         let outbox = OutboxEntry { request: record.id, log_index_min, body: body.clone() };
@@ -199,14 +261,11 @@ impl Unsealed {
         };
         match self.commit_in_time(commit).await {
             InTime::Done(Ok(())) => Ok(self.made(pending)),
-            InTime::Done(Err(error)) => {
-                self.settled.lock().extend(settled);
-                self.after_failed_commit(error, pending).await
-            }
+            InTime::Done(Err(error)) if error.is_of_map() => Err(Unwritten::Moved),
+            InTime::Done(Err(error)) => Ok(self.after_failed_commit(error, pending).await?),
             InTime::Late => {
-                self.settled.lock().extend(settled);
                 *self.pending.lock() = Some(pending);
-                Err(CommitError::Failed(EngineError::Indeterminate))
+                Err(CommitError::Failed(EngineError::Indeterminate).into())
             }
         }
     }
@@ -220,13 +279,14 @@ impl Unsealed {
     }
 
     /// Works out what the rows come to with a change, and writes that into its record. Nothing is stored yet.
-    async fn stage(&self, change: Change, record: &Record) -> Result<(Staged, Vec<u8>), CommitError> {
+    async fn stage(&self, change: Change, record: &Record) -> Result<(Staged, Vec<u8>), Unwritten> {
         let staging = tokio::time::timeout(self.commit_wait, self.state.stage(change, record.id));
         let stuck = |_| CommitError::Failed(EngineError::StoreStuck { seconds: self.commit_wait.as_secs() });
         let staged = match staging.await.map_err(stuck)? {
             Ok(staged) => staged,
-            Err(StoreError::Conflict { .. }) => return Err(self.overtaken().await),
-            Err(error) => return Err(CommitError::Failed(error.into())),
+            Err(error) if error.is_of_map() => return Err(Unwritten::Moved),
+            Err(StoreError::Conflict { .. }) => return Err(self.overtaken().await.into()),
+            Err(error) => return Err(CommitError::Failed(error.into()).into()),
         };
         let staged = if record.action.keeps_safe() { staged.from_reserve() } else { staged };
         let record = Record { state: staged.mark(), ..record.clone() };
@@ -279,8 +339,8 @@ impl Unsealed {
 
     /// Whether a change is in the store. One that is not will not be later, either.
     async fn is_stored(&self, pending: &Pending) -> Result<bool, StoreError> {
-        match pending.enclosed {
-            Some(_) => self.state.store().settle(pending.request).await,
+        match &pending.enclosed {
+            Some(enclosed) => self.state.store().settle(enclosed.clone()).await,
             None => self.state.outbox_has(&pending.request).await,
         }
     }

@@ -22,6 +22,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::refusals::Refusals;
 use crate::unsealed::late::COMMIT_WAIT_MAX;
+use crate::unsealed::tenure::Tenure;
 use crate::usage::UsageBook;
 
 /// What [`Unsealed`] is made of.
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) remembered: Option<LogHeadRow>,
     pub(crate) told: Told,
     pub(crate) usage: UsageBook,
+    pub(crate) tenure: Option<Arc<Tenure>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) anchors: AnchorSet,
@@ -92,8 +94,10 @@ impl Unsealed {
             commit_wait: COMMIT_WAIT_MAX,
             opened_at,
             fences: Mutex::default(),
+            own_fences: Mutex::default(),
             watch,
             backing_up: tokio::sync::Mutex::default(),
+            tenure: parts.tenure,
             ticked: tokio::sync::Notify::new(),
         }
     }

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::error::EngineError;
+use crate::journal::Journal;
 use crate::unsealed::Unsealed;
 
 /// How long a renewal may take until it is given up, in milliseconds. What arrives later is not taken.
@@ -43,11 +44,16 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
-    /// Joins the nodes of a store: from here on changes of others wait for this one.
+    /// Joins the nodes of a store, if others may share it: from here on changes of others wait for this one.
     ///
     /// # Errors
-    /// [`EngineError::Store`] when the database does not answer.
-    pub(crate) async fn begin(leases: PgLeases, clock: Arc<dyn Clock>) -> Result<(Self, Epoch), EngineError> {
+    /// [`EngineError::Store`], [`EngineError::NoLease`] when the database does not answer.
+    pub(crate) async fn join(
+        leases: Option<PgLeases>,
+        clock: Arc<dyn Clock>,
+        log: &Journal,
+    ) -> Result<Option<Arc<Self>>, EngineError> {
+        let Some(leases) = leases else { return Ok(None) };
         let tenure = Self {
             leases,
             node: NodeId::from_bytes(random::array()?),
@@ -58,7 +64,8 @@ impl Tenure {
             ended: watch::channel(false).0,
         };
         let renewed = tenure.renew(Epoch(0)).await?;
-        Ok((tenure, renewed.epoch))
+        log.set_epoch(renewed.epoch);
+        Ok(Some(Arc::new(tenure)))
     }
 
     /// Whether this node may decide anything now.

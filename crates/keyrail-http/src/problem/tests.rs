@@ -85,6 +85,7 @@ fn engine_errors() -> Vec<EngineError> {
         E::StillCounting,
         E::Store(StoreError::ReadOnly),
         E::Store(StoreError::RowSeal { table: "key", id: "07".to_owned() }),
+        E::NoLease,
         E::StoreStuck { seconds: 12 },
         E::TooLarge { what: "the batch", unit: "items", len: 10_001, max: 10_000 },
         E::TooMany { what: "labels", max: 256 },

@@ -24,6 +24,7 @@ mod interop;
 mod kills;
 mod leaks;
 mod lines;
+mod nodes;
 mod place;
 mod postgres;
 mod quickstart;

@@ -73,7 +73,7 @@ fn a_store_in_postgresql_does_what_one_in_a_file_does() {
 }
 
 /// A place with what finds the store of another one, and nothing else of it.
-fn another_machine(place: &Place) -> Place {
+pub(crate) fn another_machine(place: &Place) -> Place {
     let other = Place::new();
     std::fs::create_dir(other.data_dir()).unwrap();
     let left: Vec<_> = std::fs::read_dir(place.data_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
