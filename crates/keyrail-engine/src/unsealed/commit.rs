@@ -14,7 +14,8 @@ use crate::error::EngineError;
 use crate::outbox::requests_since;
 use crate::pipeline::{CommitError, append_at_once, encode};
 use crate::unsealed::late::InTime;
-use crate::unsealed::{FENCES_MAX, OwnFence, Unsealed};
+use crate::unsealed::present::OwnFence;
+use crate::unsealed::{FENCES_MAX, Unsealed};
 
 /// A change whose record the log does not have. There is one at most: before the next change it is settled.
 #[derive(Clone)]
