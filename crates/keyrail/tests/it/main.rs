@@ -17,6 +17,7 @@ mod campaign;
 mod cli;
 mod client;
 mod disk;
+mod flood;
 mod help;
 mod hsm;
 mod init;
