@@ -135,6 +135,8 @@ pub trait Wraps<K: AsSecret>: AsSecret {
 }
 
 impl Wraps<RootKey> for SlotKey {}
+// What a rotation leaves for shares that stay away: the next root key, under the one that they open.
+impl Wraps<RootKey> for RootKey {}
 impl Wraps<MasterKey> for RootKey {}
 impl Wraps<StoreKey> for RootKey {}
 impl Wraps<SigningSeed> for RootKey {}

@@ -30,6 +30,12 @@ pub enum SealError {
         #[source]
         source: std::io::Error,
     },
+    /// Shares missed as many rotations of the root key as they can.
+    #[error("a recovery root missed {links} rotations of the root key, and can miss no more")]
+    LinksFull {
+        /// How many.
+        links: usize,
+    },
     /// The file is not what it should be.
     #[error("`{path}` is not a Keyrail {what}")]
     Malformed {
@@ -114,6 +120,9 @@ impl SealError {
         match self {
             Self::Exists { .. } => Some("name another file, or use the one that is there"),
             Self::File { .. } => Some("check that the file is there and that this user may read it"),
+            Self::LinksFull { .. } => {
+                Some("deal new shares and take it away: `keyrail root deal`, `keyrail root remove`")
+            }
             Self::Malformed { .. } => Some("name the file that `keyrail init` made or used"),
             Self::OtherKind { .. } => {
                 Some("name the root that the store was made with: `keyrail root status` tells its kind")
@@ -145,6 +154,7 @@ impl SealError {
             Self::Crypto(_) => "crypto",
             Self::Exists { .. } => "exists",
             Self::File { .. } => "file",
+            Self::LinksFull { .. } => "links-full",
             Self::Malformed { .. } => "malformed",
             Self::OtherKind { .. } => "other-kind",
             Self::Permissions { .. } => "permissions",

@@ -98,7 +98,7 @@ impl RootOfTrust for KeyFile {
         let (key, fingerprint) = self.read()?;
         let id = random::array()?;
         let wrapped = key.wrap(root, &wrap_context(&id))?;
-        Ok(RootSlot { id, parameters: SlotParameters::KeyFile { fingerprint }, wrapped })
+        Ok(RootSlot { id, parameters: SlotParameters::KeyFile { fingerprint }, wrapped, links: Vec::new() })
     }
 
     fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError> {

@@ -22,7 +22,7 @@ pub use private::PipeWait;
 pub use shares::{
     DealtShare, RecoverySpec, RecoverySpecError, ShareProblem, ShareText, Shares, deal, read_shares, share_files,
 };
-pub use slot::{RootKind, RootSlot, SlotParameters};
+pub use slot::{ROOT_LINKS_MAX, RootKind, RootSlot, SlotParameters};
 pub use spec::{RootSpec, RootSpecError};
 pub use state::SealState;
 
@@ -65,6 +65,14 @@ pub trait RootOfTrust: Send + Sync {
     /// [`SealError`] when it cannot be asked.
     fn claims(&self) -> Result<Vec<Claim>, SealError> {
         Ok(Vec::new())
+    }
+
+    /// Refuses what belongs to a slot that is void; a root that gives nothing to people never does.
+    ///
+    /// # Errors
+    /// [`SealError::Share`] that names the share.
+    fn refuse_void(&self, _slot: &RootSlot) -> Result<(), SealError> {
+        Ok(())
     }
 
     /// Wraps another root key for the same root, instead of a slot that it opens.

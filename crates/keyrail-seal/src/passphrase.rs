@@ -57,7 +57,12 @@ impl RootOfTrust for Passphrase {
     fn protect(&self, root: &RootKey) -> Result<RootSlot, SealError> {
         let (id, salt) = (random::array()?, random::array()?);
         let wrapped = derive(&self.text, &salt, self.params)?.wrap(root, &wrap_context(&id))?;
-        Ok(RootSlot { id, parameters: SlotParameters::Passphrase { params: self.params, salt }, wrapped })
+        Ok(RootSlot {
+            id,
+            parameters: SlotParameters::Passphrase { params: self.params, salt },
+            wrapped,
+            links: Vec::new(),
+        })
     }
 
     fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError> {

@@ -96,7 +96,7 @@ impl RootOfTrust for Pkcs11Root {
             Ok((parameters, slot_key))
         })?;
         let wrapped = slot_key.wrap(root, &wrap_context(&id))?;
-        Ok(RootSlot { id, parameters, wrapped })
+        Ok(RootSlot { id, parameters, wrapped, links: Vec::new() })
     }
 
     fn open(&self, slot: &RootSlot) -> Result<RootKey, SealError> {

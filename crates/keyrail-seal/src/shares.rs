@@ -41,6 +41,8 @@ pub enum ShareProblem {
     Twice,
     /// A newer program made it.
     Unknown,
+    /// Its set opened the store once, and does no more: the root key that it opens was exposed.
+    Void,
 }
 
 impl fmt::Display for ShareProblem {
@@ -53,6 +55,7 @@ impl fmt::Display for ShareProblem {
             Self::OtherSet => "it belongs to another set of shares",
             Self::Twice => "it is given twice",
             Self::Unknown => "it is of an unknown kind",
+            Self::Void => "its set of shares is void since the root key was exposed",
         })
     }
 }
@@ -68,6 +71,7 @@ impl ShareProblem {
             Self::OtherSet => "`keyrail root status` tells the id of the set; ask for the shares of that one",
             Self::Twice => "give each share once",
             Self::Unknown => "use the release of Keyrail that made it",
+            Self::Void => "`keyrail root status` tells which sets open the store; ask for the shares of one of them",
         }
     }
 
@@ -217,10 +221,18 @@ impl RootOfTrust for Shares {
         key.unwrap_key(&slot.wrapped, &wrap_context(&slot.id)).map_err(|_| SealError::SlotDamaged)
     }
 
+    fn refuse_void(&self, slot: &RootSlot) -> Result<(), SealError> {
+        let SlotParameters::Shamir(set) = slot.parameters else { return Ok(()) };
+        match self.shares.iter().find(|(_, share)| share.set() == set.id) {
+            Some((share, _)) => Err(SealError::Share { share: share.clone(), problem: ShareProblem::Void }),
+            None => Ok(()),
+        }
+    }
+
     fn renew(&self, slot: &RootSlot, root: &RootKey) -> Result<RootSlot, SealError> {
         let (key, id) = (self.slot_key(slot)?, random::array()?);
         let wrapped = key.wrap(root, &wrap_context(&id))?;
-        Ok(RootSlot { id, parameters: slot.parameters.clone(), wrapped })
+        Ok(RootSlot { id, parameters: slot.parameters.clone(), wrapped, links: Vec::new() })
     }
 }
 
@@ -273,7 +285,7 @@ pub fn deal(
     }
     let (dealt, id) = (share::deal(policy)?, random::array()?);
     let wrapped = dealt.key.wrap(root, &wrap_context(&id))?;
-    let slot = RootSlot { id, parameters: SlotParameters::Shamir(dealt.set), wrapped };
+    let slot = RootSlot { id, parameters: SlotParameters::Shamir(dealt.set), wrapped, links: Vec::new() };
     let mut recipients = recipients.iter();
     let shares = dealt.shares.iter().map(|share| hand_out(share, recipients.next()));
     Ok((slot, shares.collect::<Result<_, _>>()?))

@@ -1,10 +1,12 @@
 //! Slots: the root key, wrapped by one root of trust, with what that root needs to open it again.
 
 use keyrail_crypto::passphrase::{Argon2Params, SALT_LEN};
+use keyrail_crypto::random;
+use keyrail_crypto::secret::{RootKey, SlotKey, Wraps};
 use keyrail_crypto::share::{SharePolicy, ShareSet};
 use keyrail_crypto::wrap::{WRAPPED_LEN, WrapContext, WrappedKey};
 
-use crate::{SealError, TokenKey};
+use crate::{RootOfTrust, SealError, TokenKey};
 
 /// The kinds of roots of trust.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,9 +65,17 @@ pub struct RootSlot {
     pub parameters: SlotParameters,
     /// The wrapped root key.
     pub wrapped: WrappedKey,
+    /// The root keys that came after it, each wrapped under the one before: what a rotation leaves for shares that
+    /// stayed away.
+    pub links: Vec<WrappedKey>,
 }
 
+/// How many rotations shares may miss before new ones have to be dealt.
+pub const ROOT_LINKS_MAX: usize = 8;
+
 const FORMAT: u8 = 1;
+/// The same, followed by the number of links and by them.
+const FORMAT_LINKED: u8 = 2;
 const TAG_KEY_FILE: u8 = 1;
 const TAG_PASSPHRASE: u8 = 2;
 const TAG_PKCS11: u8 = 3;
@@ -86,7 +96,50 @@ impl RootSlot {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = head(&self.id, &self.parameters);
         out.extend_from_slice(self.wrapped.as_bytes());
+        if let (false, Ok(count)) = (self.links.is_empty(), u8::try_from(self.links.len())) {
+            out.splice(..1, [FORMAT_LINKED]);
+            out.push(count);
+            self.links.iter().for_each(|link| out.extend_from_slice(link.as_bytes()));
+        }
         out
+    }
+
+    /// The root key that the store works with, opened with the root of trust of this slot.
+    ///
+    /// # Errors
+    /// As [`RootOfTrust::open`].
+    pub fn open_with(&self, root: &dyn RootOfTrust) -> Result<RootKey, SealError> {
+        let mut key = root.open(self)?;
+        for (number, link) in (1..).zip(&self.links) {
+            key = key.unwrap_key(link, &link_context(&self.id, number)).map_err(|_| SealError::SlotDamaged)?;
+        }
+        Ok(key)
+    }
+
+    /// The slot after the root key was rotated without its root of trust: the next root key under the present one.
+    ///
+    /// # Errors
+    /// [`SealError::Crypto`]; [`SealError::LinksFull`] when it missed [`ROOT_LINKS_MAX`] rotations already.
+    pub fn linked(&self, present: &RootKey, next: &RootKey) -> Result<Self, SealError> {
+        if self.links.len() >= ROOT_LINKS_MAX {
+            return Err(SealError::LinksFull { links: self.links.len() });
+        }
+        let number = u32::try_from(self.links.len() + 1).unwrap_or(u32::MAX);
+        let link = present.wrap(next, &link_context(&self.id, number))?;
+        let mut slot = self.clone();
+        slot.links.push(link);
+        Ok(slot)
+    }
+
+    /// What stays of a slot that is void: it tells whose it was, and opens nothing, also not a root key of former times.
+    ///
+    /// # Errors
+    /// [`SealError::Crypto`].
+    pub fn voided(&self) -> Result<Self, SealError> {
+        let id = random::array()?;
+        // Two keys that nobody has.
+        let wrapped = SlotKey::generate()?.wrap(&RootKey::generate()?, &wrap_context(&id))?;
+        Ok(Self { id, parameters: self.parameters.clone(), wrapped, links: Vec::new() })
     }
 
     /// Reads the stored form.
@@ -98,7 +151,7 @@ impl RootSlot {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (&FORMAT, rest) = bytes.split_first()? else { return None };
+        let (&format @ (FORMAT | FORMAT_LINKED), rest) = bytes.split_first()? else { return None };
         let (id, rest) = rest.split_first_chunk::<16>()?;
         let (tag, rest) = rest.split_first()?;
         let (parameters, wrapped) = match *tag {
@@ -132,9 +185,25 @@ impl RootSlot {
             }
             _ => return None,
         };
+        let (wrapped, links) = match format {
+            FORMAT_LINKED => {
+                let (wrapped, links) = wrapped.split_at_checked(WRAPPED_LEN)?;
+                (wrapped, read_links(links)?)
+            }
+            _ => (wrapped, Vec::new()),
+        };
         let wrapped = WrappedKey::from_bytes(wrapped).ok().filter(|wrapped| wrapped.as_bytes().len() == WRAPPED_LEN)?;
-        Some(Self { id: *id, parameters, wrapped })
+        Some(Self { id: *id, parameters, wrapped, links })
     }
+}
+
+/// The links of a slot that has some.
+fn read_links(bytes: &[u8]) -> Option<Vec<WrappedKey>> {
+    let (count, rest) = bytes.split_first()?;
+    let (chunks, rest) = rest.as_chunks::<WRAPPED_LEN>();
+    let fits = rest.is_empty() && chunks.len() == usize::from(*count) && (1..=ROOT_LINKS_MAX).contains(&chunks.len());
+    let links = chunks.iter().map(|link| WrappedKey::from_bytes(link).ok());
+    if fits { links.collect() } else { None }
 }
 
 /// The stored form up to the wrapped key.
@@ -165,6 +234,11 @@ pub(crate) fn head(id: &[u8; 16], parameters: &SlotParameters) -> Vec<u8> {
         }
     }
     out
+}
+
+/// What a link is bound to: its slot and its place.
+fn link_context(id: &[u8; 16], number: u32) -> WrapContext<'_> {
+    WrapContext { table: "root_link", id, version: number, generation: 1 }
 }
 
 /// What the root key's wrapping is bound to: the slot.

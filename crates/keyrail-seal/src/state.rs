@@ -43,6 +43,7 @@ impl SealState {
             | SealError::SharesAreDealt
             | SealError::SharesDoNotOpen { .. }
             | SealError::SlotDamaged
+            | SealError::LinksFull { .. }
             | SealError::TooFewShares { .. }
             | SealError::TooManyShares { .. } => Self::Sealed,
         }

@@ -8,6 +8,7 @@
 )]
 
 mod key_file;
+mod links;
 mod passphrase;
 mod pkcs11;
 mod place;
