@@ -35,14 +35,18 @@ pub(crate) fn script(name: &str) -> Command {
     command
 }
 
-/// What `exchange.py` answers.
-fn exchange(asked: &Value) -> Value {
-    let mut child =
-        script("exchange.py").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+/// What a script answers.
+pub(crate) fn answer(name: &str, asked: &Value) -> Value {
+    let mut child = script(name).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `exchange.py` answers.
+fn exchange(asked: &Value) -> Value {
+    answer("exchange.py", asked)
 }
 
 /// Plaintexts with their contexts.

@@ -1,6 +1,8 @@
 //! A second root: shares that go out and come in, a root that is lost, and moving to another one while the store is
 //! in use.
 
+mod interop;
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
