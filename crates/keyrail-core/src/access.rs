@@ -87,12 +87,16 @@ text_enum! {
         RootDeal = "root.deal",
         /// Ask the root of trust what it says of itself.
         RootEvidence = "root.evidence",
+        /// Answer an exposure of the root key: another one, and everything under it is exposed.
+        RootExposed = "root.exposed",
         /// Move the store to another root of trust.
         RootMigrate = "root.migrate",
         /// Prove that a root opens the store.
         RootRehearse = "root.rehearse",
         /// Take a way to open the store away.
         RootRemove = "root.remove",
+        /// Make another root key.
+        RootRotate = "root.rotate",
         /// Finish a move to another root that was interrupted. Only in the log.
         RootSettle = "root.settle",
         /// Make a backup.
@@ -125,7 +129,10 @@ text_enum! {
 impl Action {
     /// Whether it stops something that should not go on. Room is kept for it, and no limit of comfort refuses it.
     pub const fn keeps_safe(self) -> bool {
-        matches!(self, Self::KeyCompromise | Self::KeySuspend | Self::SystemSeal | Self::TokenRevoke)
+        matches!(
+            self,
+            Self::KeyCompromise | Self::KeySuspend | Self::RootExposed | Self::SystemSeal | Self::TokenRevoke
+        )
     }
 }
 

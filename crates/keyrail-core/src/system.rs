@@ -13,11 +13,16 @@ text_enum! {
         Primary = "primary",
         /// Opens it when the primary root is lost.
         Recovery = "recovery",
+        /// Opened it once, and opens nothing any more: kept so that its shares are told from others.
+        Void = "void",
     }
 }
 
 /// How many ways to open a store there may be: a primary and several recovery roots, and those that are being changed.
 pub const ROOT_SLOTS_MAX: usize = 8;
+
+/// How many void ones are kept; beyond it the one that was made void first goes.
+pub const VOID_SLOTS_MAX: usize = 16;
 
 /// How long a rehearsal of a recovery root is good for, in seconds: what nobody tries does not work.
 pub const REHEARSAL_SECONDS_MAX: u64 = 90 * 24 * 60 * 60;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyrail_audit::Head;
-use keyrail_core::system::{RootSecret, RootSecretPurpose, RootSlotRow};
+use keyrail_core::system::{RootSecret, RootSecretPurpose, RootSlotRow, SlotRole};
 use keyrail_core::time::Timestamp;
 use keyrail_seal::{RootOfTrust, RootSpec};
 use keyrail_store::{ImageCheck, RowCounts, State};
@@ -115,8 +115,10 @@ pub(crate) async fn make(open: &Arc<Unsealed>, ask: &Ask) -> Result<BackupView, 
     let manifest = describe(open, &state, head, time).await?;
     let name = BackupName::new(&manifest.store, time, manifest.log_size);
     blocking(|| place::sweep(&ask.dir, &name.store))?;
-    let slots = state.root_slots().await?;
-    let mut file = blocking(|| BackupFile::create(&ask.dir, &name, &slots, open.root(), &manifest))?;
+    let mut slots = state.root_slots().await?;
+    slots.retain(|row| row.role != SlotRole::Void);
+    let root = open.root_of(&state).await?;
+    let mut file = blocking(|| BackupFile::create(&ask.dir, &name, &slots, &root, &manifest))?;
     let rows = state.write_image(|part| blocking(|| file.write(part))).await?;
     let written = blocking(|| file.finish())?;
     let removed = blocking(|| place::keep(&ask.dir, &name.store, ask.keep))?;
@@ -203,7 +205,7 @@ pub(crate) fn slot_rows(slots: &[Vec<u8>], now: Timestamp) -> Vec<RootSlotRow> {
         slot: slot.clone(),
         created_at: now,
         generation: 1,
-        role: keyrail_core::system::SlotRole::Primary,
+        role: SlotRole::Primary,
         recipients: Vec::new(),
         rehearsed_at: None,
     };

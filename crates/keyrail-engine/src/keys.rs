@@ -7,7 +7,7 @@ use keyrail_core::system::{RootSecret, RootSecretPurpose};
 use keyrail_crypto::CryptoError;
 use keyrail_crypto::envelope::Kid;
 use keyrail_crypto::random;
-use keyrail_crypto::secret::{AsSecret, DataKey, MasterKey, RootKey, Wraps};
+use keyrail_crypto::secret::{AsSecret, DataKey, MasterKey, RootKey, SigningSeed, StoreKey, Wraps};
 use keyrail_crypto::suite::Suite;
 use keyrail_crypto::wrap::{WrapContext, WrappedKey};
 use keyrail_store::StoreError;
@@ -75,6 +75,41 @@ pub(crate) fn unwrap_master_key(root: &RootKey, row: &MasterVersion) -> Result<M
         generation: row.wrap_generation,
     };
     Ok(root.unwrap_key(&WrappedKey::from_bytes(wrapped)?, &context)?)
+}
+
+/// Puts a master key version under another root key; a row without a key in it stays as it is.
+pub(crate) fn rewrap_master_key(
+    present: &RootKey,
+    next: &RootKey,
+    row: &MasterVersion,
+) -> Result<MasterVersion, EngineError> {
+    if row.wrapped.is_none() {
+        return Ok(row.clone());
+    }
+    let (key, generation) = (unwrap_master_key(present, row)?, row.wrap_generation + 1);
+    let wrapped = wrap_master_key(next, &key, &row.id, row.version, generation)?;
+    Ok(MasterVersion {
+        wrapped: Some(wrapped),
+        wrap_generation: generation,
+        generation: row.generation + 1,
+        ..row.clone()
+    })
+}
+
+/// Puts a key that lies directly under the root key and is no master key under another root key.
+pub(crate) fn rewrap_root_secret(
+    present: &RootKey,
+    next: &RootKey,
+    row: &RootSecret,
+) -> Result<RootSecret, EngineError> {
+    let generation = row.wrap_generation + 1;
+    let context = WrapContext { table: ROOT_SECRET_TABLE, id: &row.id, version: 1, generation };
+    let wrapped = match row.purpose {
+        RootSecretPurpose::Store => next.wrap(&unwrap_root_secret::<StoreKey>(present, row)?, &context)?,
+        RootSecretPurpose::LogSigning => next.wrap(&unwrap_root_secret::<SigningSeed>(present, row)?, &context)?,
+    };
+    let wrapped = wrapped.as_bytes().to_vec();
+    Ok(RootSecret { wrapped, wrap_generation: generation, generation: row.generation + 1, ..row.clone() })
 }
 
 /// Wraps a key that lies directly under the root key and is no master key.

@@ -58,7 +58,7 @@ pub(crate) async fn migrate(
 async fn prove(open: &Arc<Unsealed>, root: &dyn RootOfTrust) -> Result<(), EngineError> {
     let rows = open.state().root_slots().await?;
     let opened = blocking(|| open_any(&rows, root))?;
-    require_live(opened, open).map(drop)
+    require_live(opened, open).await.map(drop)
 }
 
 /// Ends a move that was interrupted after the new root was written down: the store was opened with it.
@@ -135,9 +135,10 @@ impl Operation for AddRoot {
         op.places.require(&op.to, cx.open)?;
         let root = blocking(|| op.root())?;
         let prepared = async {
+            let key = cx.open.root().await?;
             blocking(|| match slot_of(&rows, root.as_ref())? {
                 Some(row) => Ok(Prepared::Found(row.id)),
-                None => Ok(Prepared::New(root.protect(cx.open.root())?)),
+                None => Ok(Prepared::New(root.protect(&key)?)),
             })
         };
         match cx.once(ids_of(&rows), prepared).await? {
@@ -186,7 +187,7 @@ pub(crate) fn slot_of<'a>(
     rows: &'a [RootSlotRow],
     root: &dyn RootOfTrust,
 ) -> Result<Option<&'a RootSlotRow>, EngineError> {
-    for row in rows {
+    for row in rows.iter().filter(|row| row.role != SlotRole::Void) {
         let slot = RootSlot::from_bytes(&row.slot)?;
         if slot.kind() != root.kind() {
             continue;
@@ -241,7 +242,7 @@ fn promoted(id: [u8; 16], rows: Vec<RootSlotRow>, cx: &Context<'_>) -> Result<Ac
             let next = RootSlotRow { role: SlotRole::Primary, generation: row.generation + 1, ..row };
             change.update(&next);
             promoted = Some(next);
-        } else if row.role != SlotRole::Recovery {
+        } else if !matches!(row.role, SlotRole::Recovery | SlotRole::Void) {
             change.delete(&row);
             removed.push(hex::encode(row.id));
         }

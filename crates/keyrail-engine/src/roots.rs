@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keyrail_core::system::{ROOT_SLOTS_MAX, RootSlotRow, SlotRole};
+use keyrail_core::system::{ROOT_SLOTS_MAX, RootSlotRow, SlotRole, VOID_SLOTS_MAX};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::secret::RootKey;
 use keyrail_seal::{
@@ -94,11 +94,11 @@ pub(crate) fn ids_of(rows: &[RootSlotRow]) -> Vec<[u8; 16]> {
 /// [`EngineError::RootSlot`] for a slot that was altered; [`EngineError::Root`]: of the slots that are of its kind, why the
 /// last one does not open.
 pub(crate) fn open_any(rows: &[RootSlotRow], root: &dyn RootOfTrust) -> Result<(RootKey, [u8; 16]), EngineError> {
-    let mut rows: Vec<_> = rows.iter().collect();
+    let (void, mut rows): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.role == SlotRole::Void);
     rows.sort_by_key(|row| match row.role {
         SlotRole::Primary => 0,
         SlotRole::Pending => 1,
-        SlotRole::Recovery => 2,
+        SlotRole::Recovery | SlotRole::Void => 2,
     });
     let (mut other, mut failure, mut damaged) = (None, None, None);
     for row in rows.into_iter().take(ROOT_SLOTS_MAX) {
@@ -114,21 +114,33 @@ pub(crate) fn open_any(rows: &[RootSlotRow], root: &dyn RootOfTrust) -> Result<(
                 continue;
             }
         };
-        match root.open(&slot) {
+        match slot.open_with(root) {
             Ok(key) => return Ok((key, row.id)),
             Err(SealError::SlotDamaged) => {
                 damaged.get_or_insert(row.id);
             }
             Err(error) if error.is_of_another() => failure = Some(error),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                refuse_void(&void, root)?;
+                return Err(error.into());
+            }
         }
     }
+    refuse_void(&void, root)?;
     // Its own slot is there, whatever else is.
     if let Some(id) = damaged {
         return Err(EngineError::RootSlot { id: hex::encode(id) });
     }
     let none = other.map(|kind| SealError::OtherKind { found: kind.as_str(), given: root.kind().as_str() });
     Err(failure.or(none).unwrap_or(SealError::SlotDamaged).into())
+}
+
+/// Refuses what opened the store once, by its name: whoever holds it learns why it does no more.
+fn refuse_void(rows: &[&RootSlotRow], root: &dyn RootOfTrust) -> Result<(), EngineError> {
+    for slot in rows.iter().take(VOID_SLOTS_MAX).filter_map(|row| RootSlot::from_bytes(&row.slot).ok()) {
+        root.refuse_void(&slot)?;
+    }
+    Ok(())
 }
 
 /// The row of a new slot.
@@ -146,5 +158,6 @@ pub(crate) fn new_row(slot: &RootSlot, role: SlotRole, now: Timestamp) -> RootSl
 
 /// Refuses one slot more than there may be.
 pub(crate) fn room_for_slot(rows: &[RootSlotRow]) -> Result<(), EngineError> {
-    room_for(rows.len() as u64, "ways to open the store", ROOT_SLOTS_MAX as u64)
+    let open = rows.iter().filter(|row| row.role != SlotRole::Void).count();
+    room_for(open as u64, "ways to open the store", ROOT_SLOTS_MAX as u64)
 }

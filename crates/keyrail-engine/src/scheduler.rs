@@ -14,6 +14,7 @@ use keyrail_store::Change;
 
 use crate::countdown;
 use crate::error::EngineError;
+use crate::exposure::{self, Marked};
 use crate::ops::key::RotateKey;
 use crate::ops::master::RotateMaster;
 use crate::ops::system::{Rewrap, Rewrapped};
@@ -287,6 +288,11 @@ pub(crate) async fn rewrap(open: &Arc<Unsealed>) -> Result<(), EngineError> {
     for key in open.state().master_keys().await? {
         let versions = open.state().master_versions(&key.id).await?;
         for version in versions.iter().filter(|row| wraps_no_more(row)) {
+            // What it protects is declared exposed first: under another master key it would look like any other.
+            if version.state == VersionState::Compromised && exposure::mark(open, version).await? == Marked::Some {
+                open.rewrap_goes_on();
+                return Ok(());
+            }
             let mut batch = Rewrapped::make(open, &version.id, None).await?;
             while let Some(last) = batch.last() {
                 let caller = Caller::system()?;
@@ -307,5 +313,5 @@ pub(crate) async fn rewrap(open: &Arc<Unsealed>) -> Result<(), EngineError> {
 }
 
 fn wraps_no_more(row: &MasterVersion) -> bool {
-    row.state == VersionState::Deactivated
+    matches!(row.state, VersionState::Deactivated | VersionState::Compromised)
 }

@@ -5,6 +5,7 @@ pub(crate) mod commit;
 pub(crate) mod late;
 pub(crate) mod parts;
 mod present;
+pub(crate) mod root;
 pub(crate) mod tenure;
 pub(crate) mod told;
 
@@ -25,8 +26,8 @@ use keyrail_core::time::{Clock, Observation, Timestamp};
 use keyrail_core::token::Token;
 use keyrail_crypto::envelope::{KeyRef, Kid};
 use keyrail_crypto::mac::MacKey;
-use keyrail_crypto::secret::{DataKey, MasterKey, RootKey};
-use keyrail_seal::{RootSpec, SealState};
+use keyrail_crypto::secret::{DataKey, MasterKey};
+use keyrail_seal::SealState;
 use keyrail_store::State;
 use parking_lot::{Mutex, RwLock};
 
@@ -36,12 +37,10 @@ use crate::cache::GenerationCache;
 use crate::clock::ClockWatch;
 use crate::countdown::Retries;
 use crate::counting::Counts;
-use crate::engine::TURN_WAIT_MAX;
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::parallel::blocking;
-use crate::paths::Paths;
 use crate::pipeline::{Operation, execute};
 use crate::ports::AssetPort;
 use crate::refusals::Refusals;
@@ -51,6 +50,7 @@ use crate::unsealed::alarm::Raised;
 use crate::unsealed::commit::Pending;
 use crate::unsealed::late::Late;
 use crate::unsealed::present::OwnFence;
+use crate::unsealed::root::RootInUse;
 use crate::unsealed::tenure::Tenure;
 use crate::unsealed::told::Told;
 use crate::usage::UsageBook;
@@ -80,9 +80,7 @@ pub struct Unsealed {
     verifier: VerifierKey,
     audit_dir: PathBuf,
     clock: Arc<dyn Clock>,
-    root: RootKey,
-    /// The slot of the root that opened the store, or that it was moved to since.
-    opened_by: Mutex<[u8; 16]>,
+    root: RootInUse,
     /// Held by a request while it waits for a root of trust: each keeps a thread.
     root_turn: tokio::sync::Mutex<()>,
     token_key: MacKey,
@@ -202,31 +200,6 @@ impl Unsealed {
         self.generation.load(Ordering::Acquire).max(self.log.epoch().0)
     }
 
-    pub(crate) fn root(&self) -> &RootKey {
-        &self.root
-    }
-
-    /// The slot of the root that opens the store now.
-    pub(crate) fn opened_by(&self) -> [u8; 16] {
-        *self.opened_by.lock()
-    }
-
-    pub(crate) fn set_opened_by(&self, slot: [u8; 16]) {
-        *self.opened_by.lock() = slot;
-    }
-
-    /// The turn to ask a root of trust: one request at a time does.
-    pub(crate) async fn root_turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, EngineError> {
-        let turn = tokio::time::timeout(TURN_WAIT_MAX, self.root_turn.lock()).await;
-        turn.map_err(|_| EngineError::RootBusy)
-    }
-
-    /// The root of trust that opens the store at a start.
-    pub(crate) fn configured_root(&self) -> Result<RootSpec, EngineError> {
-        let dir = self.data_dir().ok_or(EngineError::Bug { what: "the store has no directory" })?;
-        crate::bootstrap::configured_root(&Paths::new(dir))
-    }
-
     pub(crate) fn usage(&self) -> &UsageBook {
         &self.usage
     }
@@ -344,23 +317,6 @@ impl Unsealed {
     pub(crate) async fn unwrap_data_key(&self, version: &DataKeyVersion) -> Result<DataKey, EngineError> {
         let master = self.master(version.wrapped_by).await?;
         crate::keys::unwrap_data_key(&master, version)
-    }
-
-    /// An unwrapped master key version.
-    pub(crate) async fn master(&self, id: MasterVersionId) -> Result<Arc<MasterKey>, EngineError> {
-        let generation = self.generation();
-        let now = self.now();
-        if let Some(master) = self.masters.get(generation, now, &id) {
-            return Ok(master);
-        }
-        let row = self
-            .state
-            .master_version(&id)
-            .await?
-            .ok_or(EngineError::Bug { what: "a master key version is missing" })?;
-        let master = Arc::new(crate::keys::unwrap_master_key(&self.root, &row)?);
-        self.masters.put(generation, id, master.clone(), now.plus_seconds(MASTER_CACHE_SECONDS));
-        Ok(master)
     }
 
     /// Runs one operation.

@@ -10,7 +10,7 @@ use keyrail_core::label::Label;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{AppPath, EnvironmentPath, KeyName, Name};
 use keyrail_core::system::{
-    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSlotRow, Setting, SettingName, UsageMark,
+    IdempotencyEntry, LogHeadRow, ObservationRow, OutboxEntry, RootSecret, RootSlotRow, Setting, SettingName, UsageMark,
 };
 use keyrail_core::time::Timestamp;
 use keyrail_core::token::Token;
@@ -50,6 +50,8 @@ macro_rules! finders {
 finders! {
     /// All ways to open the store.
     root_slots() -> all RootSlotRow;
+    /// The keys directly under the root key that are no master keys.
+    root_secrets() -> all RootSecret;
     /// The domain of this name.
     domain_by_name(name: &Name => "name") -> one Domain;
     /// The domain of this id.

@@ -114,7 +114,7 @@ fn the_slot_of_a_token_that_is_away_is_not_taken_away() {
         let (there, away) = (tokens.join("tokens"), tokens.join("away"));
         std::fs::rename(&there, &away).unwrap();
         std::fs::create_dir(&there).unwrap();
-        let remove = async || engine.remove_root(&local(), added).await;
+        let remove = async || engine.remove_root(&local(), hex::encode(added)).await;
         let error = remove().await.unwrap_err();
         assert_eq!(error.code(), "root_failed", "{error}");
         // Nor is a second slot added for a root whose slots cannot be told.
@@ -173,7 +173,7 @@ async fn a_pipe_is_read_once_and_keeps_no_stranger_in_the_queue() {
             let to = key_file(dir.path(), "b");
             let refused = [
                 engine.seal_for(&stranger).await.unwrap_err(),
-                engine.remove_root(&stranger, [0; 16]).await.unwrap_err(),
+                engine.remove_root(&stranger, "00".repeat(16)).await.unwrap_err(),
                 engine.migrate_root(&stranger, to).await.unwrap_err(),
             ];
             refused.map(|error| error.code())

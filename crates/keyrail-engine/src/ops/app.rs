@@ -9,7 +9,7 @@ use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{AppPath, VersionNumber};
 use keyrail_core::time::Timestamp;
 use keyrail_crypto::random;
-use keyrail_crypto::secret::MasterKey as MasterKeyMaterial;
+use keyrail_crypto::secret::{MasterKey as MasterKeyMaterial, RootKey};
 use keyrail_store::Change;
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +79,7 @@ impl Operation for CreateApp {
         room_for(cx.open.state().count::<App>(Vec::new()).await?, "apps", APPS_MAX)?;
         let mut change = Change::new();
         if loaded.master.is_none() {
-            let (key, version) = first_master(&domain, &path, cx)?;
+            let (key, version) = first_master(&domain, &path, &*cx.open.root().await?, cx)?;
             change.insert(&key);
             change.insert(&version);
         }
@@ -96,7 +96,12 @@ impl Operation for CreateApp {
     }
 }
 
-fn first_master(domain: &Domain, path: &AppPath, cx: &Context<'_>) -> Result<(MasterKey, MasterVersion), EngineError> {
+fn first_master(
+    domain: &Domain,
+    path: &AppPath,
+    root: &RootKey,
+    cx: &Context<'_>,
+) -> Result<(MasterKey, MasterVersion), EngineError> {
     let key = MasterKey {
         id: MasterKeyId::from_bytes(random::array()?),
         domain: domain.id,
@@ -104,7 +109,7 @@ fn first_master(domain: &Domain, path: &AppPath, cx: &Context<'_>) -> Result<(Ma
         created_at: cx.now,
         generation: 1,
     };
-    let version = new_master_version(key.id, VersionNumber::FIRST, cx)?;
+    let version = new_master_version(key.id, VersionNumber::FIRST, root, cx.now)?;
     Ok((key, version))
 }
 
@@ -112,11 +117,12 @@ fn first_master(domain: &Domain, path: &AppPath, cx: &Context<'_>) -> Result<(Ma
 pub(crate) fn new_master_version(
     key: MasterKeyId,
     version: VersionNumber,
-    cx: &Context<'_>,
+    root: &RootKey,
+    now: Timestamp,
 ) -> Result<MasterVersion, EngineError> {
     let id = MasterVersionId::from_bytes(random::array()?);
     let material = MasterKeyMaterial::generate()?;
-    let wrapped = keys::wrap_master_key(cx.open.root(), &material, &id, version, 1)?;
+    let wrapped = keys::wrap_master_key(root, &material, &id, version, 1)?;
     Ok(MasterVersion {
         id,
         master_key: key,
@@ -124,8 +130,8 @@ pub(crate) fn new_master_version(
         state: VersionState::Active,
         wrapped: Some(wrapped),
         wrap_generation: 1,
-        activated_at: cx.now,
-        state_changed_at: cx.now,
+        activated_at: now,
+        state_changed_at: now,
         generation: 1,
     })
 }

@@ -143,7 +143,7 @@ impl Operation for RotateMaster {
         let last = versions.iter().map(|(row, _)| row.version).max();
         let next =
             last.and_then(VersionNumber::next).ok_or(EngineError::Bug { what: "a master key without versions" })?;
-        let added = new_master_version(key.id, next, cx)?;
+        let added = new_master_version(key.id, next, &*cx.open.root().await?, cx.now)?;
         change.insert(&added);
         versions.push((added, 0));
         // Data keys need not wait for the next sweep to be rewrapped.

@@ -37,7 +37,7 @@ pub struct SlotView {
     /// Its id, in hex.
     pub id: String,
     /// `primary` opens the store at a start, `recovery` when that is lost, `pending` is one that the store is being
-    /// moved to.
+    /// moved to; `void` opened it once, and opens nothing any more.
     pub role: SlotRole,
     /// What kind of root it is.
     pub kind: String,
@@ -48,6 +48,9 @@ pub struct SlotView {
     /// When its root last proved that it opens the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rehearsed_at: Option<Timestamp>,
+    /// How many rotations of the root key it missed: it opens the store through as many former root keys.
+    #[serde(skip_serializing_if = "is_none", default)]
+    pub rotations_missed: usize,
     /// Which shares open it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<ShareSetView>,
@@ -89,21 +92,33 @@ impl SlotView {
             in_use: row.id == opened_by,
             created_at: row.created_at,
             rehearsed_at: row.rehearsed_at,
+            rotations_missed: slot.links.len(),
             shares,
-            warning: warning(row, now),
+            warning: warning(row, slot.links.len(), now),
         })
     }
 }
 
-fn warning(row: &RootSlotRow, now: Timestamp) -> Option<String> {
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+fn warning(row: &RootSlotRow, rotations_missed: usize, now: Timestamp) -> Option<String> {
     if row.role == SlotRole::Pending {
         let text = "a move to this root was interrupted; repeat `keyrail root migrate`, or take it away with `keyrail root remove`";
         return Some(text.to_owned());
     }
-    row.rehearsal_due(now).then(|| match row.rehearsed_at {
-        Some(_) => "nobody has proved for 90 days that it opens the store: `keyrail root rehearse`".to_owned(),
-        None => "nobody has proved yet that it opens the store: `keyrail root rehearse`".to_owned(),
-    })
+    let rehearsal = row.rehearsal_due(now).then_some(match row.rehearsed_at {
+        Some(_) => "nobody has proved for 90 days that it opens the store: `keyrail root rehearse`",
+        None => "nobody has proved yet that it opens the store: `keyrail root rehearse`",
+    });
+    let linked = (rotations_missed > 0).then_some(
+        "it opens the store through a former root key, which protects it as long as this slot is there: deal new shares \
+         and take it away",
+    );
+    let warnings: Vec<_> = rehearsal.into_iter().chain(linked).collect();
+    (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
 impl Operation for ShowRoot {
@@ -159,7 +174,7 @@ impl Operation for RehearseRoot {
             let _turn = cx.open.root_turn().await?;
             let configured = || cx.open.configured_root();
             let opened = blocking(|| open_any(&rows, root.resolve(configured, PipeWait::Limited)?.as_ref()))?;
-            require_live(opened, cx.open)
+            require_live(opened, cx.open).await
         };
         let id = cx.once(ids_of(&rows), proved).await?;
         let row = rows.into_iter().find(|row| row.id == id).ok_or(EngineError::Bug { what: "a slot is gone" })?;
@@ -173,8 +188,8 @@ impl Operation for RehearseRoot {
 }
 
 /// Refuses a slot that holds another root key than the one that the store works with.
-pub(crate) fn require_live((key, id): (RootKey, [u8; 16]), open: &Unsealed) -> Result<[u8; 16], EngineError> {
-    if key.ct_eq(open.root()) { Ok(id) } else { Err(keyrail_seal::SealError::SlotDamaged.into()) }
+pub(crate) async fn require_live((key, id): (RootKey, [u8; 16]), open: &Unsealed) -> Result<[u8; 16], EngineError> {
+    if key.ct_eq(&*open.root().await?) { Ok(id) } else { Err(keyrail_seal::SealError::SlotDamaged.into()) }
 }
 
 /// Makes a recovery root, with new shares.
@@ -228,7 +243,7 @@ impl Operation for DealRecovery {
         cx: &Context<'_>,
     ) -> Result<Acted<NewRecovery>, EngineError> {
         room_for_slot(&rows)?;
-        let (row, shares) = authorized.op().deal(cx.open.root(), cx.now)?;
+        let (row, shares) = authorized.op().deal(&*cx.open.root().await?, cx.now)?;
         let mut change = Change::new();
         change.insert(&row);
         let slot = SlotView::of(&row, cx.open.opened_by(), cx.now)?;
@@ -238,11 +253,12 @@ impl Operation for DealRecovery {
     }
 }
 
-/// Takes a way to open the store away: a recovery root, or one that the store was to be moved to.
+/// Takes a way to open the store away: a recovery root, one that the store was to be moved to, or what is kept of a void
+/// one.
 #[derive(Clone, Debug)]
 pub struct RemoveRoot {
-    /// The slot's id.
-    pub slot: [u8; 16],
+    /// The slot's id, in hex, as it was given.
+    pub slot: String,
 }
 
 impl Operation for RemoveRoot {
@@ -256,7 +272,7 @@ impl Operation for RemoveRoot {
     }
 
     fn target(&self, _: &Self::Loaded) -> Target {
-        Target::service("root", hex::encode(self.slot))
+        Target::service("root", self.slot.clone())
     }
 
     async fn act(
@@ -264,10 +280,10 @@ impl Operation for RemoveRoot {
         rows: Self::Loaded,
         cx: &Context<'_>,
     ) -> Result<Acted<SlotView>, EngineError> {
-        let id = authorized.op().slot;
-        let absent = || EngineError::NotFound { what: "root slot", name: hex::encode(id) };
-        let row = rows.into_iter().find(|row| row.id == id).ok_or_else(absent)?;
-        if row.role == SlotRole::Primary || id == cx.open.opened_by() {
+        let name = &authorized.op().slot;
+        let absent = || EngineError::NotFound { what: "root slot", name: name.clone() };
+        let row = rows.into_iter().find(|row| hex::encode(row.id) == *name).ok_or_else(absent)?;
+        if row.role == SlotRole::Primary || row.id == cx.open.opened_by() {
             return Err(EngineError::Invalid {
                 problem: "this slot opens the store".to_owned(),
                 hint: "move the store to another root with `keyrail root migrate`",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keyrail_core::access::Action;
 use keyrail_core::id::MasterVersionId;
 use keyrail_core::key::DataKeyVersion;
+use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::VersionNumber;
 use keyrail_core::system::{Setting, SettingName};
 use keyrail_crypto::envelope::Kid;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::error::EngineError;
+use crate::exposure::is_marked;
 use crate::keys;
 use crate::pipeline::{Acted, Context, Operation, Target, replay_answer};
 use crate::unsealed::Unsealed;
@@ -198,6 +200,9 @@ impl Rewrapped {
         }
         let missing = || EngineError::Bug { what: "a master key version is missing" };
         let former = open.state().master_version(from).await?.ok_or_else(missing)?;
+        if former.state == VersionState::Compromised {
+            rows.retain(is_marked);
+        }
         let versions = open.state().master_versions(&former.master_key).await?;
         let active = versions.iter().find(|row| row.state.encrypts()).ok_or_else(missing)?;
         let (old, new) = (open.master(*from).await?, open.master(active.id).await?);

@@ -22,6 +22,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::refusals::Refusals;
 use crate::unsealed::late::COMMIT_WAIT_MAX;
+use crate::unsealed::root::RootInUse;
 use crate::unsealed::tenure::Tenure;
 use crate::usage::UsageBook;
 
@@ -58,8 +59,7 @@ impl Unsealed {
             verifier: parts.verifier,
             audit_dir: parts.audit_dir,
             clock: parts.clock,
-            root: parts.root,
-            opened_by: Mutex::new(parts.opened_by),
+            root: RootInUse::new(parts.root, parts.opened_by),
             root_turn: tokio::sync::Mutex::new(()),
             token_key: parts.token_key,
             local_operator: Mutex::default(),

@@ -4,7 +4,9 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use keyrail_crypto::age::Recipient;
 use keyrail_engine::anchor::AnchorView;
+use keyrail_engine::exposure::{Answered as AnsweredExposure, Exposure};
 use keyrail_engine::ops::root::{DealRecovery, NewRecovery, RehearseRoot, RootView, ShareSetView, ShowRoot, SlotView};
+use keyrail_engine::root_key::RotatedRoot;
 use keyrail_engine::{EngineError, RootSource};
 use keyrail_seal::{DealtShare, RootSpec, ShareText};
 use serde::{Deserialize, Serialize, Serializer};
@@ -13,7 +15,6 @@ use zeroize::Zeroizing;
 
 use crate::api::{About, Api, Nothing};
 use crate::call::Call;
-use crate::problem::Failure;
 use crate::routes::{Answered, Json, Shared, answer, run};
 
 pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
@@ -34,6 +35,23 @@ pub(super) fn routes(api: Api<Shared>) -> Api<Shared> {
             About::post("/v1/system/root/deal", "dealShares", "Makes a recovery root; its shares are shown once")
                 .once(),
             post(deal),
+        )
+        .route::<Renewal, RotatedRoot>(
+            About::post(
+                "/v1/system/root/rotate",
+                "rotateRoot",
+                "Puts the store under another root key, while it is in use",
+            ),
+            post(rotate),
+        )
+        .route::<ExposureRequest, ExposureAnswer>(
+            About::post(
+                "/v1/system/root/exposed",
+                "answerExposure",
+                "Answers an exposure of the root key: everything under it is replaced",
+            )
+            .once(),
+            post(exposed),
         )
         .route::<SlotNamed, SlotView>(
             About::post("/v1/system/root/remove", "removeRoot", "Takes a recovery root away").once(),
@@ -217,6 +235,12 @@ struct ShareAnswer {
     share: Zeroizing<String>,
 }
 
+impl From<NewRecovery> for NewRecoveryAnswer {
+    fn from(NewRecovery { slot, shares }: NewRecovery) -> Self {
+        Self { slot: slot.id, set: slot.shares, shares: shares.into_iter().map(ShareAnswer::from).collect() }
+    }
+}
+
 fn secret_text<S: Serializer>(text: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text)
 }
@@ -234,11 +258,7 @@ async fn deal(
 ) -> Answered<NewRecoveryAnswer> {
     let asked = body.parsed().map_err(|error| call.fail(error))?;
     let made = run(&service, &call, asked).await?;
-    Ok(made.map(|NewRecovery { slot, shares }| NewRecoveryAnswer {
-        slot: slot.id,
-        set: slot.shares,
-        shares: shares.into_iter().map(ShareAnswer::from).collect(),
-    }))
+    Ok(made.map(NewRecoveryAnswer::from))
 }
 
 /// A way to open the store.
@@ -250,12 +270,61 @@ struct SlotNamed {
 }
 
 async fn remove(State(service): State<Shared>, call: Call, Json(body): Json<SlotNamed>) -> Answered<SlotView> {
-    let removed = async {
-        let mut slot = [0; 16];
-        let wrong = |_| EngineError::NotFound { what: "root slot", name: body.slot.clone() };
-        hex::decode_to_slice(&body.slot, &mut slot).map_err(wrong)?;
-        service.engine().remove_root(&call.caller(), slot).await
-    };
-    let removed = removed.await.map_err(|error: EngineError| -> Failure { call.fail(error) })?;
+    let removed = service.engine().remove_root(&call.caller(), body.slot).await.map_err(|error| call.fail(error))?;
     Ok(answer(&call, removed))
+}
+
+/// Shares of a recovery root, which opens the store directly after the rotation, too; without them it does so through the
+/// former root key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Renewal {
+    /// The shares, `krs1.…`; each is wiped when the request ends.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    shares: Vec<Zeroizing<String>>,
+}
+
+async fn rotate(State(service): State<Shared>, call: Call, Json(body): Json<Renewal>) -> Answered<RotatedRoot> {
+    let renew = (!body.shares.is_empty()).then(|| RootSource::Shares(numbered(body.shares)));
+    let rotated = service.engine().rotate_root(&call.caller(), renew).await.map_err(|error| call.fail(error))?;
+    Ok(answer(&call, rotated))
+}
+
+/// An exposure of the root key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ExposureRequest {
+    /// What happened, in one line, for the log.
+    #[serde(default)]
+    reason: Option<String>,
+    /// `shamir:T/N`: the recovery root that takes the place of those that are void.
+    #[serde(default)]
+    recovery: Option<String>,
+    /// Whom its shares are encrypted to.
+    #[serde(default)]
+    recipients: Vec<String>,
+}
+
+/// What was done about an exposure of the root key, and what is to be done.
+#[derive(Serialize, ToSchema)]
+struct ExposureAnswer {
+    #[serde(flatten)]
+    answered: AnsweredExposure,
+    /// The new recovery root. Its shares are shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<NewRecoveryAnswer>,
+}
+
+async fn exposed(
+    State(service): State<Shared>,
+    call: Call,
+    Json(body): Json<ExposureRequest>,
+) -> Answered<ExposureAnswer> {
+    let ExposureRequest { reason, recovery, recipients } = body;
+    let recovery = recovery.map(|recovery| NewRecoveryRequest { recovery, recipients }.parsed()).transpose();
+    let exposure = Exposure { reason, recovery: recovery.map_err(|error| call.fail(error))? };
+    let answered = service.engine().answer_exposure(&call.caller(), exposure).await;
+    let (answered, recovery) = answered.map_err(|error| call.fail(error))?;
+    Ok(answer(&call, ExposureAnswer { answered, recovery: recovery.map(NewRecoveryAnswer::from) }))
 }

@@ -34,6 +34,24 @@ pub(crate) enum RootCommand {
         #[arg(long, value_name = "ROOT")]
         root: Option<RootSpec>,
     },
+    /// Put the store under another root key, while it is in use. Roots and shares stay the same.
+    Rotate {
+        /// A recovery root that is not to open the store through the former root key: its shares, as shamir:FILE,FILE,… or
+        /// shares-dir:DIR.
+        #[arg(long, value_name = "ROOT")]
+        renew: Option<RootSpec>,
+    },
+    /// The root key is exposed: replace it and every key under it, and make all recovery shares void.
+    Exposed {
+        /// What happened, for the log.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// A new recovery root in place of those that are void: shamir:3/5 makes five shares, any three of which open.
+        #[arg(long, value_name = "shamir:T/N")]
+        recovery: Option<RecoverySpec>,
+        #[command(flatten)]
+        shares: SharesOut,
+    },
     /// Make a recovery root: shares for several people, some of which open the store.
     Deal {
         /// shamir:3/5 makes five shares, any three of which open the store.

@@ -58,6 +58,46 @@ pub(super) async fn migrate(global: &Global, to: &RootSpec, root: Option<RootSpe
     finish(api, moved, Output { json: global.json }).await
 }
 
+pub(super) async fn rotate(global: &Global, renew: Option<&RootSpec>) -> Result<(), Failure> {
+    let body = match renew {
+        None => json!({}),
+        Some(root) if root.is_recovery() => given(root)?,
+        Some(_) => {
+            let hint =
+                "name shares, like shamir:FILE,FILE,FILE; the root that opens the store at a start is renewed anyway";
+            return Err(Failure::caller("--renew is for recovery shares", hint));
+        }
+    };
+    print(global, Access::Write, Method::POST, "/v1/system/root/rotate", body).await
+}
+
+pub(super) async fn exposed(
+    global: &Global,
+    reason: Option<&str>,
+    recovery: Option<RecoverySpec>,
+    shares: &SharesOut,
+) -> Result<(), Failure> {
+    let output = Output { json: global.json };
+    let recipients: Vec<_> = recipients(shares)?.iter().map(ToString::to_string).collect();
+    prepare(shares, output)?;
+    let recovery = recovery.map(|spec| spec.to_string());
+    let body = json!({ "reason": reason, "recovery": recovery, "recipients": recipients });
+    let api = Api::connect(global, Access::Write).await?;
+    let answered = api.send(Method::POST, "/v1/system/root/exposed", &body).await;
+    let closed = api.close().await;
+    let mut answered = answered?;
+    let dealt = answered.as_object_mut().and_then(|all| all.remove("recovery"));
+    let delivered = dealt.map_or(Ok(()), |dealt| {
+        let (dealt, delivered) = deliver(dealt, shares);
+        if let Some(all) = answered.as_object_mut() {
+            all.insert("recovery".to_owned(), dealt);
+        }
+        delivered
+    });
+    let printed = output.print_once(&answered).map_err(|failure| failure.if_untold(SHARES_LOST));
+    printed.and(delivered).and(closed)
+}
+
 pub(super) async fn deal(global: &Global, recovery: RecoverySpec, shares: &SharesOut) -> Result<(), Failure> {
     let output = Output { json: global.json };
     let recipients: Vec<_> = recipients(shares)?.iter().map(ToString::to_string).collect();

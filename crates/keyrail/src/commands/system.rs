@@ -23,6 +23,10 @@ pub(super) async fn root(global: &Global, command: RootCommand) -> Result<(), Fa
         RootCommand::Unseal { root } => roots::unseal(global, root.as_ref()).await,
         RootCommand::Rehearse { root } => roots::rehearse(global, &root).await,
         RootCommand::Migrate { to, root } => roots::migrate(global, &to, root).await,
+        RootCommand::Rotate { renew } => roots::rotate(global, renew.as_ref()).await,
+        RootCommand::Exposed { reason, recovery, shares } => {
+            roots::exposed(global, reason.as_deref(), recovery, &shares).await
+        }
         RootCommand::Deal { recovery, shares } => roots::deal(global, recovery, &shares).await,
         RootCommand::Remove { slot } => {
             print(global, Access::Write, Method::POST, "/v1/system/root/remove", json!({ "slot": slot })).await

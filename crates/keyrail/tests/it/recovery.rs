@@ -2,6 +2,7 @@
 //! in use.
 
 mod interop;
+mod rotated;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;

@@ -69,6 +69,8 @@ fn rows(api: &Api) -> Vec<Row> {
             Service,
             "operator",
         ),
+        row("POST /v1/system/root/rotate", "/v1/system/root/rotate", json!({}), Service, "operator"),
+        row("POST /v1/system/root/exposed", "/v1/system/root/exposed", json!({}), Service, "operator"),
         row("POST /v1/system/root/rehearse", "/v1/system/root/rehearse", json!({}), Service, "app"),
         row(
             "POST /v1/system/root/remove",

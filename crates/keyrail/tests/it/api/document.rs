@@ -47,6 +47,7 @@ fn the_document_is_one_and_describes_every_route() {
                 "makeBackup",
                 "migrateRoot",
                 "rehearseRoot",
+                "rotateRoot",
                 "seal",
                 "unseal",
                 "verifyStore",
