@@ -2,6 +2,8 @@
 //! in use.
 
 mod interop;
+mod killed;
+mod killed_key;
 mod rotated;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
