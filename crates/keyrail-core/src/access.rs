@@ -103,6 +103,8 @@ text_enum! {
         SystemBackup = "system.backup",
         /// Make a store. Only in the log.
         SystemInit = "system.init",
+        /// Put the store back from a backup.
+        SystemRestore = "system.restore",
         /// Put data key versions under the newest master key version. Only in the log.
         SystemRewrap = "system.rewrap",
         /// Look at the root and the health of the service.

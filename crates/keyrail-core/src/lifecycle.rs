@@ -108,6 +108,44 @@ pub const fn transition(state: VersionState, event: VersionEvent) -> Result<Vers
     }
 }
 
+/// What brings a version that was put back from a backup nearer to the state that a later log shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Toward {
+    /// Another version becomes the active one.
+    Replace,
+    /// This happens to it.
+    Happens(VersionEvent),
+    /// It is as strict as it has to be.
+    Done,
+}
+
+/// The next step of a version in `state` toward `logged`. No step gives back what was taken away.
+pub const fn toward(state: VersionState, logged: VersionState) -> Toward {
+    use VersionState as State;
+    match (state, logged) {
+        (State::Destroyed, _)
+        | (_, State::PreActive | State::Active)
+        | (State::Compromised, State::Suspended | State::Deactivated | State::Retired | State::Compromised)
+        | (State::Retired, State::Suspended | State::Deactivated | State::Retired)
+        | (State::Suspended, State::Suspended | State::Deactivated)
+        | (State::Deactivated, State::Deactivated)
+        | (State::PreActive, State::Suspended | State::Deactivated | State::Retired) => Toward::Done,
+        (State::PreActive | State::Retired | State::Compromised, State::Destroyed) => {
+            Toward::Happens(VersionEvent::Destroy)
+        }
+        (
+            State::PreActive | State::Active | State::Suspended | State::Deactivated | State::Retired,
+            State::Compromised,
+        ) => Toward::Happens(VersionEvent::Compromise),
+        (State::Suspended, State::Retired | State::Destroyed) => Toward::Happens(VersionEvent::Resume),
+        (State::Active, State::Suspended) | (State::Deactivated, State::Suspended) => {
+            Toward::Happens(VersionEvent::Suspend)
+        }
+        (State::Active, State::Deactivated | State::Retired | State::Destroyed) => Toward::Replace,
+        (State::Deactivated, State::Retired | State::Destroyed) => Toward::Happens(VersionEvent::Retire),
+    }
+}
+
 /// An event that does not belong to the state of the key version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a key version that is {state} cannot {event}")]
@@ -172,6 +210,30 @@ mod tests {
             }
         }
         assert_eq!(pairs, 56);
+    }
+
+    /// From every state, whatever the log says: steps that are moves, to an end that opens no more than either.
+    #[test]
+    fn a_restored_version_becomes_no_looser_than_the_log_says() {
+        for &restored in S::ALL {
+            for &logged in S::ALL {
+                let (mut state, mut steps) = (restored, 0);
+                loop {
+                    state = match toward(state, logged) {
+                        Toward::Done => break,
+                        Toward::Replace => transition(state, E::Deactivate).unwrap(),
+                        Toward::Happens(event) => transition(state, event).unwrap(),
+                    };
+                    steps += 1;
+                    assert!(steps < 5, "{restored} toward {logged} has no end");
+                }
+                let unsaid = [S::PreActive, S::Active].contains(&logged);
+                assert!(unsaid || !state.encrypts(), "{restored} toward {logged} is {state}");
+                assert!(unsaid || logged.decrypts() || !state.decrypts() || restored == S::Compromised);
+                assert!(logged != S::Destroyed || state == S::Destroyed, "{restored} toward {logged} is {state}");
+                assert!(logged != S::Compromised || [S::Compromised, S::Destroyed].contains(&state));
+            }
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct Initialized {
 }
 
 /// The purposes that keys are derived for from the store's key.
-const JOURNAL_PURPOSE: &str = "keyrail/journal";
+pub(crate) const JOURNAL_PURPOSE: &str = "keyrail/journal";
 const TOKEN_PURPOSE: &str = "keyrail/token";
 
 /// Holds the data directory for one writer; released when dropped.
@@ -171,7 +171,7 @@ pub(crate) async fn init(
 }
 
 /// Stores the first rows with the first record: that goes into a log in the same database at once, or `guard` is none.
-async fn commit_first(
+pub(crate) async fn commit_first(
     state: &State,
     change: Change,
     mut record: Record,

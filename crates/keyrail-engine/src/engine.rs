@@ -31,6 +31,7 @@ use crate::pipeline::{Context, Operation, execute, fail, record_of};
 use crate::ports::AssetPort;
 use crate::refusals::{AggregateWait, Refusals};
 use crate::request::{Caller, Credential, KeptCaller};
+use crate::restore::{self, RestoreAsk, RestoreReport};
 use crate::retry::{Retry, SealCause, state_after};
 use crate::root_place::RootPlaces;
 use crate::roots::RootSource;
@@ -133,6 +134,20 @@ impl Engine {
         bootstrap::init(data_dir, root, recovery, place, clock).await
     }
 
+    /// Puts a store back from a backup. What lies in the data directory is kept beside, and nothing of it is changed unless
+    /// the size that is accepted is the backup's.
+    ///
+    /// # Errors
+    /// [`EngineError::RollbackNotAccepted`], [`EngineError::Backup`], [`EngineError::FormerLog`], [`EngineError::Root`],
+    /// [`EngineError::InUse`], [`EngineError::File`]; what the pipeline refuses with.
+    pub async fn restore(
+        ask: &RestoreAsk,
+        caller: &Caller<'_>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<RestoreReport, EngineError> {
+        restore::restore(ask, caller, clock).await
+    }
+
     /// Takes hold of a data directory; its store stays sealed.
     ///
     /// # Errors
@@ -147,6 +162,8 @@ impl Engine {
     /// Those of [`Engine::open`].
     pub fn open_anchored(options: EngineOptions, anchors: Anchors) -> Result<Self, EngineError> {
         let paths = Paths::new(&options.data_dir);
+        // A restore that was killed when the store was whole is ended before anybody looks.
+        restore::settle(paths.root())?;
         if !has_store(&paths) {
             return Err(bootstrap::no_store(&paths));
         }

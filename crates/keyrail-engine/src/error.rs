@@ -311,6 +311,20 @@ pub enum EngineError {
         /// What is wrong with it.
         problem: BackupProblem,
     },
+    /// A restore would take back what nobody said may be taken back.
+    #[error("the backup is of a log of {found} records, and {}", accepted_text(*.accepted))]
+    RollbackNotAccepted {
+        /// Records in the log of the backup.
+        found: u64,
+        /// What the caller named.
+        accepted: Option<u64>,
+    },
+    /// The log of the time after a backup cannot be used.
+    #[error("the log of the time after the backup cannot be used: {problem}")]
+    FormerLog {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A file of the data directory.
     #[error("cannot {action} `{path}`")]
     File {
@@ -385,6 +399,8 @@ impl EngineError {
             Self::DestroyBlocked { .. } => "destroy_blocked",
             Self::DestroyWaiting { .. } => "destroy_waiting",
             Self::Exists { .. } => "exists",
+            Self::FormerLog { .. } => "former_log",
+            Self::RollbackNotAccepted { .. } => "rollback_not_accepted",
             Self::File { .. } => "file_failed",
             Self::IdempotencyConflict { .. } => "idempotency_conflict",
             Self::InUse => "data_dir_in_use",
@@ -431,6 +447,7 @@ impl EngineError {
             Self::Asset { fault, .. } => *fault,
             Self::Backup { problem, .. } => problem.fault(),
             Self::BadContext
+            | Self::RollbackNotAccepted { .. }
             | Self::Demand(_)
             | Self::Invalid { .. }
             | Self::NotCiphertext
@@ -460,6 +477,7 @@ impl EngineError {
             | Self::AnchorFork { .. }
             | Self::AnchorOther { .. }
             | Self::LogOlder { .. }
+            | Self::FormerLog { .. }
             | Self::LogWithoutStore
             | Self::RootSlot { .. }
             | Self::StateOlder { .. }
@@ -486,7 +504,9 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Asset { hint, .. } => return Some(hint.clone()),
-            Self::Backup { problem, .. } => problem.hint(),
+            Self::Backup { .. } | Self::FormerLog { .. } | Self::RollbackNotAccepted { .. } => {
+                return restore_hint(self);
+            }
             Self::Invalid { hint, .. } => hint,
             Self::RetireBlocked { obstacles } | Self::DestroyBlocked { obstacles } => {
                 return obstacles.first().map(Obstacle::hint);
@@ -511,9 +531,7 @@ impl EngineError {
                 "a caller may still store what it was given; try again when the window is closed"
             }
             Self::StillCounting => "ask again in a few seconds: the count goes on, and the request waits for it",
-            Self::DestroyWaiting { .. } => {
-                "keep the service running: only observed time counts, and `keyrail key reinstate` stops the countdown"
-            }
+            Self::DestroyWaiting { .. } => WAITING_HINT,
             Self::Unopenable => {
                 "check that the context is the one it was encrypted with; if it is, the ciphertext was altered"
             }
@@ -533,9 +551,10 @@ impl EngineError {
             Self::RootPlace { .. } => PLACE_HINT,
             Self::TooMany { .. } => "give up what is no longer needed, or wait until some of them are over",
             Self::LogOlder { .. } | Self::StateOlder { .. } | Self::StateUnrecorded { .. } => times_hint(self),
-            Self::AnchorAhead { .. } | Self::AnchorFork { .. } => ANCHOR_HINT,
-            Self::AnchorOther { .. } => OTHER_ANCHOR_HINT,
-            Self::AnchorUnavailable { .. } => AWAY_ANCHOR_HINT,
+            Self::AnchorAhead { .. }
+            | Self::AnchorFork { .. }
+            | Self::AnchorOther { .. }
+            | Self::AnchorUnavailable { .. } => anchor_hint(self),
             Self::LogWithoutStore => "put `store.sqlite` back, or choose another --data-dir: the log is evidence",
             Self::IdempotencyConflict { same } => idempotency_hint(*same),
             Self::Campaign(_) => "`keyrail campaign status` tells how far it is",
@@ -548,14 +567,18 @@ impl EngineError {
             Self::Log(_) => "`keyrail audit verify` tells what is wrong with its files",
             Self::ShuttingDown => "try again when the service is back",
             Self::NoLease => "see whether the database runs and can be reached; it goes on by itself",
-            Self::StoreStuck { .. } => {
-                "look at the disk of the data directory; the change that is on its way is recorded when it has ended"
-            }
+            Self::StoreStuck { .. } => STUCK_HINT,
             Self::TooLarge { .. } => "send it in smaller parts",
         };
         Some(hint.to_owned())
     }
 }
+
+const STUCK_HINT: &str =
+    "look at the disk of the data directory; the change that is on its way is recorded when it has ended";
+
+const WAITING_HINT: &str =
+    "keep the service running: only observed time counts, and `keyrail key reinstate` stops the countdown";
 
 const CONTEXT_HINT: &str =
     "a context has at most 32 pairs, keys of 1 to 128 bytes and values of at most 4096 bytes, each key once";
@@ -575,11 +598,35 @@ const OTHER_ANCHOR_HINT: &str =
 const AWAY_ANCHOR_HINT: &str =
     "mount its volume or start the witness; without --anchor-required the store opens with a warning";
 
+/// Where an anchor remembers another log, or cannot be asked.
+fn anchor_hint(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::AnchorAhead { .. } | EngineError::AnchorFork { .. } => ANCHOR_HINT,
+        EngineError::AnchorOther { .. } => OTHER_ANCHOR_HINT,
+        _ => AWAY_ANCHOR_HINT,
+    }
+}
+
+/// Where a backup is not used.
+fn restore_hint(error: &EngineError) -> Option<String> {
+    match error {
+        EngineError::Backup { problem, .. } => Some(problem.hint().to_owned()),
+        EngineError::FormerLog { .. } => Some(
+            "name an export of it with --log DIR; with --log none nothing that was revoked since is revoked again"
+                .to_owned(),
+        ),
+        EngineError::RollbackNotAccepted { found, .. } => {
+            Some(format!("nothing was restored; to take back what came after: --accept-rollback-to {found}"))
+        }
+        _ => None,
+    }
+}
+
 /// Where store and log are not of one time.
 fn times_hint(error: &EngineError) -> &'static str {
     match error {
         EngineError::StateOlder { .. } => {
-            "an older copy of the store was put in place; put store and log of one copy back"
+            "an older copy of the store was put in place; put store and log of one copy back, or restore a backup with `keyrail restore`"
         }
         EngineError::StateUnrecorded { .. } => {
             "the log was cut off, or the store is another one; put store and log of one copy back"
@@ -620,6 +667,10 @@ fn root_fault(error: &SealError) -> Fault {
         SealError::SlotDamaged => Fault::StoredData,
         _ => Fault::Dependency,
     }
+}
+
+fn accepted_text(accepted: Option<u64>) -> String {
+    accepted.map_or("nobody accepted that".to_owned(), |size| format!("a rollback to {size} was accepted"))
 }
 
 fn join(obstacles: &[Obstacle]) -> String {

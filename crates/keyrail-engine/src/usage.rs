@@ -128,6 +128,13 @@ fn count_records(open: &Unsealed, mut index: u64, end: u64) -> Result<BTreeMap<U
     Ok(counts)
 }
 
+/// Counts a record of another log.
+pub(crate) fn tally_body(body: &[u8], counts: &mut BTreeMap<UsageKey, UsageCount>) {
+    if let Ok(record) = serde_json::from_slice::<Counted<'_>>(body) {
+        tally(&record, counts);
+    }
+}
+
 /// What is noted of a record. Requests come by the ten thousand: most of these need no memory of their own.
 pub(crate) struct Fresh {
     time: Timestamp,

@@ -127,6 +127,22 @@ impl State {
         }
     }
 
+    /// Raises the generation of the map's head, so that no head of another history is newer.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`], [`StoreError`] when the database fails.
+    pub async fn raise_generation(&self, to: u64) -> Result<(), StoreError> {
+        let _turn = self.turn().await?;
+        let missing = || StoreError::RowMissing { table: MapHead::TABLE.name, id: "1".to_owned() };
+        let head = self.map.stored_head().await?.ok_or_else(missing)?;
+        let next = MapHead { generation: to.max(head.generation + 1), ..head };
+        let values = with_seal(next.values(), self.seal_of(&next)?);
+        let write = Write::Update { table: MapHead::TABLE, values, former_generation: head.generation };
+        self.store().apply(Transaction::of(vec![write])).await?;
+        self.map.unsure();
+        Ok(())
+    }
+
     pub(crate) async fn apply(&self, staged: Staged) -> Result<(), StoreError> {
         if staged.writes.is_empty() {
             return Ok(());

@@ -137,6 +137,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Put all rows of the store into a sealed file, while it is in use. Only the store's roots of trust open it.
     Backup(Backup),
+    /// Put the store back from a backup, with a new log. Without --accept-rollback-to it tells what would be lost.
+    Restore(Restore),
     /// What opens the store.
     #[command(subcommand)]
     Root(RootCommand),
@@ -209,6 +211,22 @@ pub(crate) struct Backup {
     /// How many backups of this store stay there; all if left out.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) keep: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// The backup, or a directory with backups, the newest of which is meant.
+    #[arg(value_name = "DIR|FILE")]
+    pub(crate) from: PathBuf,
+    /// Take back all that came after this many records of the log.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) accept_rollback_to: Option<u64>,
+    /// The root that opens the backup, in place of the one that is written down in the data directory.
+    #[arg(long, value_name = "ROOT")]
+    pub(crate) root: Option<RootSpec>,
+    /// An export of the log from after the backup, or none; the log in the data directory if left out.
+    #[arg(long, value_name = "DIR|none")]
+    pub(crate) log: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

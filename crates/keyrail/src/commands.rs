@@ -68,6 +68,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(Verify { backup: Some(path), root }) => backups::verify(&global, &path, root),
         Command::Verify(_) => audit::verify_all(&global).await,
         Command::Backup(args) => backups::make(&global, args).await,
+        Command::Restore(args) => backups::restore(&global, args).await,
         Command::Root(command) => system::root(&global, command).await,
         Command::Health => system::health(&global).await,
         Command::Setting(command) => system::setting(&global, command).await,

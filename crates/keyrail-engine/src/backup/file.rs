@@ -314,6 +314,7 @@ impl Parts {
 /// A backup that is open: its manifest is known, its rows come part by part.
 pub(crate) struct BackupReader {
     parts: Parts,
+    root: RootKey,
     manifest: Manifest,
 }
 
@@ -331,7 +332,16 @@ impl BackupReader {
         let mut parts = Parts { file, path: path.to_owned(), key, next: 0, ended: false };
         let text = parts.next()?.unwrap_or_default();
         let manifest = serde_json::from_slice(&text).map_err(|_| BackupProblem::Altered { part: 0 }.at(path))?;
-        Ok(Self { parts, manifest })
+        Ok(Self { parts, root, manifest })
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The key that opens the store of the backup.
+    pub(crate) fn root(&self) -> &RootKey {
+        &self.root
     }
 
     pub(crate) fn into_manifest(self) -> Manifest {

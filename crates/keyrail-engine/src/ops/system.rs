@@ -7,7 +7,9 @@ use keyrail_core::id::MasterVersionId;
 use keyrail_core::key::DataKeyVersion;
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::VersionNumber;
+use keyrail_core::record::Record;
 use keyrail_core::system::{Setting, SettingName};
+use keyrail_core::time::Timestamp;
 use keyrail_crypto::envelope::Kid;
 use keyrail_store::{Change, Finding, FindingKind, StoreError};
 use parking_lot::Mutex;
@@ -68,6 +70,40 @@ pub struct StoreReport {
     pub findings: Vec<StoreFinding>,
     /// The log's size that the store remembers, and its root hash in hex.
     pub remembered: Option<RememberedHead>,
+    /// What the log says of it, where the store was put back from a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredView>,
+}
+
+/// A store that was put back from a backup.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct RestoredView {
+    /// When.
+    pub at: Timestamp,
+    /// The name of the former log.
+    pub former_origin: String,
+    /// Records in it at the time of the backup.
+    pub former_log_size: u64,
+    /// Key versions that were made after the backup. Their material is gone: values under them do not open.
+    pub versions_lost: Vec<String>,
+}
+
+impl RestoredView {
+    /// What the first record of the log tells.
+    fn of(open: &Unsealed) -> Option<Self> {
+        let first = open.log().read(0, 1).ok()?.pop()?;
+        let record: Record = serde_json::from_slice(&first.body).ok()?;
+        if record.action != Action::SystemRestore {
+            return None;
+        }
+        let said = |name: &'static str| record.detail.iter().filter(move |detail| detail.name == name);
+        Some(Self {
+            at: record.time,
+            former_origin: said("former_origin").next()?.value.clone(),
+            former_log_size: said("former_log_size").next()?.value.parse().ok()?,
+            versions_lost: said("version_lost").map(|detail| detail.value.clone()).collect(),
+        })
+    }
 }
 
 /// A head of the log that the store remembers.
@@ -154,7 +190,8 @@ impl Operation for VerifyStore {
         let findings = StoreFinding::all(cx.open).await?;
         let head = cx.open.state().log_head().await.ok().flatten();
         let remembered = head.map(|head| RememberedHead { size: head.size, root: hex::encode(head.root) });
-        let report = StoreReport { findings, remembered };
+        let restored = RestoredView::of(cx.open);
+        let report = StoreReport { findings, remembered, restored };
         let found = report.findings.len();
         Ok(Acted::new(report).detail("findings", found))
     }

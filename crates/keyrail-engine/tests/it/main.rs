@@ -18,6 +18,7 @@ mod gone;
 mod history;
 mod idempotency;
 mod life;
+mod restore;
 mod retire;
 mod rotate;
 mod sealed;

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use http::Method;
-use keyrail_engine::{Access, Engine, EngineError, backups_in, configured_root};
+use keyrail_engine::{
+    Access, Caller, Credential, Engine, EngineError, FormerLog, RestoreAsk, backups_in, configured_root,
+};
 use keyrail_seal::RootSpec;
 use serde_json::json;
 
-use crate::cli::{Backup, Global};
+use crate::cli::{Backup, Global, Restore};
+use crate::clock::SystemClock;
 use crate::commands::print;
-use crate::connect::data_dir;
+use crate::connect::{data_dir, token};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -63,4 +66,34 @@ pub(super) fn verify(global: &Global, path: &Path, root: Option<RootSpec>) -> Re
         Some(error) => Err(error.into()),
         None => printed,
     }
+}
+
+/// Puts a store back, or tells what that would take back.
+pub(super) async fn restore(global: &Global, args: Restore) -> Result<(), Failure> {
+    if global.server.is_some() {
+        return Err(Failure::caller(
+            "a store is restored on its own machine, while no server uses it",
+            "leave --server out and name --data-dir",
+        ));
+    }
+    let ask = RestoreAsk {
+        data_dir: data_dir(global)?,
+        from: args.from,
+        root: args.root,
+        accept: args.accept_rollback_to,
+        log: match args.log {
+            None => FormerLog::Beside,
+            Some(path) if path.as_os_str() == "none" => FormerLog::Gone,
+            Some(path) => FormerLog::Exported(path),
+        },
+    };
+    let token = token(global)?;
+    let credential = token.as_ref().map_or(Credential::LocalOperator, |text| Credential::Token(text));
+    let caller = Caller::new(credential)?;
+    let report = Engine::restore(&ask, &caller, std::sync::Arc::new(SystemClock::new())).await?;
+    let printed = Output { json: global.json }.print(&json!(report));
+    if report.restored {
+        return printed;
+    }
+    Err(EngineError::RollbackNotAccepted { found: report.log_size, accepted: None }.into())
 }

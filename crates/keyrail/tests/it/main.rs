@@ -30,6 +30,7 @@ mod place;
 mod postgres;
 mod quickstart;
 mod recovery;
+mod restored;
 mod sealed;
 mod shutdown;
 mod terminal;
