@@ -96,6 +96,7 @@ fn metrics_parse_keep_their_names_and_hold_no_secret() {
         "keyrail_healthy",
         "keyrail_items_total",
         "keyrail_key_memory",
+        "keyrail_log_files_given_up_total",
         "keyrail_operations_total",
         "keyrail_seal_state",
         "keyrail_unsealed",
