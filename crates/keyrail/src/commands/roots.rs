@@ -83,19 +83,24 @@ pub(super) async fn exposed(
     let recovery = recovery.map(|spec| spec.to_string());
     let body = json!({ "reason": reason, "recovery": recovery, "recipients": recipients });
     let api = Api::connect(global, Access::Write).await?;
-    let answered = api.send(Method::POST, "/v1/system/root/exposed", &body).await;
-    let closed = api.close().await;
-    let mut answered = answered?;
-    let dealt = answered.as_object_mut().and_then(|all| all.remove("recovery"));
-    let delivered = dealt.map_or(Ok(()), |dealt| {
-        let (dealt, delivered) = deliver(dealt, shares);
-        if let Some(all) = answered.as_object_mut() {
-            all.insert("recovery".to_owned(), dealt);
+    // What is kept nowhere is handed out before anything else is done.
+    let handed_out = match api.send(Method::POST, "/v1/system/root/exposed", &body).await {
+        Ok(mut answered) => {
+            let dealt = answered.as_object_mut().and_then(|all| all.remove("recovery"));
+            let delivered = dealt.map_or(Ok(()), |dealt| {
+                let (dealt, delivered) = deliver(dealt, shares);
+                if let Some(all) = answered.as_object_mut() {
+                    all.insert("recovery".to_owned(), dealt);
+                }
+                delivered
+            });
+            let printed = output.print_once(&answered).map_err(|failure| failure.if_untold(SHARES_LOST));
+            printed.and(delivered)
         }
-        delivered
-    });
-    let printed = output.print_once(&answered).map_err(|failure| failure.if_untold(SHARES_LOST));
-    printed.and(delivered).and(closed)
+        Err(failure) => Err(failure),
+    };
+    let closed = api.close().await;
+    handed_out.and(closed)
 }
 
 pub(super) async fn deal(global: &Global, recovery: RecoverySpec, shares: &SharesOut) -> Result<(), Failure> {

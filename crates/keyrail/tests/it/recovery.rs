@@ -444,8 +444,13 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
 #[test]
 fn new_shares_are_handed_out_before_the_store_is_closed() {
     let store = recoverable();
-    let (dir, (mut reader, writer)) = (store.place.file("second"), full_pipe());
-    let mut command = store.place.command(&["root", "deal", "--recovery", "shamir:2/3", "--json", "--data-dir"]);
+    // The answer to an exposure voids those that were dealt before.
+    ["deal", "exposed"].iter().for_each(|verb| require_handed_out_first(&store, verb));
+}
+
+fn require_handed_out_first(store: &Recoverable, verb: &str) {
+    let (dir, (mut reader, writer)) = (store.place.file(verb), full_pipe());
+    let mut command = store.place.command(&["root", verb, "--recovery", "shamir:2/3", "--json", "--data-dir"]);
     command.arg(store.place.data_dir()).arg("--shares-dir").arg(&dir).stdout(writer);
     let mut child = command.spawn().unwrap();
     // Else the reader sees no end.
