@@ -100,17 +100,20 @@ fn finish_in(data_dir: &Path, restored: &Path) -> Result<(), EngineError> {
         move |source| file_failed("move", &path, source)
     };
     let cleared = restored.join(CLEARED);
-    if !cleared.exists() {
+    let token = restored.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(RESTORED));
+    let token = token.unwrap_or_default();
+    // With none of the new files left in it, all of them are in their places: only its removal was not ended.
+    let holds_files = NAMES.iter().any(|name| is_there(&restored.join(name)));
+    if holds_files && !cleared.exists() {
         // None of the new files is in its place yet: what is there is of the former store.
-        let token = restored.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(RESTORED));
-        let former = data_dir.join(format!("{FORMER}{}", token.unwrap_or_default()));
-        for name in NAMES.iter().filter(|name| data_dir.join(name).symlink_metadata().is_ok()) {
+        let former = data_dir.join(format!("{FORMER}{token}"));
+        for name in NAMES.iter().filter(|name| is_there(&data_dir.join(name))) {
             match DirBuilder::new().mode(0o700).create(&former) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&former)(error)),
                 _ => {}
             }
             let path = data_dir.join(name);
-            std::fs::rename(&path, former.join(name)).map_err(failed(&path))?;
+            rename_new(&path, &former.join(name)).map_err(failed(&path))?;
         }
         if former.exists() {
             sync(&former)?;
@@ -120,13 +123,29 @@ fn finish_in(data_dir: &Path, restored: &Path) -> Result<(), EngineError> {
     }
     for name in NAMES {
         let path = restored.join(name);
-        if path.symlink_metadata().is_ok() {
-            std::fs::rename(&path, data_dir.join(name)).map_err(failed(&path))?;
+        if is_there(&path) {
+            rename_new(&path, &data_dir.join(name)).map_err(failed(&path))?;
         }
     }
     sync(data_dir)?;
-    std::fs::remove_dir_all(restored).map_err(failed(restored))?;
+    // Under its name it must never be seen half removed.
+    let emptied = data_dir.join(format!("{STAGING}{token}"));
+    rename_new(restored, &emptied).map_err(failed(restored))?;
+    sync(data_dir)?;
+    std::fs::remove_dir_all(&emptied).map_err(|source| file_failed("remove", &emptied, source))?;
     sync(data_dir)
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Never onto a name that exists: what is there may be the last of its kind. The caller holds the lock.
+fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    if is_there(to) {
+        return Err(std::io::ErrorKind::AlreadyExists.into());
+    }
+    std::fs::rename(from, to)
 }
 
 /// Where former stores of a data directory are kept, in the order of time.
@@ -208,6 +227,47 @@ mod tests {
                 assert_eq!(content(data), wanted(&new, "new"), "{cleared} cleared, {moved} moved");
                 assert_eq!(content(&former), wanted(&old, "old"));
                 assert!(!restored.exists());
+            }
+        }
+    }
+
+    /// What is left of a switch whose end was killed is no store that has to be switched to.
+    #[test]
+    fn a_removal_that_is_killed_anywhere_is_ended() {
+        for (left, holds_mark) in [("restored-ab", true), ("restored-ab", false), ("restoring-ab", false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (data, former) = (dir.path(), dir.path().join("before-restore-ab"));
+            std::fs::create_dir(&former).unwrap();
+            std::fs::create_dir(data.join(left)).unwrap();
+            if holds_mark {
+                std::fs::write(data.join(left).join(CLEARED), "").unwrap();
+            }
+            std::fs::write(former.join("store.sqlite"), "old").unwrap();
+            std::fs::write(data.join("store.sqlite"), "new").unwrap();
+            settle(data).unwrap();
+            assert_eq!(content(data), [("store.sqlite".to_owned(), "new".to_owned())], "{left} {holds_mark}");
+            assert_eq!(content(&former), [("store.sqlite".to_owned(), "old".to_owned())]);
+            Staging::begin(data).unwrap().abandon().unwrap();
+            assert!(!data.join(left).exists());
+        }
+    }
+
+    #[test]
+    fn nothing_is_moved_onto_what_is_there() {
+        for cleared in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let data = dir.path();
+            let (restored, former) = (data.join("restored-ab"), data.join("before-restore-ab"));
+            for (at, age) in [(data, "present"), (&restored, "new"), (&former, "old")] {
+                std::fs::create_dir_all(at).unwrap();
+                std::fs::write(at.join("store.sqlite"), age).unwrap();
+            }
+            if cleared {
+                std::fs::write(restored.join(CLEARED), "").unwrap();
+            }
+            assert_eq!(settle(data).unwrap_err().code(), "file_failed", "cleared: {cleared}");
+            for (at, age) in [(data, "present"), (&restored, "new"), (&former, "old")] {
+                assert_eq!(content(at), [("store.sqlite".to_owned(), age.to_owned())]);
             }
         }
     }
