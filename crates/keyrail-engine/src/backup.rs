@@ -121,7 +121,7 @@ pub(crate) async fn make(open: &Arc<Unsealed>, ask: &Ask) -> Result<BackupView, 
     let mut file = blocking(|| BackupFile::create(&ask.dir, &name, &slots, &root, &manifest))?;
     let rows = state.write_image(|part| blocking(|| file.write(part))).await?;
     let written = blocking(|| file.finish())?;
-    let removed = blocking(|| place::keep(&ask.dir, &name.store, ask.keep))?;
+    let removed = blocking(|| place::keep(&ask.dir, &name, ask.keep))?;
     let millis = open.clock().observe().uptime_millis.saturating_sub(began.uptime_millis);
     tracing::info!(file = %written.path.display(), rows, millis, "a backup was made");
     Ok(BackupView {

@@ -121,10 +121,17 @@ pub(crate) fn list(dir: &Path, store: Option<&str>) -> Result<Vec<(BackupName, P
     Ok(found)
 }
 
-/// Removes all but the newest `keep` backups of a store; tells how many.
-pub(crate) fn keep(dir: &Path, store: &str, keep: Option<u32>) -> Result<u64, EngineError> {
+/// Removes all but the newest `keep` backups of a store, counted back from the one that was just made; tells how many.
+/// Those with a later time were made while the clock was ahead, or by nobody: they count for nothing and are left alone.
+pub(crate) fn keep(dir: &Path, made: &BackupName, keep: Option<u32>) -> Result<u64, EngineError> {
     let Some(keep) = keep else { return Ok(0) };
-    let found = list(dir, Some(store))?;
+    let mut found = list(dir, Some(&made.store))?;
+    let all = found.len();
+    found.retain(|(name, _)| (&name.time, name.log_size) <= (&made.time, made.log_size));
+    let later = all.saturating_sub(found.len());
+    if later > 0 {
+        tracing::warn!(dir = %dir.display(), later, "backups with a time in the future are not counted and not removed");
+    }
     let over = found.len().saturating_sub(keep.max(1) as usize);
     for (_, path) in found.iter().take(over) {
         std::fs::remove_file(path).map_err(|source| file_failed("remove", path, source))?;
@@ -180,22 +187,36 @@ mod tests {
     #[test]
     fn the_oldest_of_a_store_go_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let made = |store: &str, second: i64| {
-            let name = BackupName::new(store, Timestamp::from_millis(second * 1000), 7).to_string();
-            std::fs::write(dir.path().join(&name), "").unwrap();
-            name
-        };
+        let made = |store: &str, second: i64| made_in(dir.path(), store, second);
         let ours: Vec<_> = (0..5).map(|second| made("aaaaaaaa", second)).collect();
         let others = [made("bbbbbbbb", 0), made("bbbbbbbb", 1)];
         std::fs::write(dir.path().join("keyrail-notes.txt"), "").unwrap();
-        assert_eq!(keep(dir.path(), "aaaaaaaa", None).unwrap(), 0);
-        assert_eq!(keep(dir.path(), "aaaaaaaa", Some(2)).unwrap(), 3);
-        let left: Vec<_> =
-            list(dir.path(), Some("aaaaaaaa")).unwrap().iter().map(|(name, _)| name.to_string()).collect();
-        assert_eq!(left, ours[3..]);
+        assert_eq!(keep(dir.path(), &ours[4], None).unwrap(), 0);
+        assert_eq!(keep(dir.path(), &ours[4], Some(2)).unwrap(), 3);
+        assert_eq!(left(dir.path(), "aaaaaaaa"), ours[3..]);
         assert_eq!(list(dir.path(), None).unwrap().len(), 4);
-        assert!(others.iter().all(|name| dir.path().join(name).exists()));
-        assert_eq!(keep(dir.path(), "aaaaaaaa", Some(0)).unwrap(), 1, "the newest stays");
+        assert_eq!(left(dir.path(), "bbbbbbbb"), others);
+        assert_eq!(keep(dir.path(), &ours[4], Some(0)).unwrap(), 1, "the newest stays");
+    }
+
+    /// Files of the future fill no place of those that are kept, and never push out the one that was just made.
+    #[test]
+    fn what_was_just_made_stays_whatever_else_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours: Vec<_> = (0..4).map(|second| made_in(dir.path(), "aaaaaaaa", second)).collect();
+        let later: Vec<_> = (100..103).map(|second| made_in(dir.path(), "aaaaaaaa", second)).collect();
+        assert_eq!(keep(dir.path(), &ours[3], Some(2)).unwrap(), 2);
+        assert_eq!(left(dir.path(), "aaaaaaaa"), [&ours[2..], &later[..]].concat());
+    }
+
+    fn made_in(dir: &Path, store: &str, second: i64) -> BackupName {
+        let name = BackupName::new(store, Timestamp::from_millis(second * 1000), 7);
+        std::fs::write(dir.join(name.to_string()), "").unwrap();
+        name
+    }
+
+    fn left(dir: &Path, store: &str) -> Vec<BackupName> {
+        list(dir, Some(store)).unwrap().into_iter().map(|(name, _)| name).collect()
     }
 
     #[test]
