@@ -111,19 +111,40 @@ fn refused(problem: String) -> EngineError {
 
 /// The logs in a data directory, with their names: those of former stores first, in the order of time.
 fn beside(data_dir: &Path) -> Result<Vec<(PathBuf, String)>, EngineError> {
-    let mut dirs: Vec<_> = formers(data_dir)?.iter().map(|former| Paths::new(former).audit()).collect();
-    dirs.push(Paths::new(data_dir).audit());
+    let mut stores = formers(data_dir)?;
+    stores.push(data_dir.to_owned());
     let mut found = Vec::new();
-    for dir in dirs {
+    let mut headless = None;
+    for store in stores {
+        let dir = Paths::new(&store).audit();
         let path = dir.join("checkpoint");
         let note = match std::fs::read_to_string(&path) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                // Where a store was, a log was: without its head nothing tells what is missing.
+                if is_store(&store) {
+                    headless = Some((path, store == data_dir));
+                }
+                continue;
+            }
             note => note.map_err(|source| file_failed("read", &path, source))?,
         };
         let head = Checkpoint::parse_unverified(&note).map_err(|error| refused(error.to_string()))?;
         found.push((dir, head.origin));
     }
-    Ok(found)
+    match headless {
+        // A former store may be without one: what came after it tells of that.
+        Some((path, present)) if present || found.is_empty() => {
+            Err(refused(format!("`{}` is missing", path.display())))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Whether there is a store, or anything of a log.
+fn is_store(dir: &Path) -> bool {
+    let paths = Paths::new(dir);
+    let holds_any = |dir: PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    paths.store().exists() || holds_any(paths.audit()) || holds_any(paths.journal())
 }
 
 impl Past {

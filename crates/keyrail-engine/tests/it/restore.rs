@@ -206,6 +206,30 @@ async fn a_store_comes_back_into_an_empty_place_and_beside_its_log() {
     }
 }
 
+/// Whoever removes a file of the log takes no revocation back: that nothing is known of the time since has to be said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_its_head_is_not_taken_for_none() {
+    let (made, engine) = Made::new().await;
+    let (id, _) = token(&engine, Role::Auditor, None).await;
+    let backup = made.backup(&engine).await;
+    run(&engine, RevokeToken { id }).await.unwrap();
+    close(engine).await;
+    let audit = made.store().join("audit");
+    std::fs::remove_file(audit.join("checkpoint")).unwrap();
+    assert_eq!(made.restore(made.ask(Some(backup.log_size))).await.unwrap_err().code(), "former_log");
+    // The same without the rest of the log, and without the rows.
+    let journal = made.store().join("journal");
+    let aside = made.dir.path().join("aside");
+    std::fs::rename(&audit, &aside).unwrap();
+    std::fs::remove_dir_all(&journal).unwrap();
+    assert_eq!(made.restore(made.ask(Some(backup.log_size))).await.unwrap_err().code(), "former_log");
+    std::fs::rename(&aside, &audit).unwrap();
+    std::fs::remove_file(made.store().join("store.sqlite")).unwrap();
+    assert_eq!(made.restore(made.ask(Some(backup.log_size))).await.unwrap_err().code(), "former_log");
+    let ask = RestoreAsk { log: FormerLog::Gone, ..made.ask(Some(backup.log_size)) };
+    assert!(made.restore(ask).await.unwrap().restored);
+}
+
 /// An older copy of the rows was put in place of the store: the present log tells what was revoked since the backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_older_than_its_log_is_restored() {
