@@ -266,8 +266,8 @@ fn successor(
     )
 }
 
-/// Declares every data key version that an exposed master key version wraps exposed; keys that were in use get a new
-/// version. One that fails is told, and the others are done. With very many it ends before.
+/// Declares every data key version that an exposed master key version wraps exposed, but those that are closed; keys that
+/// were in use get a new version. One that fails is told, and the others are done. With very many it ends before.
 ///
 /// # Errors
 /// The first thing that failed.
@@ -298,9 +298,24 @@ pub(crate) enum Marked {
     Some,
 }
 
-/// Whether nothing is left to be told about the version.
+/// Whether nothing is left to be told about the version. One that somebody closed stays closed, with its countdown: an
+/// exposed version decrypts. It is declared exposed when it is opened again, see [`was_exposed`].
 pub(crate) fn is_marked(row: &DataKeyVersion) -> bool {
-    matches!(row.state, VersionState::Compromised | VersionState::Destroyed)
+    match row.state {
+        VersionState::Suspended | VersionState::Retired | VersionState::Compromised | VersionState::Destroyed => true,
+        VersionState::PreActive | VersionState::Active | VersionState::Deactivated => false,
+    }
+}
+
+/// Whether the version was there when its master key was exposed, whatever wraps it now.
+pub(crate) async fn was_exposed(open: &Unsealed, row: &DataKeyVersion) -> Result<bool, EngineError> {
+    let missing = || EngineError::Bug { what: "a master key version is missing" };
+    let wrapping = open.state().master_version(&row.wrapped_by).await?.ok_or_else(missing)?;
+    let masters = open.state().master_versions(&wrapping.master_key).await?;
+    let mut exposed = masters.iter().filter(|master| master.state == VersionState::Compromised);
+    // One that is as it was made was never under another master key version.
+    let moved = row.wrap_generation > 1;
+    Ok(exposed.any(|master| master.id == row.wrapped_by || (moved && row.created_at <= master.state_changed_at)))
 }
 
 async fn mark_version(open: &Arc<Unsealed>, row: &DataKeyVersion) -> Result<(), EngineError> {
@@ -324,6 +339,7 @@ impl Answered {
             "the exposed root key, with a copy of the store, gives the key of the row seals and the signing key of the log, which stay: an anchor shows what is done to the log".to_owned(),
             "if the root of trust itself is exposed (a key file, a passphrase), the new root key is, too: move to another one with `keyrail root migrate`, then run this once more".to_owned(),
             "keys that were exported or handed out are exposed where they are".to_owned(),
+            "suspended and retired versions stay closed, and are exposed as well: one that is resumed or reinstated is declared exposed then".to_owned(),
         ];
         if slots.len() < 2 {
             remaining.push("there is no recovery root now: `keyrail root deal`".to_owned());

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorize::Authorized;
 use crate::error::EngineError;
+use crate::exposure::was_exposed;
 use crate::keys;
 use crate::ops::{PAGE_LEN_MAX, put_key_change};
 use crate::pipeline::{Acted, Context, Further, Operation, Replay, Target, replay_answer};
@@ -503,6 +504,7 @@ async fn move_version(
     let key = require(found, &name.key)?;
     cx.check_match(key.keyring.key.generation)?;
     let keyring = &key.keyring;
+    let to = if opens_exposed(keyring.version(name.version)?, to, cx).await? { VersionMove::Compromise } else { to };
     let rows = match to {
         VersionMove::Suspend => keyring.suspend(name.version, cx.now)?,
         VersionMove::Resume => keyring.resume(name.version, cx.now)?,
@@ -514,6 +516,16 @@ async fn move_version(
         VersionMove::Compromise => keyring.compromise(name.version, None, key.fence(cx.now))?,
     };
     Ok(changed(&key, &rows))
+}
+
+/// Whether the move gives a version back that was closed while its master key was exposed: it may be opened to move its
+/// data, and never encrypts again.
+async fn opens_exposed(version: &DataKeyVersion, to: VersionMove, cx: &Context<'_>) -> Result<bool, EngineError> {
+    let opens = matches!(
+        (version.state, to),
+        (VersionState::Suspended, VersionMove::Resume) | (VersionState::Retired, VersionMove::Reinstate)
+    );
+    Ok(opens && was_exposed(cx.open, version).await?)
 }
 
 /// Takes the key material of a version out.
