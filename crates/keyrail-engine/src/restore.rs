@@ -86,6 +86,9 @@ pub struct RestoreReport {
     pub log_root: String,
     /// Records in it as it was found; none if there was no log to look at.
     pub log_size_found: Option<u64>,
+    /// What has to be done again by hand, at once: the answer to an exposure of the root key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub to_do: Vec<String>,
     /// Rows, those of the map included.
     pub rows: u64,
     /// The changes that are taken back, by what they were; only what a log tells.
@@ -150,6 +153,7 @@ pub(crate) async fn restore(
             return Err(error);
         }
     };
+    report.to_do.iter().for_each(|line| tracing::warn!("{line}"));
     if ask.accept.is_some() {
         report.former = staging.commit()?.map(|former| former.display().to_string());
         report.restored = true;
@@ -228,6 +232,7 @@ impl Work<'_> {
             log_size: manifest.log_size,
             log_root: manifest.log_root,
             log_size_found: past.size,
+            to_do: past.to_do(),
             rows: manifest.rows.values().sum(),
             changes_lost: past.changes,
             revoked_again,

@@ -210,6 +210,7 @@ impl Aftermath {
         tell("former_state", format!("{} {}", manifest.generation, manifest.state_root));
         tell("backup_time", manifest.time.to_string());
         tell("log_size_found", past.size.map_or("none".to_owned(), |size| size.to_string()));
+        past.to_do().into_iter().for_each(|line| tell("to_do", line));
         for (action, count) in &past.changes {
             tell("changes_lost", format!("{action}: {count}"));
         }

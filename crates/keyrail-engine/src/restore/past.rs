@@ -45,6 +45,8 @@ pub(super) struct Past {
     pub(super) slots: Vec<[u8; 16]>,
     /// Whether acting without a token was switched off last.
     pub(super) local_operator_off: bool,
+    /// Whether the root key was declared exposed.
+    pub(super) root_exposed: bool,
     /// The last state of each version that a change touched.
     pub(super) states: BTreeMap<Kid, VersionState>,
     /// Every version that a record names, with the name of its key.
@@ -205,10 +207,18 @@ fn each(
     Ok(())
 }
 
+const EXPOSED_AGAIN: &str = "the root key was declared exposed after the backup, and is in use again, with the shares of \
+                             then: run `keyrail root exposed` again before anything else";
+
 /// How many records are read at a time.
 const RECORDS_READ: usize = 256;
 
 impl Past {
+    /// What a restore cannot do again: it takes the root of trust, and the owner.
+    pub(super) fn to_do(&self) -> Vec<String> {
+        if self.root_exposed { vec![EXPOSED_AGAIN.to_owned()] } else { Vec::new() }
+    }
+
     fn note(&mut self, record: &Record) {
         self.generation = self.generation.max(record.state.map_or(0, |state| state.generation));
         if record.outcome != Outcome::Done {
@@ -234,6 +244,7 @@ impl Past {
         let resource = record.resource.as_deref().unwrap_or_default();
         match record.action {
             Action::TokenRevoke => self.tokens.extend(resource.parse::<TokenId>().ok()),
+            Action::RootExposed => self.root_exposed = true,
             Action::RootRemove => {
                 let mut slot = [0; 16];
                 if hex::decode_to_slice(resource, &mut slot).is_ok() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyrail_core::access::{Action, Role};
 use keyrail_core::record::Record;
+use keyrail_engine::exposure::Exposure;
 use keyrail_engine::ops::backup::MakeBackup;
 use keyrail_engine::ops::domain::{CreateDomain, ListDomains};
 use keyrail_engine::ops::key::{CompromiseVersion, CreateKey, SuspendVersion};
@@ -228,6 +229,28 @@ async fn a_log_without_its_head_is_not_taken_for_none() {
     assert_eq!(made.restore(made.ask(Some(backup.log_size))).await.unwrap_err().code(), "former_log");
     let ask = RestoreAsk { log: FormerLog::Gone, ..made.ask(Some(backup.log_size)) };
     assert!(made.restore(ask).await.unwrap().restored);
+}
+
+/// It is not answered again by itself, and so it is told before anything is restored, and in the first record.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exposure_after_the_backup_is_told() {
+    let (made, engine) = Made::new().await;
+    let backup = made.backup(&engine).await;
+    let caller = Caller::new(Credential::LocalOperator).unwrap();
+    engine.answer_exposure(&caller, Exposure { reason: None, recovery: None }).await.unwrap();
+    let later = made.backup(&engine).await;
+    close(engine).await;
+    let told = made.restore(made.ask(None)).await.unwrap();
+    assert_eq!((told.log_size, told.to_do.len()), (later.log_size, 0));
+    let ask = |accept| RestoreAsk { from: PathBuf::from(&backup.file), ..made.ask(accept) };
+    let told = made.restore(ask(None)).await.unwrap();
+    assert!(told.to_do[0].contains("run `keyrail root exposed` again"), "{:?}", told.to_do);
+    let report = made.restore(ask(Some(backup.log_size))).await.unwrap();
+    assert_eq!(report.to_do, told.to_do);
+    let engine = made.open().await;
+    assert_eq!(details(&first(&engine), "to_do"), [&told.to_do[0]]);
+    engine.answer_exposure(&caller, Exposure { reason: None, recovery: None }).await.unwrap();
+    close(engine).await;
 }
 
 /// An older copy of the rows was put in place of the store: the present log tells what was revoked since the backup.
