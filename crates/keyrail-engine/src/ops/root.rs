@@ -114,8 +114,8 @@ fn warning(row: &RootSlotRow, rotations_missed: usize, now: Timestamp) -> Option
         None => "nobody has proved yet that it opens the store: `keyrail root rehearse`",
     });
     let linked = (rotations_missed > 0).then_some(
-        "it opens the store through a former root key, which protects it as long as this slot is there: deal new shares \
-         and take it away",
+        "it opens the store through a former root key, which opens the present one in every copy of this slot: deal new \
+         shares, take it away, and rotate the root key once more",
     );
     let warnings: Vec<_> = rehearsal.into_iter().chain(linked).collect();
     (!warnings.is_empty()).then(|| warnings.join("; "))
