@@ -95,9 +95,19 @@ fn is_setting(name: &OsStr) -> bool {
 /// # Errors
 /// No port is free.
 pub fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
+    // Below those that the system gives to clients: a server that is restarted finds its port as it left it.
+    for _ in 0..PORT_TRIES_MAX {
+        let port = PORTS.start + rand::random::<u16>() % (PORTS.end - PORTS.start);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no port is free among {PORT_TRIES_MAX} that were tried")
 }
+
+/// Where ports of servers are looked for, and how often.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+const PORT_TRIES_MAX: usize = 100;
 
 pub(crate) fn parent_dir() -> PathBuf {
     target_dir().map_or_else(std::env::temp_dir, |target| target.join("tmp"))
