@@ -26,6 +26,7 @@ use crate::driver::{Condition, OpenMode, Select, Store, Transaction, Value};
 use crate::error::StoreError;
 use crate::row::Table;
 use crate::statement::Statement;
+use apply::WAITS;
 use errors::{classify, told};
 pub use lease::{PgLeases, RenewError, Renewed};
 pub use log::PgLog;
@@ -157,12 +158,33 @@ impl Inner {
     async fn settle(&self, enclosed: &Enclosed) -> Result<bool, StoreError> {
         let failed = |error| StoreError::Log(Box::new(error));
         let unread = |source| failed(LogError::Database { action: "read", source });
-        let head = head_of(&self.query_once(FENCE, &[]).await?).map_err(unread)?;
+        let head = head_of(&self.fence().await?).map_err(unread)?;
         let (node, number) = enclosed.writer();
         let number = i64::try_from(number).unwrap_or_default();
         let found = self.query(FIND, &[&node.as_bytes().as_slice(), &number]).await?;
         let found = found.first().map(batch_of).transpose().map_err(unread)?;
         enclosed.settle(head, found.as_ref()).map_err(failed)
+    }
+
+    /// A commit of its own on the row that every change holds. What it waits for holds for all that was committed before,
+    /// too: it counts only if a standby has it, where one is demanded.
+    async fn fence(&self) -> Result<Vec<SqlRow>, StoreError> {
+        let mut pooled = self.pool.get().await?;
+        let work = async {
+            let (fence, waits) = (pooled.session.prepare(FENCE).await, pooled.session.prepare(WAITS).await);
+            let (fence, waits) = (fence.map_err(classify)?, waits.map_err(classify)?);
+            pooled.session.calm();
+            let client = pooled.session.client();
+            let (head, waits) = tokio::join!(client.query(&fence, &[]), client.query_one(&waits, &[]));
+            Ok((head.map_err(classify)?, waits.map_err(classify)?))
+        };
+        let (head, waits) = answered(work).await?;
+        if pooled.session.warning().is_some() {
+            return Err(StoreError::Indeterminate { source: told("the wait for the standby was broken off") });
+        }
+        self.require_standby(&waits)?;
+        pooled.keep();
+        Ok(head)
     }
 
     async fn ask(&self, statement: &Statement<'_>) -> Result<Vec<SqlRow>, StoreError> {

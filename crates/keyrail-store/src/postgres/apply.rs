@@ -35,7 +35,7 @@ const PIPELINE_MAX: usize = 24;
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// Whether a commit that is done now waits for a standby.
-const WAITS: &str = "/* waits */ SELECT current_setting('synchronous_standby_names') <> ''";
+pub(super) const WAITS: &str = "/* waits */ SELECT current_setting('synchronous_standby_names') <> ''";
 
 impl Inner {
     /// Does it, again where that is safe and has a chance.
@@ -106,7 +106,11 @@ impl Inner {
                 let client = pooled.session.client();
                 let (begun, waits, done) =
                     join3(client.batch_execute(BEGIN), client.query_one(&waits, &[]), send(client, first)).await;
-                begun.map_err(classify)?;
+                begun.map_err(|error| match is_broken(&error) {
+                    true => classify(error),
+                    // What was sent behind it may have been done, each write for itself.
+                    false => StoreError::Indeterminate { source: error.into() },
+                })?;
                 self.require_standby(&waits.map_err(classify)?)?;
                 judge(first, done)?;
                 rest = later;
@@ -131,7 +135,7 @@ impl Inner {
         Ok(placed)
     }
 
-    fn require_standby(&self, waits: &Row) -> Result<(), StoreError> {
+    pub(super) fn require_standby(&self, waits: &Row) -> Result<(), StoreError> {
         let waits: bool = waits.try_get(0).map_err(classify)?;
         if !waits && self.standby_demanded.load(Ordering::Relaxed) {
             return Err(StoreError::NoStandby);

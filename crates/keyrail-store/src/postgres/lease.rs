@@ -178,10 +178,14 @@ fn lease_of(row: &Row) -> Result<LeaseRow, StoreError> {
     Ok(LeaseRow {
         node: NodeId::from_bytes(node.try_into().map_err(|_| malformed("node"))?),
         epoch: Epoch(number("epoch")?),
-        millis: number("millis")?,
+        // Whoever writes rows by hand makes no change wait for longer than that.
+        millis: number("millis")?.min(LEASE_MILLIS_MAX),
         generation: number("generation")?,
     })
 }
+
+/// The longest that a change waits for one node, in milliseconds; no node asks for as much.
+const LEASE_MILLIS_MAX: u64 = 60_000;
 
 fn unsigned(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|error| StoreError::Database(error.into()))

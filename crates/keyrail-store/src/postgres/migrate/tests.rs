@@ -73,7 +73,7 @@ async fn every_table_and_column_is_known_and_has_a_comment() {
     assert_eq!(ask(bare), "0");
     let types = "SELECT DISTINCT format_type(atttypid, atttypmod) || coalesce(' ' || collname, '') FROM pg_attribute \
                  JOIN pg_class ON attrelid = pg_class.oid LEFT JOIN pg_collation ON pg_collation.oid = attcollation \
-                 WHERE pg_class.relnamespace = 'keyrail'::regnamespace AND relkind = 'r' AND attnum > 0 ORDER BY 1";
+                 WHERE pg_class.relnamespace = 'keyrail'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped ORDER BY 1";
     assert_eq!(ask(types), "bigint\nbytea\ntext C");
     let unnamed = "SELECT count(*) FROM pg_constraint WHERE connamespace = 'keyrail'::regnamespace AND contype <> 'n' \
                    AND conname ~ '_(check|key|pkey|fkey)[0-9]*$' AND conname NOT LIKE '%\\_unique'";
