@@ -541,7 +541,9 @@ fn written(record: &Record) -> Result<Written, AppendError> {
     Ok(Written {
         body: encode(record)?,
         noted: Fresh::of(record),
-        must_get_through: record.action.keeps_safe() || record.kind == RecordKind::Alarm,
+        // Whoever is refused, again and again, uses up nothing of the reserve.
+        must_get_through: (record.action.keeps_safe() && record.outcome == Outcome::Done)
+            || record.kind == RecordKind::Alarm,
         at_once: record.items.is_some_and(|items| items >= SPREAD_ITEMS_MIN as u64),
     })
 }

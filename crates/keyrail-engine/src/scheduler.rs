@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keyrail_core::campaign;
 use keyrail_core::id::MasterKeyId;
-use keyrail_core::key::{DataKeyVersion, Keyring, MasterVersion};
+use keyrail_core::key::{DataKey, DataKeyVersion, Keyring, MasterVersion};
 use keyrail_core::label::{Demands, Label};
 use keyrail_core::lifecycle::VersionState;
 use keyrail_core::name::{EnvironmentPath, KeyName, Name};
@@ -13,6 +13,7 @@ use keyrail_core::rotation::{DataKeyFacts, Due, MasterKeyFacts, RotationReason, 
 use keyrail_store::Change;
 
 use crate::countdown;
+use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::exposure::{self, Marked};
 use crate::ops::key::RotateKey;
@@ -41,6 +42,17 @@ const FORGET_MAX: usize = 500;
 
 /// How long a token that ended or was revoked can still be listed, in seconds.
 const TOKEN_KEPT_SECONDS: u64 = 30 * 24 * 60 * 60;
+
+impl Engine {
+    /// Whether the last [`Engine::tick`] left something for the next one, which need not wait: very many keys are looked at
+    /// in parts.
+    pub async fn has_more_to_do(&self) -> bool {
+        match self.unsealed() {
+            Ok(open) => open.has_more_to_do().await,
+            Err(_) => false,
+        }
+    }
+}
 
 /// One step of the background work. Each part is tried, whatever happened to the others.
 pub(crate) async fn tick(open: &Arc<Unsealed>) -> Result<(), EngineError> {
@@ -161,22 +173,20 @@ pub(crate) async fn rotate_due(open: &Arc<Unsealed>, walk: &mut Walk) -> Result<
         open.state().labels().await?.into_iter().map(|label| (label.name.clone(), label)).collect();
     let mut results = Vec::new();
     for _ in 0..WALK_PAGES_MAX {
-        let page = open.state().keyrings_page(None, walk.after.as_ref(), PAGE_LEN).await?;
-        for (name, keyring) in &page {
-            let Some(label) = labels.get(&keyring.key.label) else { continue };
-            if let Some(age) = label.demands.master_key_age_seconds_max {
-                let least = walk.ages.entry(name.app.environment.clone()).or_insert(age);
-                *least = age.min(*least);
+        let page = open.state().keys_page(None, walk.after.as_ref(), PAGE_LEN).await;
+        // Where keys cannot be read the walk ends, and what comes before them is looked at again.
+        let last = page.as_ref().ok().and_then(|page| page.last().filter(|_| page.len() == PAGE_LEN));
+        walk.after = last.map(|(name, _)| name.clone());
+        match page {
+            Ok(page) => {
+                for (name, key) in page {
+                    results.push(look_at(open, walk, &labels, &name, key).await);
+                }
             }
-            results.push(rotate_if_due(open, name, keyring, &label.demands).await);
-            match tell_overdue(open, name, keyring, &label.demands).await {
-                Ok(count) => walk.overdue += count,
-                Err(error) => results.push(Err(error)),
-            }
+            Err(error) => results.push(Err(error.into())),
         }
         results.retain(Result::is_err);
         results.truncate(1);
-        walk.after = page.last().filter(|_| page.len() == PAGE_LEN).map(|(name, _)| name.clone());
         if !walk.goes_on() {
             let walked = std::mem::take(walk);
             open.metrics().set_overdue(walked.overdue);
@@ -185,6 +195,24 @@ pub(crate) async fn rotate_due(open: &Arc<Unsealed>, walk: &mut Walk) -> Result<
         }
     }
     results.into_iter().collect()
+}
+
+async fn look_at(
+    open: &Arc<Unsealed>,
+    walk: &mut Walk,
+    labels: &HashMap<Name, Label>,
+    name: &KeyName,
+    key: DataKey,
+) -> Result<(), EngineError> {
+    let Some(label) = labels.get(&key.label) else { return Ok(()) };
+    if let Some(age) = label.demands.master_key_age_seconds_max {
+        let least = walk.ages.entry(name.app.environment.clone()).or_insert(age);
+        *least = age.min(*least);
+    }
+    let keyring = open.state().keyring(key).await?;
+    let rotated = rotate_if_due(open, name, &keyring, &label.demands).await;
+    walk.overdue += tell_overdue(open, name, &keyring, &label.demands).await?;
+    rotated
 }
 
 async fn rotate_masters(open: &Arc<Unsealed>, ages: &HashMap<EnvironmentPath, u64>) -> Result<(), EngineError> {
@@ -284,30 +312,42 @@ const REWRAP_CHANGES_MAX: usize = 40;
 /// Puts data keys under the active version of their master key, until none is left under an older one. With very many
 /// keys it ends before, and goes on with the next tick, which comes at once.
 pub(crate) async fn rewrap(open: &Arc<Unsealed>) -> Result<(), EngineError> {
-    let mut changes = 0;
+    let (mut left, mut results) = (REWRAP_CHANGES_MAX, Vec::new());
     for key in open.state().master_keys().await? {
-        let versions = open.state().master_versions(&key.id).await?;
-        for version in versions.iter().filter(|row| wraps_no_more(row)) {
-            // What it protects is declared exposed first: under another master key it would look like any other.
-            if version.state == VersionState::Compromised && exposure::mark(open, version).await? == Marked::Some {
-                open.rewrap_goes_on();
-                return Ok(());
-            }
-            let mut batch = Rewrapped::make(open, &version.id, None).await?;
-            while let Some(last) = batch.last() {
-                let caller = Caller::system()?;
-                let done = execute(open, &caller, Rewrap::new(version.id, batch));
-                let next = Rewrapped::make(open, &version.id, Some(&last));
-                // The next batch is made while this one is committed.
-                let (done, next) = tokio::join!(done, next);
-                (_, batch) = (done?, next?);
-                changes += 1;
-                if changes >= REWRAP_CHANGES_MAX {
-                    open.rewrap_goes_on();
-                    return Ok(());
+        match open.state().master_versions(&key.id).await {
+            Ok(versions) => {
+                for version in versions.iter().filter(|row| wraps_no_more(row)) {
+                    results.push(rewrap_version(open, version, &mut left).await);
                 }
             }
+            Err(error) => results.push(Err(error.into())),
         }
+        // One that fails does not hold up the others.
+        results.retain(Result::is_err);
+        results.truncate(1);
+        if left == 0 {
+            open.rewrap_goes_on();
+            break;
+        }
+    }
+    results.into_iter().collect()
+}
+
+async fn rewrap_version(open: &Arc<Unsealed>, version: &MasterVersion, left: &mut usize) -> Result<(), EngineError> {
+    // What it protects is declared exposed first: under another master key it would look like any other.
+    if version.state == VersionState::Compromised && exposure::mark(open, version).await? == Marked::Some {
+        open.rewrap_goes_on();
+        return Ok(());
+    }
+    let mut batch = Rewrapped::make(open, &version.id, None).await?;
+    while let Some(last) = batch.last().filter(|_| *left > 0) {
+        let caller = Caller::system()?;
+        let done = execute(open, &caller, Rewrap::new(version.id, batch));
+        let next = Rewrapped::make(open, &version.id, Some(&last));
+        // The next batch is made while this one is committed.
+        let (done, next) = tokio::join!(done, next);
+        (_, batch) = (done?, next?);
+        *left -= 1;
     }
     Ok(())
 }

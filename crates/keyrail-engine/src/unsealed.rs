@@ -399,6 +399,11 @@ impl Unsealed {
         self.wake.notify_one();
     }
 
+    /// Whether background work that began is not at its end.
+    pub(crate) async fn has_more_to_do(&self) -> bool {
+        self.rewrap_on.load(Ordering::Acquire) || self.walk.lock().await.goes_on()
+    }
+
     pub(crate) fn take_rewrap_on(&self) -> bool {
         self.rewrap_on.swap(false, Ordering::AcqRel)
     }

@@ -257,6 +257,23 @@ impl State {
         after: Option<&KeyName>,
         limit: usize,
     ) -> Result<Vec<(KeyName, Keyring)>, StoreError> {
+        let mut page = Vec::new();
+        for (name, key) in self.keys_page(app, after, limit).await? {
+            page.push((name, self.keyring(key).await?));
+        }
+        Ok(page)
+    }
+
+    /// The same without the versions, so that one that is damaged does not stand in the way of the others.
+    ///
+    /// # Errors
+    /// As [`State::page`].
+    pub async fn keys_page(
+        &self,
+        app: Option<&AppPath>,
+        after: Option<&KeyName>,
+        limit: usize,
+    ) -> Result<Vec<(KeyName, DataKey)>, StoreError> {
         let domains = self.domains().await?;
         let mut apps: Vec<(AppPath, AppId)> = Vec::new();
         for row in self.apps().await? {
@@ -276,7 +293,7 @@ impl State {
             let keys: Vec<DataKey> = self.page(vec![is("app", &id)], &["name"], begin, limit - page.len()).await?;
             for key in keys {
                 let name = KeyName { app: path.clone(), key: key.name.clone() };
-                page.push((name, self.keyring(key).await?));
+                page.push((name, key));
             }
             if page.len() >= limit {
                 break;

@@ -152,10 +152,14 @@ impl Api {
     /// Does the background work that is due, and closes the data directory.
     pub(crate) async fn close(self) -> Result<(), Failure> {
         let Self::Local(local) = self else { return Ok(()) };
-        let worked = match local.access {
-            Access::Write => local.service.engine().tick().await,
-            Access::Read => Ok(()),
-        };
+        let mut worked = Ok(());
+        if local.access == Access::Write {
+            let engine = local.service.engine();
+            worked = engine.tick().await;
+            while worked.is_ok() && engine.has_more_to_do().await {
+                worked = engine.tick().await;
+            }
+        }
         local.service.close().await?;
         Ok(worked?)
     }
