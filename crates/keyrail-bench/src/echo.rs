@@ -1,7 +1,7 @@
 //! The floor: the same axum and hyper, without middleware, with a fixed answer.
 
 use std::fs::File;
-use std::io::Write;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ async fn serve(sync: Option<Synced>) -> anyhow::Result<()> {
 
 /// Whoever waits is written and synced together with all others that wait.
 fn start_syncing(path: &Path) -> anyhow::Result<Synced> {
-    let mut file = File::create(path)?;
+    let mut file = Zeroed::create(path)?;
     let (sender, mut receiver) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
     std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
         while let Some(first) = receiver.blocking_recv() {
@@ -71,7 +71,7 @@ fn start_syncing(path: &Path) -> anyhow::Result<Synced> {
             while let Ok(more) = receiver.try_recv() {
                 waiting.push(more);
             }
-            let written = file.write_all(&vec![7; RECORD_LEN * waiting.len()]).and_then(|()| file.sync_data());
+            let written = file.append_synced(&vec![7; RECORD_LEN * waiting.len()]);
             if written.is_err() {
                 return;
             }
@@ -81,4 +81,33 @@ fn start_syncing(path: &Path) -> anyhow::Result<Synced> {
         }
     })?;
     Ok(sender)
+}
+
+/// A file that grows by whole steps of zeros ahead of what is written, as Keyrail's journal does: a sync within a step
+/// costs a file system less than one that makes a new length durable.
+pub(crate) struct Zeroed {
+    file: File,
+    written: u64,
+    len: u64,
+}
+
+/// How much is filled with zeros at once.
+const STEP_LEN: u64 = 1024 * 1024;
+
+impl Zeroed {
+    pub(crate) fn create(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { file: File::create(path)?, written: 0, len: 0 })
+    }
+
+    /// Writes behind what is there, and waits until it is durable.
+    pub(crate) fn append_synced(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let end = self.written + bytes.len() as u64;
+        while end > self.len {
+            self.file.write_all_at(&vec![0; STEP_LEN as usize], self.len)?;
+            self.len += STEP_LEN;
+        }
+        self.file.write_all_at(bytes, self.written)?;
+        self.written = end;
+        self.file.sync_data()
+    }
 }

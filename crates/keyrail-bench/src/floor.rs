@@ -1,11 +1,11 @@
 //! What the machine can do: its disk, its name.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+
+use crate::echo::Zeroed;
 
 /// How many syncs are measured.
 const SYNCS: usize = 500;
@@ -29,12 +29,11 @@ pub(crate) fn percentiles(micros: &mut [f64]) -> Latency {
 
 /// Appends 512 bytes and syncs, over and over.
 pub(crate) fn sync_latency(dir: &Path) -> anyhow::Result<Latency> {
-    let mut file = File::create(dir.join("sync"))?;
+    let mut file = Zeroed::create(&dir.join("sync"))?;
     let mut micros = Vec::with_capacity(SYNCS);
     for _ in 0..SYNCS {
         let begun = Instant::now();
-        file.write_all(&[7; 512])?;
-        file.sync_data()?;
+        file.append_synced(&[7; 512])?;
         micros.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     Ok(percentiles(&mut micros))
