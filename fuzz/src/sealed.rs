@@ -8,15 +8,20 @@ use keyrail_seal::{KeyFile, RootSlot, RootSpec, SlotParameters, TokenKey, parse_
 /// One of each.
 pub fn seeds() -> Vec<Vec<u8>> {
     let wrapped = wrapped();
-    let slot = |parameters| RootSlot { id: [4; 16], parameters, wrapped: wrapped.clone() }.to_bytes();
-    let file = slot(SlotParameters::KeyFile { fingerprint: [5; 16] });
-    let passphrase = slot(SlotParameters::Passphrase { params: Argon2Params::DEFAULT, salt: [6; 16] });
+    let slot = |parameters, links: usize| {
+        let links = vec![wrapped.clone(); links];
+        RootSlot { id: [4; 16], parameters, wrapped: wrapped.clone(), links }.to_bytes()
+    };
+    let file = slot(SlotParameters::KeyFile { fingerprint: [5; 16] }, 0);
+    let linked = slot(SlotParameters::KeyFile { fingerprint: [5; 16] }, 2);
+    let passphrase = slot(SlotParameters::Passphrase { params: Argon2Params::DEFAULT, salt: [6; 16] }, 0);
     let [serial, token, object] = ["0123456789abcdef", "keyrail", "keyrail-root"].map(str::to_owned);
     let key = TokenKey { serial, token, object, key_id: vec![8; 16], fingerprint: [9; 16] };
-    let token = slot(SlotParameters::Pkcs11(key));
-    let chosen: [(u8, &[u8]); 8] = [
+    let token = slot(SlotParameters::Pkcs11(key), 0);
+    let chosen: [(u8, &[u8]); 9] = [
         (0, wrapped.as_bytes()),
         (1, &file),
+        (1, &linked),
         (1, &passphrase),
         (1, &token),
         (2, b"keyfile:/etc/keyrail/root.key"),
