@@ -1,6 +1,7 @@
 //! The database of the store is killed, alone or with the server of Keyrail, while changes are made: what was answered is
 //! there, what was refused is not, and of what nobody was told the log tells whether it was made.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use http::Method;
 use keyrail_testkit::postgres::{Cluster, Version};
 use keyrail_testkit::{Server, scale, seeded};
 use rand::RngExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::{KEY, missing, spin, wait_for};
 use crate::client::Http;
@@ -86,7 +87,13 @@ fn domains(http: &Http) -> BTreeSet<String> {
 fn made_in_log(http: &Http) -> BTreeMap<String, usize> {
     let (mut made, mut before) = (BTreeMap::new(), String::new());
     loop {
-        let page = http.get(&format!("/v1/audit/records?limit=1000{before}"));
+        // The connection that reads the log may be one to the server that was killed.
+        let (path, read) = (format!("/v1/audit/records?limit=1000{before}"), Cell::new(Value::Null));
+        wait_for("the log can be read", || {
+            let said = http.try_send(Method::GET, &path, &[], &Value::Null).filter(|said| said.status == 200);
+            said.map(|said| read.set(said.json())).is_some()
+        });
+        let page = read.take();
         for record in page["records"].as_array().unwrap() {
             if record["action"] == "domain.create" && record["outcome"] == "done" {
                 *made.entry(record["resource"].as_str().unwrap().to_owned()).or_default() += 1;
