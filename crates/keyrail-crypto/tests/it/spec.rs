@@ -74,11 +74,14 @@ fn musts(page: &str) -> Vec<(String, Vec<String>)> {
             None => items.push(String::new()),
         }
     }
-    // That the tests which an item names are there is told elsewhere.
-    items.retain(|item| item.contains("MUST") && !item.contains("*Tests:* "));
+    items.retain(|item| item.contains("MUST"));
     items
         .into_iter()
         .map(|item| {
+            // That the tests which an item names are there is told elsewhere.
+            if item.contains("*Tests:* ") {
+                return (item, Vec::new());
+            }
             let (_, named) = item.split_once("*Vectors:* ").unwrap_or_else(|| panic!("without vectors: {item}"));
             let named = named.split('`').skip(1).step_by(2).map(str::to_owned).collect();
             (item, named)
@@ -103,7 +106,7 @@ fn every_must_names_vectors_and_every_vector_is_named() {
         let musts = musts(&page);
         assert_eq!(musts.len(), page.matches(" MUST ").count(), "{name}: a MUST stands outside of the lists");
         for (item, named) in &musts {
-            assert!(!named.is_empty(), "{name}: no vectors: {item}");
+            assert!(!named.is_empty() || item.contains("*Tests:* "), "{name}: no vectors: {item}");
             for pattern in named {
                 assert!(ids.iter().any(|id| matches(pattern, id)), "{name}: there is no vector {pattern}");
             }
