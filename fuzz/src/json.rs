@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 pub fn seeds() -> Vec<Vec<u8>> {
     let texts = [
         "$.a\n{\"a\":1}",
-        "$.a.\"b c\"[1].x\n { \"a\" : {\"b\\u0020c\":[1, {\"x\":\"y\"} ,null]}, \"a\":2 }",
+        "$.a.\"b c\"[1].x\n { \"a\" : {\"b\\u0020c\":[1, {\"x\":\"y\"} ,null]}, \"z\":2 }",
         "$[0]\n[\"kr1.\"]",
         "$.a.b\n{\"a\":{\"b\":{\"c\":[true,false,1.5e3]}}}",
     ];
