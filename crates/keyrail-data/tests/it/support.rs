@@ -72,9 +72,17 @@ impl World {
         let clock = Arc::new(TestClock(Mutex::new(0)));
         let data_dir = dir.path().join("D");
         Engine::init(data_dir.clone(), None, clock.as_ref()).await.unwrap();
-        let options =
-            EngineOptions { data_dir, access: Access::Write, clock: clock.clone(), assets: Some(keyrail_data::assets) };
-        let engine = Arc::new(Engine::open(options).unwrap());
+        let options = || {
+            let (data_dir, clock) = (data_dir.clone(), clock.clone());
+            EngineOptions { data_dir, access: Access::Write, clock, assets: Some(keyrail_data::assets) }
+        };
+        // A program that another test starts holds the lock until it is itself.
+        let mut opened = Engine::open(options());
+        while matches!(opened, Err(keyrail_engine::EngineError::InUse)) {
+            tokio::task::yield_now().await;
+            opened = Engine::open(options());
+        }
+        let engine = Arc::new(opened.unwrap());
         engine.unseal().await.unwrap();
         let world = Self { dir, postgres, engine, clock };
         world.run(CreateDomain { name: "acme".parse().unwrap() }).await.unwrap();
