@@ -69,6 +69,8 @@ fn engine_errors() -> Vec<EngineError> {
         E::Log(LogError::Closed),
         E::LogOlder { found: 5, remembered: 9 },
         E::LogWithoutStore,
+        E::FormerLog { problem: "its head is missing".to_owned() },
+        E::RollbackNotAccepted { found: 5, accepted: Some(9) },
         E::StateOlder { found: 5, logged: 9 },
         E::StateUnrecorded { generation: 9 },
         E::NotCiphertext,
